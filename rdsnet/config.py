@@ -1,0 +1,84 @@
+"""Every config key that RDSNet adds to Detectron2's."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+
+import torch
+from detectron2.config import CfgNode as CN
+from detectron2.config import get_cfg as get_detectron2_cfg
+
+
+def add_rdsnet_config(cfg: CN) -> None:
+    """Add the keys of RDSNet, with the paper's values, to a Detectron2 config."""
+    # Your own data in COCO format: a list of [name, annotation json, image folder]. Each is
+    # registered under its name, which then serves in DATASETS.TRAIN and DATASETS.TEST. With
+    # MODEL.RETINANET.NUM_CLASSES -1 the number of classes is taken from the first json.
+    cfg.DATASETS.COCO_FILES = []
+    # What to do with annotations that cannot be used (a box without area, a polygon of fewer than
+    # three points, ...) in those files: "error" names the first ones and stops, "skip" leaves
+    # them out and says how many.
+    cfg.DATASETS.INVALID_ANNOTATIONS = "error"
+
+    cfg.MODEL.RDSNET = CN()
+    # D: numbers in a pixel's representation; an object has 2 x D (background, foreground).
+    # Paper: 32.
+    cfg.MODEL.RDSNET.REPRESENTATION_DIM = 32
+    # The detector: a name in rdsnet.modeling.OBJECT_STREAM_REGISTRY.
+    cfg.MODEL.RDSNET.OBJECT_STREAM = "RetinaNetStream"
+
+    cfg.MODEL.RDSNET.PIXEL_STREAM = CN()
+    # A name in rdsnet.modeling.PIXEL_STREAM_REGISTRY.
+    cfg.MODEL.RDSNET.PIXEL_STREAM.NAME = "PixelStream"
+    # Pyramid levels that are merged, from stride 8 upwards.
+    cfg.MODEL.RDSNET.PIXEL_STREAM.IN_FEATURES = ["p3", "p4", "p5"]
+    # Channels of its convolutions. Paper: 256.
+    cfg.MODEL.RDSNET.PIXEL_STREAM.CONV_DIM = 256
+    # Their normalisation, as in Detectron2's get_norm ("" for none).
+    cfg.MODEL.RDSNET.PIXEL_STREAM.NORM = "GN"
+
+    # Expansion of the boxes that masks are cropped with: of ground-truth boxes in training, of
+    # predicted boxes at inference. Paper: 1.5 and 1.2.
+    cfg.MODEL.RDSNET.TRAIN_EXPAND = 1.5
+    cfg.MODEL.RDSNET.TEST_EXPAND = 1.2
+    # A pixel belongs to a mask when its foreground probability is larger. Paper: 0.4.
+    cfg.MODEL.RDSNET.MASK_THRESHOLD = 0.4
+
+    cfg.MODEL.RDSNET.OHEM = CN()
+    # Online hard example mining: the mask loss keeps only the hardest background pixels.
+    cfg.MODEL.RDSNET.OHEM.ENABLED = True
+    # Background pixels kept per foreground pixel of an object. Paper: 1.
+    cfg.MODEL.RDSNET.OHEM.NEGATIVES_PER_POSITIVE = 1.0
+    # Positive anchors per image that learn masks, drawn at random if there are more.
+    cfg.MODEL.RDSNET.MAX_TRAIN_MASKS = 100
+
+    # lambda_r and lambda_m of Eq. 8. Paper: 1.
+    cfg.MODEL.RDSNET.BOX_LOSS_WEIGHT = 1.0
+    cfg.MODEL.RDSNET.MASK_LOSS_WEIGHT = 1.0
+
+    cfg.MODEL.RDSNET.MBRM = CN()
+    # Refine box edges from the masks at inference. False leaves boxes as regressed.
+    cfg.MODEL.RDSNET.MBRM.ENABLED = True
+    # Width of the prior around a regressed edge, as a share of the box's size. Paper: 0.05.
+    cfg.MODEL.RDSNET.MBRM.GAMMA = 0.05
+    # s: an edge is recognised from 2 s + 1 pixels. Paper: 4.
+    cfg.MODEL.RDSNET.MBRM.RADIUS = 4
+
+    # Whether Instances.pred_masks is a dense (N, H, W) bool tensor, as Detectron2's tools expect,
+    # or rdsnet.ops.CompactMasks, which costs neither the time nor the memory.
+    cfg.MODEL.RDSNET.DENSE_MASKS = True
+
+
+def get_cfg() -> CN:
+    """Detectron2's default config with the keys of RDSNet and of all installed projects.
+
+    ``MODEL.DEVICE`` is a GPU when torch sees one, else the CPU.
+    """
+    cfg = get_detectron2_cfg()
+    add_rdsnet_config(cfg)
+    projects = {entry.name: entry for entry in entry_points(group="rdsnet.projects")}
+    for name in sorted(projects):
+        projects[name].load()(cfg)
+    if not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    return cfg

@@ -1,0 +1,98 @@
+"""From the command line to a training or evaluation run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.engine import default_setup, launch
+
+from rdsnet.config import get_cfg
+from rdsnet.data.datasets import check_num_classes, register_coco_files, with_num_classes
+from rdsnet.engine.trainer import Trainer
+
+
+def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
+    """The config of a yaml file with command-line options merged over it.
+
+    Registers ``DATASETS.COCO_FILES`` and settles the number of classes.
+
+    Raises:
+        FileNotFoundError: if the file is missing.
+        ValueError: for an unknown key, a value of the wrong kind, or data that does not fit.
+    """
+    if not Path(config_file).is_file():
+        raise FileNotFoundError(
+            f"config file '{config_file}' does not exist. The configs of this project lie in "
+            "configs/, for example configs/COCO-InstanceSegmentation/rdsnet_R_50_FPN_1x.yaml."
+        )
+    cfg = get_cfg()
+    opts = opts or []
+    try:
+        cfg.merge_from_file(config_file)
+    except (KeyError, AssertionError, ValueError) as error:
+        raise ValueError(f"config file '{config_file}': {error}") from error
+    if len(opts) % 2:
+        raise ValueError(
+            f"config options come in pairs KEY VALUE, got {len(opts)} words: {' '.join(opts)}"
+        )
+    try:
+        cfg.merge_from_list(opts)
+    except (KeyError, AssertionError, ValueError) as error:
+        raise ValueError(f"config options '{' '.join(opts)}': {error}") from error
+    register_coco_files(cfg)
+    return with_num_classes(cfg)
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Config, logging, seed and output folder of a run (Detectron2's ``default_setup``)."""
+    cfg = load_config(args.config_file, args.opts)
+    check_num_classes(cfg)
+    weights = cfg.MODEL.WEIGHTS
+    if weights and "://" not in weights and not Path(weights).is_file():
+        raise FileNotFoundError(
+            f"MODEL.WEIGHTS '{weights}' does not exist. Give the path of a checkpoint (.pth or "
+            ".pkl), or MODEL.WEIGHTS '' to start from random weights."
+        )
+    cfg.freeze()
+    default_setup(cfg, args)
+    return cfg
+
+
+def main(args: argparse.Namespace) -> OrderedDict | None:
+    """Train, or evaluate with ``--eval-only``, as ``args`` of Detectron2's parser say."""
+    cfg = setup(args)
+    if args.eval_only:
+        model = Trainer.build_model(cfg).eval()
+        checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        return Trainer.test(cfg, model)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+def run(args: argparse.Namespace) -> OrderedDict | None:
+    """:func:`main` in one process per GPU."""
+    available = torch.cuda.device_count()
+    if args.num_gpus > max(available, 1):
+        raise ValueError(
+            f"--num-gpus {args.num_gpus}, but torch sees {available} GPUs on this machine "
+            f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')})."
+        )
+    return launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
+
+
+__all__ = ["load_config", "main", "run", "setup"]

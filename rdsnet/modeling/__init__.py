@@ -1,0 +1,31 @@
+"""The model. Read :mod:`rdsnet.modeling.rdsnet` first.
+
+``cropping``, ``mask_loss`` and ``mbrm`` need torch alone; the rest is there when Detectron2 is.
+"""
+
+from importlib.util import find_spec
+
+from rdsnet.modeling.mbrm import MBRM
+
+__all__ = ["MBRM"]
+
+if find_spec("detectron2") is not None:
+    from rdsnet.modeling import backbone  # noqa: F401  (registers the small backbone)
+    from rdsnet.modeling.object_stream import (
+        OBJECT_STREAM_REGISTRY,
+        ObjectStream,
+        Positives,
+        RetinaNetStream,
+    )
+    from rdsnet.modeling.pixel_stream import PIXEL_STREAM_REGISTRY, PixelStream
+    from rdsnet.modeling.rdsnet import RDSNet
+
+    __all__ += [
+        "OBJECT_STREAM_REGISTRY",
+        "PIXEL_STREAM_REGISTRY",
+        "ObjectStream",
+        "PixelStream",
+        "Positives",
+        "RDSNet",
+        "RetinaNetStream",
+    ]

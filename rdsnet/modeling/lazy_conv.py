@@ -1,0 +1,75 @@
+"""A convolution evaluated only where its output is needed.
+
+The representation branch ends in the widest convolution of the head: 256 -> A x 2D channels at
+every location. Only positive anchors (training) and kept detections (inference) need a
+representation, a few hundred of up to 200,000 anchors, so their 3x3 neighbourhoods are gathered
+and multiplied by the rows of their own anchor. Equal to the dense convolution up to rounding,
+gradients included.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def convolve_at(
+    conv: nn.Conv2d, features: list[Tensor], image_index: Tensor, places: Tensor, num_anchors: int
+) -> Tensor:
+    """Output of a "same" convolution for chosen anchors.
+
+    Args:
+        conv: stride-1 convolution C -> A * E with odd kernel and padding kernel // 2; its channels
+            are anchor * E + number.
+        features: its inputs, (B, C, Hi, Wi) per level.
+        image_index: (N,) int64.
+        places: (N,) int64 index of an anchor in the order level, y, x, anchor.
+        num_anchors: A.
+
+    Returns:
+        (N, E), attached to every parameter also when N = 0.
+    """
+    level, y, x, anchor = locate(places, [f.shape[-2:] for f in features], num_anchors)
+    reach = torch.arange(conv.kernel_size[0], device=places.device) - conv.padding[0]
+    patches, order = [], []
+    for i, feature in enumerate(features):
+        here = (level == i).nonzero().squeeze(1)
+        height, width = feature.shape[-2:]
+        rows = y[here][:, None, None] + reach[:, None]
+        columns = x[here][:, None, None] + reach
+        inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+        patch = feature[
+            image_index[here][:, None, None],
+            :,
+            rows.clamp(0, height - 1),
+            columns.clamp(0, width - 1),
+        ]  # (n, k, k, C)
+        patches.append(patch * inside[..., None])
+        order.append(here)
+    order = torch.cat(order)
+    patches = torch.cat(patches).flatten(1)
+
+    # One matrix product per anchor shape: objects of the same shape share their rows of weights.
+    weights = conv.weight.view(num_anchors, -1, *conv.weight.shape[1:])
+    weights = weights.permute(0, 1, 3, 4, 2).flatten(2)  # (A, E, k * k * C)
+    biases = conv.bias.view(num_anchors, -1)
+    by_anchor = anchor[order].argsort(stable=True)
+    counts = torch.bincount(anchor, minlength=num_anchors).tolist()
+    outputs = [
+        torch.addmm(biases[a], rows, weights[a].t())
+        for a, rows in enumerate(patches[by_anchor].split(counts))
+    ]
+    return torch.cat(outputs)[order[by_anchor].argsort()]
+
+
+def locate(
+    places: Tensor, sizes: list[tuple[int, int]], num_anchors: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Split anchor indices (order: level, y, x, anchor) into level, y, x and anchor, each (N,)."""
+    counts = torch.tensor([h * w * num_anchors for h, w in sizes], device=places.device)
+    ends = counts.cumsum(0)
+    level = torch.bucketize(places, ends, right=True)
+    widths = torch.tensor([w for _, w in sizes], device=places.device)[level]
+    within = places - (ends - counts)[level]
+    cell = within // num_anchors
+    return level, cell // widths, cell % widths, within % num_anchors

@@ -1,0 +1,214 @@
+"""RDSNet: reciprocal object detection and instance segmentation (Wang et al., AAAI 2020).
+
+Two streams share one FPN backbone. The object stream detects boxes and gives every anchor a
+representation phi of 2 x D numbers (background, foreground); the pixel stream gives every pixel a
+representation Psi of D numbers. Then each stream helps the other:
+
+    object -> pixel   correlation of phi with Psi, cropped to the expanded box, is the object's mask
+    pixel  -> object  MBRM moves the edges of the regressed box to where the mask says they are
+
+Shapes: B images, N objects, D = 32, (H, W) image, (h, w) = feature grid of stride 4.
+"""
+
+from __future__ import annotations
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Boxes, ImageList, Instances
+from torch import Tensor, nn
+
+from rdsnet.data.datasets import with_num_classes
+from rdsnet.data.masks import dense_ground_truth_masks
+from rdsnet.modeling.cropping import expanded_windows
+from rdsnet.modeling.loading import check_device, require_complete_weights
+from rdsnet.modeling.mask_loss import STRIDE, mask_loss, mask_targets
+from rdsnet.modeling.mbrm import MBRM
+from rdsnet.modeling.object_stream import (
+    ObjectStream,
+    batch_object_index,
+    build_object_stream,
+    matched_boxes,
+)
+from rdsnet.modeling.pixel_stream import build_pixel_stream
+from rdsnet.ops import CompactMasks, assemble_masks, resize_taps
+
+
+@META_ARCH_REGISTRY.register()
+class RDSNet(nn.Module):
+    """The method. Arguments are explained at their config keys (``rdsnet/config.py``).
+
+    Args:
+        backbone: image (B, 3, H, W) -> FPN features {name: (B, C, Hi, Wi)}.
+        object_stream: the detector with representations.
+        pixel_stream: features -> Psi (B, D, h, w).
+        mbrm: boundary refinement; None leaves boxes as regressed.
+        pixel_mean, pixel_std: normalisation of the input, in its channel order.
+        dense_masks: whether ``pred_masks`` is a (N, H, W) bool tensor, as Detectron2's users
+            expect, or :class:`~rdsnet.ops.CompactMasks`.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        object_stream: ObjectStream,
+        pixel_stream: nn.Module,
+        mbrm: MBRM | None,
+        pixel_mean: list[float],
+        pixel_std: list[float],
+        train_expand: float = 1.5,
+        test_expand: float = 1.2,
+        mask_threshold: float = 0.4,
+        negatives_per_positive: float | None = 1,
+        max_train_masks: int = 100,
+        mask_loss_weight: float = 1.0,
+        dense_masks: bool = True,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.object_stream = object_stream
+        self.pixel_stream = pixel_stream
+        self.mbrm = mbrm
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+        self.train_expand, self.test_expand = train_expand, test_expand
+        self.mask_threshold = mask_threshold
+        self.negatives_per_positive = negatives_per_positive
+        self.max_train_masks = max_train_masks
+        self.mask_loss_weight = mask_loss_weight
+        self.dense_masks = dense_masks
+        self._register_load_state_dict_pre_hook(require_complete_weights, with_module=True)
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """Losses in training, detections at inference, as every Detectron2 model.
+
+        Args:
+            batched_inputs: per image ``image`` (3, H, W) in the channel order of ``INPUT.FORMAT``,
+                0..255; for inference ``height`` and ``width`` of the output (default: of
+                ``image``); for training ``instances`` with gt_boxes, gt_classes, gt_masks.
+
+        Returns:
+            In training ``{"loss_cls", "loss_box_reg", "loss_mask"}`` (Eq. 8). At inference per
+            image ``{"instances": Instances}``, see :meth:`refine`.
+        """
+        images = self.preprocess_image(batched_inputs)
+        features = self.backbone(images.tensor)
+        objects = self.object_stream(features)  # classes, boxes and representations, all anchors
+        psi = self.pixel_stream(features)  # (B, D, h, w)
+        if self.training:
+            gt_instances = [x["instances"].to(psi.device) for x in batched_inputs]
+            return self.losses(objects, psi, gt_instances)
+        return self.inference(objects, psi, images.image_sizes, batched_inputs)
+
+    def losses(self, objects, psi: Tensor, gt_instances: list[Instances]) -> dict[str, Tensor]:
+        """L = L_cls + lambda_r L_reg + lambda_m L_mask (Eq. 8)."""
+        losses, positives = self.object_stream.losses(objects, gt_instances)
+        positives = positives.sample(self.max_train_masks)
+        phi = self.object_stream.represent(objects, positives.image_index, positives.places)
+        targets = [mask_targets(dense_ground_truth_masks(x), psi.shape[2:]) for x in gt_instances]
+        loss_mask = mask_loss(
+            psi,
+            phi,
+            positives.image_index,
+            matched_boxes(positives, gt_instances),
+            torch.cat(targets),
+            batch_object_index(positives, gt_instances),
+            [gt.image_size for gt in gt_instances],
+            expand=self.train_expand,
+            negatives_per_positive=self.negatives_per_positive,
+        )
+        return {**losses, "loss_mask": loss_mask * self.mask_loss_weight}
+
+    def inference(
+        self, objects, psi: Tensor, image_sizes: list[tuple[int, int]], batched_inputs: list[dict]
+    ) -> list[dict]:
+        """Detect, keep what survives NMS, then give it masks and refined boxes."""
+        results = []
+        for i, detections in enumerate(self.object_stream.detect(objects, image_sizes)):
+            image_index = torch.full_like(detections.places, i)
+            detections.phi = self.object_stream.represent(objects, image_index, detections.places)
+            height = batched_inputs[i].get("height", image_sizes[i][0])
+            width = batched_inputs[i].get("width", image_sizes[i][1])
+            detections_at_output = detector_postprocess(detections, height, width)
+            results.append({"instances": self.refine(detections_at_output, psi[i], image_sizes[i])})
+        return results
+
+    def refine(self, detections: Instances, psi: Tensor, image_size: tuple[int, int]) -> Instances:
+        """The reciprocal part, at the output's own resolution.
+
+        Args:
+            detections: pred_boxes in output pixels, scores, pred_classes, phi (N, 2, D).
+            psi: (D, h, w) pixel representations of the image.
+            image_size: (H, W) of the network's input before padding.
+
+        Returns:
+            Instances with pred_boxes (after MBRM), regressed_boxes (before), scores, pred_classes
+            and pred_masks, in continuous output coordinates.
+        """
+        boxes = detections.pred_boxes.tensor
+        masks = self.assemble(detections.phi, psi, boxes, image_size, detections.image_size)
+        refined = boxes
+        if self.mbrm is not None:
+            refined = self.mbrm(masks.column_maxima, masks.row_maxima, boxes)
+        return Instances(
+            detections.image_size,
+            pred_boxes=Boxes(refined),
+            regressed_boxes=Boxes(boxes),
+            scores=detections.scores,
+            pred_classes=detections.pred_classes,
+            pred_masks=masks.dense() if self.dense_masks else masks,
+        )
+
+    def assemble(
+        self,
+        phi: Tensor,
+        psi: Tensor,
+        boxes: Tensor,
+        image_size: tuple[int, int],
+        output_size: tuple[int, int],
+    ) -> CompactMasks:
+        """Correlation and expanded cropping: masks (N) of ``output_size``."""
+        windows = expanded_windows(boxes, self.test_expand, output_size)
+        taps_y, taps_x = (
+            resize_taps(output, image, grid, STRIDE, device=psi.device)
+            for output, image, grid in zip(output_size, image_size, psi.shape[1:])
+        )
+        return assemble_masks(psi, phi, windows, taps_y, taps_x, self.mask_threshold)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        check_device(cfg)
+        cfg = with_num_classes(cfg)
+        backbone = build_backbone(cfg)
+        rdsnet = cfg.MODEL.RDSNET
+        mbrm = MBRM(rdsnet.MBRM.GAMMA, rdsnet.MBRM.RADIUS, empty_threshold=rdsnet.MASK_THRESHOLD)
+        return {
+            "backbone": backbone,
+            "object_stream": build_object_stream(cfg, backbone.output_shape()),
+            "pixel_stream": build_pixel_stream(cfg, backbone.output_shape()),
+            "mbrm": mbrm if rdsnet.MBRM.ENABLED else None,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "train_expand": rdsnet.TRAIN_EXPAND,
+            "test_expand": rdsnet.TEST_EXPAND,
+            "mask_threshold": rdsnet.MASK_THRESHOLD,
+            "negatives_per_positive": (
+                rdsnet.OHEM.NEGATIVES_PER_POSITIVE if rdsnet.OHEM.ENABLED else None
+            ),
+            "max_train_masks": rdsnet.MAX_TRAIN_MASKS,
+            "mask_loss_weight": rdsnet.MASK_LOSS_WEIGHT,
+            "dense_masks": rdsnet.DENSE_MASKS,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
+        """Normalise and pad to a common size that the backbone's strides divide."""
+        images = [x["image"].to(self.device) for x in batched_inputs]
+        images = [(image - self.pixel_mean) / self.pixel_std for image in images]
+        return ImageList.from_tensors(images, self.backbone.size_divisibility)

@@ -1,0 +1,150 @@
+"""Instance masks that cost as much memory as their outline.
+
+A mask is kept as the run lengths of COCO's RLE (column by column over the whole image,
+background first) beside what MBRM and evaluation ask of it: its area, and the maxima of its
+foreground probability over the rows and columns. Dense masks are made only on demand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+
+class CompactMasks:
+    """Masks of N objects in one image of H x W pixels.
+
+    Attributes:
+        size: (H, W).
+        windows: (N, 4) int64, x1, y1, x2, y2 in pixels, end exclusive: nothing is foreground
+            outside.
+        areas: (N,) int64, number of foreground pixels.
+        row_maxima: (N, H) float, largest foreground probability of each row (0 outside the window).
+        column_maxima: (N, W) float, largest foreground probability of each column.
+        run_lengths: (sum of runs,) int64, COCO's uncompressed RLE counts of all objects.
+        run_offsets: (N + 1,) int64, object n owns run_lengths[run_offsets[n]:run_offsets[n + 1]].
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        windows: Tensor,
+        areas: Tensor,
+        row_maxima: Tensor,
+        column_maxima: Tensor,
+        run_lengths: Tensor,
+        run_offsets: Tensor,
+    ) -> None:
+        self.size = (int(size[0]), int(size[1]))
+        self.windows = windows
+        self.areas = areas
+        self.row_maxima = row_maxima
+        self.column_maxima = column_maxima
+        self.run_lengths = run_lengths
+        self.run_offsets = run_offsets
+
+    def __len__(self) -> int:
+        return len(self.areas)
+
+    def __repr__(self) -> str:
+        return f"CompactMasks(num_instances={len(self)}, size={self.size}, device={self.device})"
+
+    def __iter__(self) -> Iterator[CompactMasks]:
+        """Yield every object as CompactMasks of length 1."""
+        return (self[n] for n in range(len(self)))
+
+    @property
+    def device(self) -> torch.device:
+        return self.areas.device
+
+    def to(self, *args, **kwargs) -> CompactMasks:
+        """Move to a device. Dtypes stay as they are."""
+        device = torch.empty(0).to(*args, **kwargs).device
+        tensors = (
+            self.windows,
+            self.areas,
+            self.row_maxima,
+            self.column_maxima,
+            self.run_lengths,
+            self.run_offsets,
+        )
+        return CompactMasks(self.size, *(tensor.to(device) for tensor in tensors))
+
+    def __getitem__(self, item: int | slice | list[int] | Tensor) -> CompactMasks:
+        """Select objects: an index (keeps the length-1 axis), slice, list, index or bool tensor."""
+        if isinstance(item, int):
+            if not -len(self) <= item < len(self):
+                raise IndexError(f"mask index {item} is out of range for {len(self)} masks")
+            item = [item % len(self)]
+        chosen = torch.arange(len(self), device=self.device)[item]
+        starts, ends = self.run_offsets[:-1][chosen], self.run_offsets[1:][chosen]
+        runs = ends - starts
+        offsets = torch.cat([runs.new_zeros(1), runs.cumsum(0)])
+        # The k-th run of a chosen object lies at its start + k.
+        source = torch.arange(int(offsets[-1]), device=self.device) + torch.repeat_interleave(
+            starts - offsets[:-1], runs
+        )
+        return CompactMasks(
+            self.size,
+            self.windows[chosen],
+            self.areas[chosen],
+            self.row_maxima[chosen],
+            self.column_maxima[chosen],
+            self.run_lengths[source],
+            offsets,
+        )
+
+    def dense(self) -> Tensor:
+        """The masks as (N, H, W) bool."""
+        height, width = self.size
+        odd = torch.arange(len(self.run_lengths), device=self.device)
+        odd = odd - torch.repeat_interleave(self.run_offsets[:-1], self.run_offsets.diff())
+        foreground = (odd % 2).bool()
+        columns = torch.repeat_interleave(foreground, self.run_lengths)
+        return columns.view(len(self), width, height).transpose(1, 2).contiguous()
+
+    def rle(self) -> list[dict]:
+        """COCO's compressed RLE: per object ``{"size": [H, W], "counts": str}``."""
+        from pycocotools import mask as coco_mask
+
+        if len(self) == 0:
+            return []
+        counts = self.run_lengths.cpu().split(self.run_offsets.diff().tolist())
+        height, width = self.size
+        encoded = coco_mask.frPyObjects(
+            [{"size": [height, width], "counts": runs.tolist()} for runs in counts], height, width
+        )
+        return [{"size": rle["size"], "counts": rle["counts"].decode("ascii")} for rle in encoded]
+
+
+def run_lengths_from_window(bits: Tensor, window: tuple[int, int, int, int], size) -> Tensor:
+    """COCO's uncompressed RLE counts of one object whose foreground lies in a window.
+
+    Args:
+        bits: (y2 - y1, x2 - x1) bool, the mask inside the window.
+        window: x1, y1, x2, y2 in pixels, end exclusive, inside the image.
+        size: (H, W) of the image.
+
+    Returns:
+        (runs,) int64 counts, background first, of all H * W pixels column by column.
+    """
+    height, width = size
+    x1, y1 = window[:2]
+    # Padding by one background row makes every foreground run begin and end inside its column.
+    padded = torch.nn.functional.pad(bits.t(), (1, 1))
+    column, row = (padded[:, 1:] != padded[:, :-1]).nonzero(as_tuple=True)
+    position = (column + x1) * height + row + y1
+    # A run that reaches the bottom goes on at the top of the next column: its end and the next
+    # beginning are the same position and cancel.
+    same = position[1:] == position[:-1]
+    keep = torch.ones_like(position, dtype=torch.bool)
+    keep[1:] &= ~same
+    keep[:-1] &= ~same
+    position = position[keep]
+    total = height * width
+    if len(position) and int(position[-1]) == total:
+        position = position[:-1]
+    edges = torch.cat([position.new_zeros(1), position, position.new_full((1,), total)])
+    return edges.diff()

@@ -1,0 +1,193 @@
+"""The definition of the ops in PyTorch: what the compiled kernels must compute.
+
+Softmax over background and foreground is a sigmoid of their difference, so an object meets the
+pixels through one vector, ``phi[:, 1] - phi[:, 0]``, and everything here works on the logit
+``z = (phi_fg - phi_bg) . psi`` (Eq. 1 of the paper: M_o = softmax(psi * phi), foreground channel =
+sigmoid(z)). Nothing is computed outside an object's window.
+
+Shapes: B images, N objects, D representation dimensions, (h, w) feature grid, (H, W) output.
+This path runs when no compiled op is there, and is what export traces.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rdsnet.ops.masks import CompactMasks, run_lengths_from_window
+from rdsnet.ops.taps import NUM_TAPS, Taps
+
+
+def window_areas(windows: Tensor) -> Tensor:
+    """Pixels of each window (N, 4); reversed windows are empty."""
+    sides = (windows[:, 2:] - windows[:, :2]).clamp(min=0)
+    return sides[:, 0] * sides[:, 1]
+
+
+class _WindowedProducts(torch.autograd.Function):
+    """``delta[n] . psi[image_index[n]]`` at the pixels of window n, packed row by row.
+
+    Autograd through slices would allocate a gradient of the size of psi for every object; here
+    all objects add into one.
+    """
+
+    @staticmethod
+    def forward(ctx, psi: Tensor, delta: Tensor, images: list[int], windows: list[list[int]]):
+        ctx.save_for_backward(psi, delta)
+        ctx.images, ctx.windows = images, windows
+        pieces = [
+            delta[n] @ psi[b, :, y1:y2, x1:x2].flatten(1)
+            for n, (b, (x1, y1, x2, y2)) in enumerate(zip(images, windows))
+            if x2 > x1 and y2 > y1
+        ]
+        return torch.cat(pieces) if pieces else psi.new_zeros(0)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        psi, delta = ctx.saved_tensors
+        grad_psi, grad_delta = torch.zeros_like(psi), torch.zeros_like(delta)
+        start = 0
+        for n, (b, (x1, y1, x2, y2)) in enumerate(zip(ctx.images, ctx.windows)):
+            if x2 <= x1 or y2 <= y1:
+                continue
+            h, w = y2 - y1, x2 - x1
+            piece = grad[start : start + h * w]
+            start += h * w
+            pixels = psi[b, :, y1:y2, x1:x2]
+            grad_delta[n] = pixels.flatten(1) @ piece
+            grad_psi[b, :, y1:y2, x1:x2] += delta[n][:, None, None] * piece.view(1, h, w)
+        return grad_psi, grad_delta, None, None
+
+
+def correlate(
+    psi: Tensor, phi: Tensor, image_index: Tensor, windows: Tensor
+) -> tuple[Tensor, Tensor]:
+    """See :func:`rdsnet.ops.correlate`."""
+    dtype = torch.promote_types(psi.dtype, phi.dtype)
+    if dtype in (torch.float16, torch.bfloat16):
+        dtype = torch.float32
+    height, width = psi.shape[-2:]
+    limits = windows.new_tensor([width, height, width, height])
+    windows = torch.minimum(windows.clamp(min=0), limits)
+    areas = window_areas(windows)
+    offsets = torch.cat([areas.new_zeros(1), areas.cumsum(0)])
+    delta = phi[:, 1].to(dtype) - phi[:, 0].to(dtype)
+    logits = _WindowedProducts.apply(psi.to(dtype), delta, image_index.tolist(), windows.tolist())
+    return logits, offsets
+
+
+def windows_of(maps: Tensor, index: list[int], windows: list[list[int]]) -> Tensor:
+    """Pixels of ``maps[index[n]]`` inside window n, packed row by row like the logits."""
+    pieces = [maps[m, y1:y2, x1:x2].flatten() for m, (x1, y1, x2, y2) in zip(index, windows)]
+    return torch.cat(pieces) if pieces else maps.new_zeros(0)
+
+
+def mask_ohem_loss(
+    psi: Tensor,
+    phi: Tensor,
+    image_index: Tensor,
+    windows: Tensor,
+    targets: Tensor,
+    target_index: Tensor,
+    negatives_per_positive: float | None,
+) -> Tensor:
+    """See :func:`rdsnet.ops.mask_ohem_loss`."""
+    height, width = psi.shape[-2:]
+    limits = windows.new_tensor([width, height, width, height])
+    windows = torch.minimum(windows.clamp(min=0), limits)
+    logits, offsets = correlate(psi, phi, image_index, windows)
+    foreground = windows_of(targets, target_index.tolist(), windows.tolist()) > 0
+    # Two-class cross-entropy on softmax(bg, fg): softplus of the logit with the wrong sign.
+    losses = F.softplus(torch.where(foreground, -logits, logits))
+    kept = foreground if negatives_per_positive is not None else torch.ones_like(foreground)
+    if negatives_per_positive is not None:
+        hardest = hardest_negatives(logits.detach(), foreground, offsets, negatives_per_positive)
+        kept = kept.clone()
+        kept[hardest] = True
+    objects = torch.repeat_interleave(torch.arange(len(windows), device=psi.device), offsets.diff())
+    total = losses.new_zeros(len(windows)).index_add(0, objects, losses * kept)
+    count = losses.new_zeros(len(windows)).index_add(0, objects, kept.to(losses.dtype))
+    return total / (count + 1)
+
+
+def hardest_negatives(
+    logits: Tensor, foreground: Tensor, offsets: Tensor, negatives_per_positive: float
+) -> Tensor:
+    """Places (in the packed pixels) of each object's hardest background pixels.
+
+    Hardest means largest loss. The loss of a background pixel, softplus(z), grows with z, so the
+    logits themselves are compared: far below 0 losses are all 0 in float32, logits still differ.
+    """
+    chosen = []
+    bounds = offsets.tolist()
+    for start, end in zip(bounds[:-1], bounds[1:]):
+        positives = foreground[start:end]
+        num_positives = int(positives.sum())
+        num_negatives = min(
+            int(num_positives * negatives_per_positive), end - start - num_positives
+        )
+        if num_negatives > 0:
+            negatives = logits[start:end].masked_fill(positives, -math.inf)
+            chosen.append(negatives.topk(num_negatives, sorted=False).indices + start)
+    return torch.cat(chosen) if chosen else offsets.new_zeros(0)
+
+
+def _interpolate(grid: Tensor, first: Tensor, weights: Tensor) -> Tensor:
+    """Apply taps along the first axis of ``grid`` (cells, columns) -> (output, columns)."""
+    last = grid.shape[0] - 1
+    return sum(
+        weights[:, k, None] * grid.index_select(0, (first + k).clamp(max=last))
+        for k in range(NUM_TAPS)
+    )
+
+
+def assemble_masks(
+    psi: Tensor, phi: Tensor, windows: Tensor, taps_y: Taps, taps_x: Taps, threshold: float
+) -> CompactMasks:
+    """See :func:`rdsnet.ops.assemble_masks`."""
+    size = (len(taps_y.first), len(taps_x.first))
+    height, width = size
+    num_objects, device = len(windows), psi.device
+    dtype = torch.float64 if psi.dtype == torch.float64 else torch.float32
+    windows = torch.minimum(
+        windows.clamp(min=0), windows.new_tensor([width, height, width, height])
+    )
+    delta = phi[:, 1].to(dtype) - phi[:, 0].to(dtype)
+    weights_y, weights_x = taps_y.weights.to(dtype), taps_x.weights.to(dtype)
+    first_y, first_x = taps_y.first.tolist(), taps_x.first.tolist()
+    logit_threshold = math.log(threshold / (1 - threshold))
+
+    areas = torch.zeros(num_objects, dtype=torch.int64, device=device)
+    row_maxima = torch.zeros(num_objects, height, dtype=dtype, device=device)
+    column_maxima = torch.zeros(num_objects, width, dtype=dtype, device=device)
+    runs = []
+    for n, (x1, y1, x2, y2) in enumerate(windows.tolist()):
+        if x2 <= x1 or y2 <= y1:
+            runs.append(areas.new_full((1,), height * width))
+            continue
+        # The patch of the grid that the window looks at; correlation commutes with interpolation.
+        top, bottom = min(first_y[y1:y2]), max(first_y[y1:y2]) + NUM_TAPS
+        left, right = min(first_x[x1:x2]), max(first_x[x1:x2]) + NUM_TAPS
+        patch = psi[:, top:bottom, left:right].to(dtype)
+        patch = (delta[n] @ patch.flatten(1)).view(patch.shape[1:])
+        rows = _interpolate(patch, taps_y.first[y1:y2] - top, weights_y[y1:y2])
+        logits = _interpolate(rows.t(), taps_x.first[x1:x2] - left, weights_x[x1:x2]).t()
+        # sigmoid(z) > t is z > logit(t), and the sigmoid of a maximum is the maximum of sigmoids.
+        bits = logits > logit_threshold
+        areas[n] = bits.sum()
+        row_maxima[n, y1:y2] = logits.amax(1).sigmoid()
+        column_maxima[n, x1:x2] = logits.amax(0).sigmoid()
+        runs.append(run_lengths_from_window(bits, (x1, y1, x2, y2), size))
+    lengths = areas.new_tensor([len(run) for run in runs])
+    return CompactMasks(
+        size,
+        windows,
+        areas,
+        row_maxima,
+        column_maxima,
+        torch.cat(runs) if runs else areas.new_zeros(0),
+        torch.cat([areas.new_zeros(1), lengths.cumsum(0)]),
+    )
