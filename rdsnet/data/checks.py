@@ -1,0 +1,382 @@
+"""Checks of annotations in COCO format, before they become an obscure error or silent nonsense.
+
+A check returns :class:`Finding` objects; only :func:`check_coco` and :func:`clean_coco` turn them
+into an error or a warning. Problems with the structure (an image without a file, an id that occurs
+twice) are always errors. Problems of single annotations (a box without area, a broken mask) are
+errors too, unless they are to be skipped.
+
+Boxes are COCO's [x, y, width, height] in continuous pixels, polygons [x1, y1, x2, y2, ...], RLE is
+column by column.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pycocotools.mask as mask_util
+
+from rdsnet.data.coco_json import read_categories, read_coco_json
+from rdsnet.data.rle import RunSums, compressed_rle, run_sums
+
+logger = logging.getLogger(__name__)
+
+ON_INVALID = ("error", "skip")
+SHOWN = 5  # offenders of each kind that a message shows
+
+# What to do about a kind of finding. The first group is structure, the second single annotations.
+REMEDIES = {
+    "category": "Give every category its own integer 'id' and a 'name'.",
+    "image": "Give every image its own integer 'id', a 'file_name', and 'height' and 'width' in "
+    "pixels.",
+    "image file": "Set the third entry of this file in DATASETS.COCO_FILES to the folder that "
+    "'file_name' is relative to, or remove these images from the json.",
+    "annotation": "Give every annotation its own integer 'id' and the 'image_id' of an image in "
+    "this file.",
+    "unknown category": "Use the ids that 'categories' declares, or declare the missing ones.",
+    "box": "A 'bbox' is [x, y, width, height] in pixels.",
+    "no segmentation": "RDSNet learns masks: give every annotation polygons or RLE.",
+    "polygon": "A polygon is [x1, y1, x2, y2, x3, y3, ...], and 'segmentation' a list of polygons.",
+    "RLE": "RLE is {'size': [height, width], 'counts': ...} of the whole image, column by column.",
+    "iscrowd": "'iscrowd' is 0 or 1.",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One problem: its kind (a key of ``REMEDIES``), where it is and what is wrong there."""
+
+    kind: str
+    where: str
+    message: str
+
+
+def check_coco(
+    json_path: str | os.PathLike, image_root: str | os.PathLike, on_invalid: str = "error"
+) -> dict:
+    """Read a COCO file and check it.
+
+    Args:
+        json_path: annotations in COCO's instances format.
+        image_root: the folder that ``file_name`` is relative to.
+        on_invalid: what to do with annotations that cannot be used: "error" or "skip".
+
+    Returns:
+        The content, without unusable annotations ("skip"), and with what evaluation needs (see
+        :func:`clean_coco`).
+
+    Raises:
+        FileNotFoundError: the json, the image folder or images are missing.
+        ValueError: anything else; the message names file, entries, values and the remedy.
+    """
+    return clean_coco(read_coco_json(json_path), json_path, image_root, on_invalid)
+
+
+def clean_coco(
+    content: dict,
+    json_path: str | os.PathLike,
+    image_root: str | os.PathLike,
+    on_invalid: str = "error",
+) -> dict:
+    """As :func:`check_coco`, for what :func:`read_coco_json` has returned; leaves it unchanged.
+
+    Beside dropping unusable annotations ("skip"), it completes those that lack ``iscrowd`` (0) or
+    ``area`` (of the mask), without which COCO's evaluation fails, and renumbers an annotation with
+    id 0, which it silently counts as never detected. Entries that need no change are shared with
+    ``content``, not copied.
+    """
+    if on_invalid not in ON_INVALID:
+        raise ValueError(f"on_invalid must be one of {ON_INVALID}, got {on_invalid!r}")
+    findings = structure_findings(content)
+    if findings:
+        raise ValueError(report(findings, json_path))
+    findings = missing_image_findings(content, image_root)
+    if findings:
+        raise FileNotFoundError(report(findings, json_path))
+    annotations, findings = usable_annotations(content)
+    if findings and on_invalid == "error":
+        raise ValueError(
+            f"{report(findings, json_path)}\nRepair the file, or leave these annotations out with "
+            "DATASETS.INVALID_ANNOTATIONS skip."
+        )
+    if findings:
+        dropped = len(content["annotations"]) - len(annotations)
+        logger.warning(
+            f"{dropped} of {len(content['annotations'])} annotations are left out because "
+            f"DATASETS.INVALID_ANNOTATIONS is 'skip'. {report(findings, json_path)}"
+        )
+    return {**content, "annotations": _completed(annotations, content["images"])}
+
+
+def report(findings: Iterable[Finding], json_path: str | os.PathLike) -> str:
+    """A message with the number of findings per kind, the first of each and the remedies."""
+    by_kind = defaultdict(list)
+    for finding in findings:
+        by_kind[finding.kind].append(finding)
+    count = sum(map(len, by_kind.values()))
+    lines = [f"{count} problem{'s' if count > 1 else ''} in {os.fspath(json_path)}:"]
+    for kind, found in by_kind.items():
+        lines.append(f"  {kind}: {len(found)}. {REMEDIES[kind]}")
+        lines += [f"    {finding.where}: {finding.message}" for finding in found[:SHOWN]]
+        if len(found) > SHOWN:
+            lines.append(f"    ... and {len(found) - SHOWN} more")
+    return "\n".join(lines)
+
+
+def coco_categories(json_path: str | os.PathLike) -> dict[int, str]:
+    """{id: name} of a COCO file's categories, sorted by id, without reading the rest of it.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`check_coco`, for what concerns the categories.
+    """
+    categories = read_categories(json_path)
+    findings = _category_findings(categories)
+    if findings:
+        raise ValueError(report(findings, json_path))
+    return dict(sorted((category["id"], category["name"]) for category in categories))
+
+
+# --------------------------------------------------------------------------------------------------
+# Structure
+
+
+def structure_findings(content: dict) -> list[Finding]:
+    """Categories, images and annotations without what every use of them needs."""
+    findings = _category_findings(content["categories"])
+    findings += _id_findings(content["images"], "image")
+    for image in content["images"]:
+        if not isinstance(image, dict):
+            continue
+        where = f"image {image.get('id')}"
+        if not isinstance(image.get("file_name"), str) or not image["file_name"]:
+            findings.append(Finding("image", where, _value(image, "file_name")))
+        for key in ("height", "width"):
+            if not _is_int(image.get(key)) or image[key] < 1:
+                findings.append(Finding("image", where, _value(image, key)))
+    image_ids = {image["id"] for image in content["images"] if _has_id(image)}
+    findings += _id_findings(content["annotations"], "annotation")
+    unknown = [
+        annotation
+        for annotation in content["annotations"]
+        if isinstance(annotation, dict) and not _is_in(annotation.get("image_id"), image_ids)
+    ]
+    for annotation in unknown:
+        message = f"{_value(annotation, 'image_id')}, images of this file: {_ids(image_ids)}"
+        findings.append(Finding("annotation", f"annotation {annotation.get('id')}", message))
+    return findings
+
+
+def missing_image_findings(content: dict, image_root: str | os.PathLike) -> list[Finding]:
+    """Images whose file does not exist. Every folder is listed once, instead of 100,000 stats."""
+    root = os.fspath(image_root)
+    if not os.path.isdir(root):
+        message = f"the image folder {root} does not exist"
+        return [Finding("image file", f"all {len(content['images'])} images", message)]
+    by_folder = defaultdict(list)
+    for image in content["images"]:
+        path = os.path.join(root, image["file_name"])
+        by_folder[os.path.dirname(path)].append((image["id"], os.path.basename(path)))
+    findings = []
+    for folder, images in by_folder.items():
+        present = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        for id_, name in images:
+            if name not in present:
+                message = f"{os.path.join(folder, name)} does not exist"
+                findings.append(Finding("image file", f"image {id_}", message))
+    return findings
+
+
+def _category_findings(categories: list) -> list[Finding]:
+    if not categories:
+        return [Finding("category", "categories", "the list is empty")]
+    findings = _id_findings(categories, "category")
+    for category in categories:
+        if isinstance(category, dict) and not isinstance(category.get("name"), str):
+            where = f"category {category.get('id')}"
+            findings.append(Finding("category", where, _value(category, "name")))
+    return findings
+
+
+def _id_findings(entries: list, kind: str) -> list[Finding]:
+    """Entries that are no objects, or whose id is missing, not an integer, or not unique."""
+    findings = []
+    for index, entry in enumerate(entries):
+        where = f"{kind} number {index} in the list"
+        if not isinstance(entry, dict):
+            findings.append(Finding(kind, where, f"is not an object: {_short(entry)}"))
+        elif not _has_id(entry):
+            findings.append(Finding(kind, where, _value(entry, "id")))
+    counts = Counter(entry["id"] for entry in entries if _has_id(entry))
+    for id_, count in counts.items():
+        if count > 1:
+            findings.append(Finding(kind, f"{kind} {id_}", f"this id occurs {count} times"))
+    return findings
+
+
+# --------------------------------------------------------------------------------------------------
+# Single annotations
+
+
+def usable_annotations(content: dict) -> tuple[list[dict], list[Finding]]:
+    """Sort out annotations that cannot be used.
+
+    Args:
+        content: without structural problems.
+
+    Returns:
+        The annotations that can be used, and the findings. An annotation that has good polygons
+        beside broken ones is returned as a copy with the good ones.
+    """
+    categories = {category["id"] for category in content["categories"]}
+    images = {image["id"]: image for image in content["images"]}
+    sums = run_sums([_rle_counts(annotation) for annotation in content["annotations"]])
+    usable, findings = [], []
+    for annotation, runs in zip(content["annotations"], sums, strict=True):
+        image = images[annotation["image_id"]]
+        problems = _box_problems(annotation.get("bbox"), image)
+        if not _is_in(annotation.get("category_id"), categories):
+            message = f"{_value(annotation, 'category_id')}, declared are {_ids(categories)}"
+            problems.append(("unknown category", message))
+        if annotation.get("iscrowd", 0) not in (0, 1):
+            problems.append(("iscrowd", _value(annotation, "iscrowd")))
+        segmentation, mask_problems = _usable_segmentation(annotation, image, runs)
+        if not problems and segmentation is not None:
+            if mask_problems:
+                annotation = {**annotation, "segmentation": segmentation}
+            usable.append(annotation)
+        for kind, message in problems + mask_problems:
+            where = f"annotation {annotation['id']} of image {image['id']} ('{image['file_name']}')"
+            findings.append(Finding(kind, where, message))
+    return usable, findings
+
+
+def _box_problems(box: object, image: dict) -> list[tuple[str, str]]:
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+        return [("box", f"'bbox' is not four finite numbers: {_short(box)}")]
+    x, y, width, height = box
+    if width <= 0 or height <= 0:
+        return [("box", f"'bbox' {box} has no area")]
+    if x + width <= 0 or y + height <= 0 or x >= image["width"] or y >= image["height"]:
+        size = f"{image['width']} x {image['height']}"
+        return [("box", f"'bbox' {box} lies outside the image of {size} pixels")]
+    return []
+
+
+def _usable_segmentation(
+    annotation: dict, image: dict, runs: RunSums | None
+) -> tuple[list | dict | None, list[tuple[str, str]]]:
+    """The usable part of a segmentation (None: nothing) and the problems of the rest."""
+    segmentation = annotation.get("segmentation")
+    if not segmentation:
+        return None, [("no segmentation", f"'segmentation' is {_short(segmentation)}")]
+    if isinstance(segmentation, dict):
+        problems = _rle_problems(segmentation, runs, image, bool(annotation.get("iscrowd", 0)))
+        return (None if problems else segmentation), problems
+    if not isinstance(segmentation, list):
+        return None, [("polygon", f"'segmentation' is {_short(segmentation)}")]
+    if all(map(_is_number, segmentation)):
+        return None, [("polygon", "'segmentation' is a list of numbers, not of polygons")]
+    problems = {i: message for i, p in enumerate(segmentation) if (message := _polygon_problem(p))}
+    good = [polygon for i, polygon in enumerate(segmentation) if i not in problems]
+    return good or None, [("polygon", message) for message in problems.values()]
+
+
+def _polygon_problem(polygon: object) -> str | None:
+    if not isinstance(polygon, list):
+        return f"polygon is {_short(polygon)}"
+    if len(polygon) % 2:
+        return f"polygon has an odd count of numbers, {len(polygon)}: {_short(polygon)}"
+    if len(polygon) < 6:
+        return f"polygon has fewer than three points: {_short(polygon)}"
+    if not all(map(_is_number, polygon)):
+        return f"polygon has entries that are not finite numbers: {_short(polygon)}"
+    return None
+
+
+def _rle_problems(
+    rle: dict, runs: RunSums | None, image: dict, is_crowd: bool
+) -> list[tuple[str, str]]:
+    size, pixels = [image["height"], image["width"]], image["height"] * image["width"]
+    if rle.get("size") != size:
+        given = _short(rle.get("size"))
+        return [("RLE", f"'size' is {given}, the image's [height, width] is {size}")]
+    if runs is None:
+        return [("RLE", f"'counts' is not a run-length code: {_short(rle.get('counts'))}")]
+    if runs.shortest < 0:
+        return [("RLE", f"'counts' has a run of {runs.shortest} pixels")]
+    if runs.total != pixels:
+        return [("RLE", f"'counts' covers {runs.total} pixels, the image has {pixels}")]
+    if not is_crowd and runs.foreground == 0:
+        return [("RLE", "the mask is empty")]
+    return []
+
+
+def _rle_counts(annotation: dict) -> object:
+    segmentation = annotation.get("segmentation")
+    return segmentation.get("counts") if isinstance(segmentation, dict) else None
+
+
+# --------------------------------------------------------------------------------------------------
+# What evaluation needs
+
+
+def _completed(annotations: list[dict], images: list[dict]) -> list[dict]:
+    """Annotations with ``area`` and ``iscrowd``, none with id 0; unchanged ones are shared."""
+    sizes = {image["id"]: (image["height"], image["width"]) for image in images}
+    free_id = max((annotation["id"] for annotation in annotations), default=0) + 1
+    completed = []
+    for annotation in annotations:
+        missing = {}
+        if annotation["id"] == 0:
+            missing["id"] = free_id
+        if "iscrowd" not in annotation:
+            missing["iscrowd"] = 0
+        if not _is_number(annotation.get("area")):
+            size = sizes[annotation["image_id"]]
+            missing["area"] = _area(annotation["segmentation"], size)
+        completed.append({**annotation, **missing} if missing else annotation)
+    return completed
+
+
+def _area(segmentation: list | dict, size: tuple[int, int]) -> int:
+    if isinstance(segmentation, list):
+        segmentation = mask_util.merge(mask_util.frPyObjects(segmentation, *size))
+    return int(mask_util.area(compressed_rle(segmentation)))
+
+
+# --------------------------------------------------------------------------------------------------
+# Small helpers
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _has_id(entry: object) -> bool:
+    return isinstance(entry, dict) and _is_int(entry.get("id"))
+
+
+def _is_in(value: object, ids: set[int]) -> bool:
+    return _is_int(value) and value in ids
+
+
+def _value(entry: dict, key: str) -> str:
+    return f"'{key}' is {_short(entry[key])}" if key in entry else f"'{key}' is missing"
+
+
+def _short(value: object, most: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def _ids(ids: set[int], most: int = 10) -> str:
+    shown = ", ".join(map(str, sorted(ids)[:most]))
+    return f"{shown}, ... ({len(ids)} in all)" if len(ids) > most else shown

@@ -1,0 +1,201 @@
+"""From a dataset dict to what the model is fed: the image read, augmented, with its objects.
+
+Detectron2's mapper, made safe for data as it is found: polygons and RLE mixed, images without
+objects, grey images of 16 bit, broken files.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+import numpy as np
+import pycocotools.mask as mask_util
+import torch
+from detectron2.data import DatasetMapper, detection_utils
+from detectron2.data import transforms as T
+from detectron2.structures import BitMasks, Instances, PolygonMasks, polygons_to_bitmask
+from detectron2.utils.file_io import PathManager
+from PIL import Image, ImageOps
+
+from rdsnet.data.rle import compressed_rle
+
+# What Pillow raises for files that are no images or are cut off, depending on their format.
+_BROKEN_IMAGE = (OSError, SyntaxError, EOFError, struct.error, zlib.error)
+
+
+def read_image(file_name: str, format: str) -> np.ndarray:
+    """Read an image as Detectron2 does, but keep the grey levels of 16-bit images.
+
+    Pillow makes every value above 255 of a 16-bit grey image white; here 0..65535 becomes 0..255.
+    Grey, palette and RGBA images are converted to ``format``, EXIF rotation is applied.
+
+    Args:
+        file_name: path of the image.
+        format: "RGB", "BGR" or another format of Detectron2's ``read_image``.
+
+    Returns:
+        (H, W, C) uint8.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not an image, is cut off, or has floating-point pixels.
+    """
+    try:
+        with PathManager.open(file_name, "rb") as stream, Image.open(stream) as image:
+            if image.mode.startswith("F"):
+                raise ValueError(
+                    f"image {file_name} has floating-point pixels, whose range is unknown. Convert "
+                    "it to 8 or 16 bit."
+                )
+            if image.mode.startswith("I"):
+                grey = np.asarray(ImageOps.exif_transpose(image)).astype(np.int64) // 256
+                eight_bit = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+                return detection_utils.convert_PIL_to_numpy(eight_bit, format)
+        return detection_utils.read_image(file_name, format)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"image {file_name} does not exist. Check the image folder of the dataset."
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"image {file_name} is refused: {error} If you trust it, set "
+            "PIL.Image.MAX_IMAGE_PIXELS to a larger number."
+        ) from error
+    except _BROKEN_IMAGE as error:
+        raise ValueError(
+            f"image {file_name} cannot be read: {error}. The file is damaged or not an image: "
+            "replace it, or remove it from the dataset."
+        ) from error
+
+
+class RDSNetDatasetMapper(DatasetMapper):
+    """Detectron2's :class:`DatasetMapper` with masks for every image.
+
+    Takes the same arguments, or ``(cfg, is_train)``, and returns the same dict: ``image``
+    (3, H, W) uint8 and, in training, ``instances`` with ``gt_boxes``, ``gt_classes`` and
+    ``gt_masks``. The differences:
+
+    - ``gt_masks`` is always there (with ``MODEL.MASK_ON``), also for an image without objects.
+    - ``INPUT.MASK_FORMAT polygon`` holds for images whose objects are all polygons and which are
+      not cropped; others get BitMasks, whatever the format is. So polygons and RLE may be mixed,
+      and ``INPUT.CROP`` does without the package shapely.
+    - Polygons given in whole pixels are not rounded to whole pixels after resizing.
+    - Errors name the image.
+
+    Crowds are left out, objects that an augmentation has made empty too; after ``INPUT.CROP``
+    boxes are those of the cropped masks.
+    """
+
+    def __call__(self, dataset_dict: dict) -> dict:
+        """Map one image.
+
+        Args:
+            dataset_dict: Detectron2's standard dict of one image; it is not changed.
+
+        Raises:
+            FileNotFoundError, ValueError: the image is missing, broken or has another size than
+                declared; an object has no mask, or one of another size.
+        """
+        dataset_dict = dict(dataset_dict)
+        image = read_image(dataset_dict["file_name"], self.image_format)
+        detection_utils.check_image_size(dataset_dict, image)
+        augmented = T.AugInput(image)
+        transforms = self.augmentations(augmented)
+        image = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
+        dataset_dict["image"] = torch.from_numpy(image)
+        annotations = dataset_dict.pop("annotations", None)
+        if self.is_train and annotations is not None:
+            objects = [dict(a) for a in annotations if a.get("iscrowd", 0) == 0]
+            try:
+                dataset_dict["instances"] = self._instances(
+                    objects,
+                    transforms,
+                    (dataset_dict["height"], dataset_dict["width"]),
+                    image.shape[1:],
+                )
+            except ValueError as error:
+                raise ValueError(f"image {dataset_dict['file_name']}: {error}") from error
+        return dataset_dict
+
+    def _instances(
+        self,
+        objects: list[dict],
+        transforms: T.TransformList,
+        original_size: tuple[int, int],
+        size: tuple[int, int],
+    ) -> Instances:
+        """The objects, moved from the image of ``original_size`` to the augmented of ``size``."""
+        as_polygons = (
+            self.instance_mask_format == "polygon"
+            and not self.recompute_boxes
+            and all(isinstance(obj.get("segmentation"), list) for obj in objects)
+        )
+        for obj in objects:
+            if not self.use_keypoint:
+                obj.pop("keypoints", None)
+            if not self.use_instance_mask:
+                obj.pop("segmentation", None)
+            elif as_polygons:
+                obj["segmentation"] = float_polygons(obj["segmentation"])
+            else:
+                # Detectron2 would clip polygons before drawing them, for which it needs shapely.
+                segmentation = obj.pop("segmentation", None)
+                obj["mask"] = augmented_mask(segmentation, transforms, original_size, size)
+            detection_utils.transform_instance_annotations(
+                obj, transforms, size, keypoint_hflip_indices=self.keypoint_hflip_indices
+            )
+            if "mask" in obj:
+                obj["segmentation"] = obj.pop("mask")
+        instances = detection_utils.annotations_to_instances(
+            objects, size, mask_format="polygon" if as_polygons else "bitmask"
+        )
+        if self.use_instance_mask and not objects:
+            no_masks = PolygonMasks([]) if as_polygons else BitMasks(torch.zeros(0, *size))
+            instances.gt_masks = no_masks
+        if self.recompute_boxes:
+            instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+        return detection_utils.filter_empty_instances(instances)
+
+
+def float_polygons(polygons: list) -> list[np.ndarray]:
+    """Copies (P, 2) float64 of polygons. Transforms work in place: whole numbers stay whole."""
+    return [np.array(polygon, dtype=np.float64).reshape(-1, 2) for polygon in polygons]
+
+
+def augmented_mask(
+    segmentation: list | dict | np.ndarray | None,
+    transforms: T.TransformList,
+    original_size: tuple[int, int],
+    size: tuple[int, int],
+) -> np.ndarray:
+    """An object's mask after the augmentation.
+
+    Args:
+        segmentation: in the original image, as polygons, RLE or (H, W) mask.
+        transforms: what was done to the image.
+        original_size, size: (H, W) of the original and of the augmented image.
+
+    Returns:
+        (H, W) bool.
+
+    Raises:
+        ValueError: there is no segmentation, or its size is not the image's.
+    """
+    if segmentation is None:
+        raise ValueError(
+            "an object has no 'segmentation'. RDSNet learns masks: give every annotation polygons "
+            "or RLE, or set MODEL.MASK_ON False to train boxes only."
+        )
+    if isinstance(segmentation, list):
+        polygons = [transforms.apply_coords(p).reshape(-1) for p in float_polygons(segmentation)]
+        return polygons_to_bitmask(polygons, *size)
+    mask = segmentation
+    if isinstance(segmentation, dict):
+        mask = mask_util.decode(compressed_rle(segmentation))
+    if np.shape(mask) != tuple(original_size):
+        raise ValueError(
+            f"a mask has {np.shape(mask)} pixels, the image {tuple(original_size)}. A mask must "
+            "have the height and width of its image."
+        )
+    return transforms.apply_segmentation(np.asarray(mask, dtype=np.uint8)).astype(bool)
