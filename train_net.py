@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Train or evaluate RDSNet, in the manner of Detectron2's tools/train_net.py.
 
-python train_net.py --config-file configs/COCO-InstanceSegmentation/rdsnet_R_50_FPN_1x.yaml \
+python train_net.py --config-file configs/COCO-InstanceSegmentation/rdsnet_R_50_FPN_1x.yaml \\
     --num-gpus 4
-python train_net.py --config-file output/config.yaml --eval-only MODEL.WEIGHTS output/model_final.pth
+python train_net.py --config-file output/config.yaml --eval-only \\
+    MODEL.WEIGHTS output/model_final.pth
 """
 
 from detectron2.engine import default_argument_parser

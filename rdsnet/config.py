@@ -20,6 +20,9 @@ def add_rdsnet_config(cfg: CN) -> None:
     # them out and says how many.
     cfg.DATASETS.INVALID_ANNOTATIONS = "error"
 
+    # "SGD" (with momentum; the paper's) or "AdamW".
+    cfg.SOLVER.OPTIMIZER = "SGD"
+
     cfg.MODEL.RDSNET = CN()
     # D: numbers in a pixel's representation; an object has 2 x D (background, foreground).
     # Paper: 32.

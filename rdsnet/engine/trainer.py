@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
 from detectron2.engine import DefaultTrainer
-from detectron2.solver import build_optimizer
+from detectron2.solver import build_optimizer, get_default_optimizer_params
+from detectron2.solver.build import maybe_add_gradient_clipping
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from rdsnet.data.mapper import RDSNetDatasetMapper
 from rdsnet.evaluation import RDSNetEvaluator
+
+
+def clip_total_norm(clip: CfgNode) -> Callable[..., None]:
+    """Hook that scales all gradients of an optimizer to a total norm of at most CLIP_VALUE."""
+
+    def hook(optimizer: torch.optim.Optimizer, *_) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        clip_grad_norm_(parameters, clip.CLIP_VALUE, clip.NORM_TYPE)
+
+    return hook
 
 
 class Trainer(DefaultTrainer):
@@ -34,22 +46,31 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        """Detectron2's optimizer; adds the clip type "full_model" to its "value" and "norm".
+        """The optimizer that ``SOLVER.OPTIMIZER`` names, with Detectron2's parameter groups.
 
-        "full_model" scales all gradients together so that their total norm is at most
-        ``SOLVER.CLIP_GRADIENTS.CLIP_VALUE``.
+        Adds the clip type "full_model" to Detectron2's "value" and "norm": all gradients are scaled
+        together so that their total norm is at most ``SOLVER.CLIP_GRADIENTS.CLIP_VALUE``.
+
+        Raises:
+            ValueError: for a name other than "SGD" and "AdamW".
         """
-        clip = cfg.SOLVER.CLIP_GRADIENTS
-        if not (clip.ENABLED and clip.CLIP_TYPE == "full_model"):
-            return build_optimizer(cfg, model)
-        unclipped = cfg.clone()
-        unclipped.defrost()
-        unclipped.SOLVER.CLIP_GRADIENTS.ENABLED = False
-        optimizer = build_optimizer(unclipped, model)
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        optimizer.register_step_pre_hook(
-            lambda *_: clip_grad_norm_(parameters, clip.CLIP_VALUE, clip.NORM_TYPE) and None
-        )
+        solver = cfg.SOLVER
+        clip_all = solver.CLIP_GRADIENTS.ENABLED and solver.CLIP_GRADIENTS.CLIP_TYPE == "full_model"
+        if solver.OPTIMIZER == "SGD":
+            cfg = cfg.clone()
+            cfg.defrost()
+            cfg.SOLVER.CLIP_GRADIENTS.ENABLED = solver.CLIP_GRADIENTS.ENABLED and not clip_all
+            optimizer = build_optimizer(cfg, model)
+        elif solver.OPTIMIZER == "AdamW":
+            groups = get_default_optimizer_params(model, weight_decay_norm=solver.WEIGHT_DECAY_NORM)
+            optimizer = torch.optim.AdamW(
+                groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY
+            )
+            optimizer = maybe_add_gradient_clipping(cfg, optimizer) if not clip_all else optimizer
+        else:
+            raise ValueError(f"SOLVER.OPTIMIZER must be SGD or AdamW, got '{solver.OPTIMIZER}'")
+        if clip_all:
+            optimizer.register_step_pre_hook(clip_total_norm(solver.CLIP_GRADIENTS))
         return optimizer
 
     @classmethod

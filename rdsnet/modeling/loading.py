@@ -6,8 +6,9 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-# Weights that a checkpoint may lack: without them the published kernel is used.
-OPTIONAL_PREFIXES = ("mbrm.",)
+# What a checkpoint may lack: without MBRM's weights the published kernel is used, and the running
+# loss normaliser is of no use to inference.
+OPTIONAL = ("mbrm.weight", "mbrm.bias", "object_stream.loss_normalizer")
 
 
 def check_device(cfg: CfgNode) -> None:
@@ -30,20 +31,18 @@ def require_complete_weights(
     (The checkpointer has dropped weights of another shape before they arrive here.)
 
     Raises:
-        ValueError: in evaluation mode, when a parameter or buffer has no weights.
+        ValueError: when a parameter or buffer has no weights in evaluation mode, or none has in
+            training.
     """
-    if module.training:
+    names = module.state_dict().keys()
+    missing = [n for n in names if prefix + n not in state_dict and n not in OPTIONAL]
+    if module.training and len(missing) + len(OPTIONAL) < len(names):
         return
-    missing = [
-        name
-        for name in module.state_dict()
-        if prefix + name not in state_dict and not name.startswith(OPTIONAL_PREFIXES)
-    ]
     if missing:
         shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise ValueError(
             f"the checkpoint does not fit this model: {len(missing)} of "
-            f"{len(module.state_dict())} weights are missing from it or have another shape "
+            f"{len(names)} weights are missing from it or have another shape "
             f"({shown}). Use the config file that the checkpoint was trained with (a training "
             "run keeps it as config.yaml beside its checkpoints), with the same number of classes."
         )

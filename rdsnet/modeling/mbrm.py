@@ -94,8 +94,8 @@ class MBRM(nn.Module):
 
         Returns:
             (N, 4) refined boxes. What the mask says nothing about stays as regressed: boxes of
-            empty masks, edges too far outside the image for the prior to reach it, and edges that
-            would leave the box without extent.
+            empty masks, edges too far outside the image for the prior to reach it, edges that were
+            reversed, and edges that would leave the box without extent.
         """
         left, top, right, bottom = self.posteriors(column_maxima, row_maxima, boxes)
         edges = torch.stack(
@@ -105,9 +105,8 @@ class MBRM(nn.Module):
         if len(boxes):
             known &= (column_maxima.amax(1) > self.empty_threshold)[:, None]
         refined = torch.where(known, edges, boxes)
-        low, high = refined.split(2, dim=1)
-        proper = (low < high).repeat(1, 2)
-        return torch.where(proper, refined, boxes)
+        proper = (refined[:, :2] < refined[:, 2:]) & (boxes[:, :2] < boxes[:, 2:])
+        return torch.where(proper.repeat(1, 2), refined, boxes)
 
     def posteriors(
         self, column_maxima: Tensor, row_maxima: Tensor, boxes: Tensor
@@ -130,6 +129,37 @@ class MBRM(nn.Module):
             self._posterior(column_maxima, fall, x2 - 1, sigma_x),
             self._posterior(row_maxima, fall, y2 - 1, sigma_y),
         )
+
+    def loss(
+        self, column_maxima: Tensor, row_maxima: Tensor, boxes: Tensor, gt_boxes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """L_refine (Sec. 3.3): cross-entropy of the posteriors against the one-hot true edges.
+
+        The true edge in pixel indices is the first (left, top) or last (right, bottom) pixel whose
+        centre lies inside the ground-truth box. Where the prior is 0 at that pixel, because the
+        regressed edge is more than 3.29 sigma off or the edge lies outside the image, no kernel
+        can find it: such edges are left out of the loss, and counted.
+
+        Args:
+            column_maxima, row_maxima, boxes: as in :meth:`forward`.
+            gt_boxes: (N, 4) ground-truth boxes, output pixels, continuous coordinates.
+
+        Returns:
+            the mean over the edges within reach (0, attached, if there is none), and the number
+            of edges within reach as a 0-dim int64 tensor (of 4 N).
+        """
+        first = (gt_boxes[:, :2] - 0.5).ceil().long()
+        last = (gt_boxes[:, 2:] - 0.5).ceil().long() - 1
+        edges = torch.cat([first, last], dim=1).unbind(1)
+        posteriors = self.posteriors(column_maxima, row_maxima, boxes)
+        found = []
+        for posterior, edge in zip(posteriors, edges):
+            inside = (edge >= 0) & (edge < posterior.shape[1])
+            index = edge.clamp(0, posterior.shape[1] - 1)[:, None]
+            found.append(posterior.gather(1, index)[:, 0] * inside)
+        probability = torch.cat(found)
+        reached = probability > 0
+        return -probability[reached].log().sum() / reached.sum().clamp(min=1), reached.sum()
 
     def _posterior(self, profile: Tensor, kernel: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:
         product = self.prior(mu, sigma, profile.shape[1]) * self.likelihood(profile, kernel)

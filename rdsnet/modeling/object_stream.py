@@ -265,10 +265,12 @@ class RetinaNetStream(ObjectStream):
     ) -> tuple[dict[str, Tensor], Positives]:
         """L_cls (focal loss) and lambda_r L_reg, both divided by the number of positives."""
         anchors = Boxes.cat(predictions.anchors)
-        labels, object_index = self.label_anchors(anchors, gt_instances)
+        labels, object_index = self.label_anchors(predictions, gt_instances)
         image_index, places = ((labels >= 0) & (labels < self.num_classes)).nonzero(as_tuple=True)
         positives = Positives(image_index, places, object_index[image_index, places])
-        normalizer = self.update_normalizer(len(positives), len(gt_instances))
+        normalizer = self.update_normalizer(
+            torch.bincount(image_index, minlength=len(gt_instances))
+        )
 
         valid = labels >= 0
         one_hot = F.one_hot(labels[valid], self.num_classes + 1)[:, :-1]
@@ -297,13 +299,16 @@ class RetinaNetStream(ObjectStream):
         return losses, positives
 
     @torch.no_grad()
-    def label_anchors(self, anchors: Boxes, gt_instances: list[Instances]) -> tuple[Tensor, Tensor]:
+    def label_anchors(
+        self, predictions: RetinaNetPredictions, gt_instances: list[Instances]
+    ) -> tuple[Tensor, Tensor]:
         """Match all R anchors of every image.
 
         Returns:
             labels (B, R): class, K = background, -1 = ignored; object_index (B, R): the matched
             object (of no meaning where the label is not a class).
         """
+        anchors = Boxes.cat(predictions.anchors)
         labels, object_index = [], []
         for gt in gt_instances:
             matched, anchor_labels = self.anchor_matcher(pairwise_iou(gt.gt_boxes, anchors))
@@ -316,9 +321,12 @@ class RetinaNetStream(ObjectStream):
         return torch.stack(labels), torch.stack(object_index)
 
     @torch.no_grad()
-    def update_normalizer(self, num_positives: int, num_images: int) -> Tensor:
-        """Running mean (momentum 0.9, from 100) of the positives of a batch, at least 1."""
-        self.loss_normalizer.mul_(0.9).add_(0.1 * max(num_positives, 1))
+    def update_normalizer(self, num_positives: Tensor) -> Tensor:
+        """Divisor of both losses from the positive anchors of every image, (B,).
+
+        A running mean (momentum 0.9, from 100) of the positives of a batch, at least 1.
+        """
+        self.loss_normalizer.mul_(0.9).add_(0.1 * num_positives.sum().clamp(min=1))
         return self.loss_normalizer.clone()
 
     # ----------------------------------------------------------------- inference

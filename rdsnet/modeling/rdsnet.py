@@ -127,14 +127,22 @@ class RDSNet(nn.Module):
     ) -> list[dict]:
         """Detect, keep what survives NMS, then give it masks and refined boxes."""
         results = []
-        for i, detections in enumerate(self.object_stream.detect(objects, image_sizes)):
+        for i, detections in enumerate(self.detect(objects, image_sizes, batched_inputs)):
             image_index = torch.full_like(detections.places, i)
             detections.phi = self.object_stream.represent(objects, image_index, detections.places)
-            height = batched_inputs[i].get("height", image_sizes[i][0])
-            width = batched_inputs[i].get("width", image_sizes[i][1])
-            detections_at_output = detector_postprocess(detections, height, width)
-            results.append({"instances": self.refine(detections_at_output, psi[i], image_sizes[i])})
+            results.append({"instances": self.refine(detections, psi[i], image_sizes[i])})
         return results
+
+    def detect(
+        self, objects, image_sizes: list[tuple[int, int]], batched_inputs: list[dict]
+    ) -> list[Instances]:
+        """Detections of every image, in pixels of its output."""
+        return [
+            detector_postprocess(detections, x.get("height", height), x.get("width", width))
+            for detections, x, (height, width) in zip(
+                self.object_stream.detect(objects, image_sizes), batched_inputs, image_sizes
+            )
+        ]
 
     def refine(self, detections: Instances, psi: Tensor, image_size: tuple[int, int]) -> Instances:
         """The reciprocal part, at the output's own resolution.

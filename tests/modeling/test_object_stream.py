@@ -1,0 +1,206 @@
+"""Object stream: lazy representations, positives, losses and decoding against plain definitions."""
+
+import math
+
+import pytest
+import torch
+from detectron2.layers import ShapeSpec
+from detectron2.structures import Boxes, Instances, pairwise_iou
+
+import rdsnet
+from rdsnet.modeling.lazy_conv import convolve_at, locate
+from rdsnet.modeling.object_stream import Positives, batch_object_index, build_object_stream
+
+
+def test_convolution_at_chosen_anchors_equals_the_dense_one_with_gradients():
+    generator = torch.Generator().manual_seed(0)
+    num_anchors, numbers = 3, 4
+    conv = torch.nn.Conv2d(5, num_anchors * numbers, 3, padding=1).double()
+    sizes = [(6, 7), (3, 4), (1, 1)]
+    features = [
+        torch.randn(2, 5, *s, generator=generator, dtype=torch.float64).requires_grad_()
+        for s in sizes
+    ]
+    anchors_per_image = sum(h * w * num_anchors for h, w in sizes)
+    image_index = torch.randint(0, 2, (200,), generator=generator)
+    places = torch.randint(0, anchors_per_image, (200,), generator=generator)
+
+    dense = [
+        conv(f).view(2, num_anchors, numbers, *f.shape[2:]).permute(0, 3, 4, 1, 2).flatten(1, 3)
+        for f in features
+    ]
+    expected = torch.cat(dense, dim=1)[image_index, places]
+    lazy = convolve_at(conv, features, image_index, places, num_anchors)
+    torch.testing.assert_close(lazy, expected)
+
+    weights = torch.randn(lazy.shape, generator=generator, dtype=torch.float64)
+    inputs = [*features, conv.weight, conv.bias]
+    for a, b in zip(
+        torch.autograd.grad((lazy * weights).sum(), inputs),
+        torch.autograd.grad((expected * weights).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_convolution_at_no_anchor_still_reaches_every_parameter():
+    conv = torch.nn.Conv2d(2, 6, 3, padding=1)
+    features = [torch.randn(1, 2, 4, 4, requires_grad=True)]
+    none = torch.zeros(0, dtype=torch.int64)
+    out = convolve_at(conv, features, none, none, 3)
+    out.sum().backward()
+    assert out.shape == (0, 2)
+    assert conv.weight.grad.eq(0).all() and features[0].grad.eq(0).all()
+
+
+def test_locate_inverts_the_order_of_anchors():
+    sizes, index = [(2, 3), (1, 2)], 0
+    for level, (h, w) in enumerate(sizes):
+        for y in range(h):
+            for x in range(w):
+                for a in range(4):
+                    place = torch.tensor([index])
+                    assert [int(v) for v in locate(place, sizes, 4)] == [level, y, x, a]
+                    index += 1
+
+
+def test_sampling_keeps_at_most_so_many_of_each_image():
+    positives = Positives(
+        torch.tensor([0] * 5 + [1] * 2 + [2] * 9), torch.arange(16), torch.arange(16) * 2
+    )
+    sampled = positives.sample(4)
+    assert torch.bincount(sampled.image_index).tolist() == [4, 2, 4]
+    assert torch.equal(sampled.object_index, sampled.places * 2)
+    torch.manual_seed(1)
+    draws = {tuple(positives.sample(4).places.tolist()) for _ in range(20)}
+    assert len(draws) > 1
+    none = torch.zeros(0, dtype=torch.int64)
+    assert len(Positives(none, none, none).sample(4)) == 0
+
+
+def small_stream(num_classes=3, **retinanet):
+    cfg = rdsnet.get_cfg()
+    cfg.MODEL.RETINANET.NUM_CLASSES = num_classes
+    cfg.MODEL.RETINANET.IN_FEATURES = ["p3", "p4"]
+    cfg.MODEL.RETINANET.NUM_CONVS = 1
+    cfg.MODEL.RETINANET.NORM = "GN"
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[16, 20], [32, 40]]
+    for key, value in retinanet.items():
+        setattr(cfg.MODEL.RETINANET, key, value)
+    shapes = {"p3": ShapeSpec(channels=32, stride=8), "p4": ShapeSpec(channels=32, stride=16)}
+    torch.manual_seed(0)
+    return build_object_stream(cfg, shapes)
+
+
+def features(batch=2, height=8, width=12):
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "p3": torch.randn(batch, 32, height, width, generator=generator),
+        "p4": torch.randn(batch, 32, height // 2, width // 2, generator=generator),
+    }
+
+
+def ground_truth(boxes, classes):
+    return Instances(
+        (64, 96),
+        gt_boxes=Boxes(torch.tensor(boxes, dtype=torch.float32).view(-1, 4)),
+        gt_classes=torch.tensor(classes, dtype=torch.int64),
+    )
+
+
+def test_losses_equal_focal_and_smooth_l1_written_out():
+    stream = small_stream()
+    predictions = stream(features())
+    gt = [
+        ground_truth([[8, 8, 30, 28], [40, 10, 80, 44]], [1, 2]),
+        ground_truth([], []),
+    ]
+    losses, positives = stream.losses(predictions, gt)
+
+    anchors = Boxes.cat(predictions.anchors)
+    logits, deltas = torch.cat(predictions.logits, 1), torch.cat(predictions.deltas, 1)
+    iou = pairwise_iou(gt[0].gt_boxes, anchors)
+    best_iou, best = iou.max(0)
+    positive = (best_iou >= 0.5) | (iou == iou.max(1, keepdim=True).values).any(0)
+    ignored = (best_iou >= 0.4) & ~positive
+    expected_cls = expected_box = 0.0
+    for r in range(len(anchors)):
+        for image in range(2):
+            is_positive = image == 0 and bool(positive[r])
+            if image == 0 and bool(ignored[r]):
+                continue
+            for k in range(3):
+                p = torch.sigmoid(logits[image, r, k]).item()
+                if is_positive and int(gt[0].gt_classes[best[r]]) == k:
+                    expected_cls -= 0.25 * (1 - p) ** 2 * math.log(p)
+                else:
+                    expected_cls -= 0.75 * p**2 * math.log(1 - p)
+        if positive[r]:
+            ax1, ay1, ax2, ay2 = anchors.tensor[r].tolist()
+            gx1, gy1, gx2, gy2 = gt[0].gt_boxes.tensor[best[r]].tolist()
+            aw, ah, gw, gh = ax2 - ax1, ay2 - ay1, gx2 - gx1, gy2 - gy1
+            target = [
+                ((gx1 + gx2) - (ax1 + ax2)) / 2 / aw,
+                ((gy1 + gy2) - (ay1 + ay2)) / 2 / ah,
+                math.log(gw / aw),
+                math.log(gh / ah),
+            ]
+            for got, want in zip(deltas[0, r].tolist(), target, strict=True):
+                d, beta = abs(got - want), stream.smooth_l1_beta
+                expected_box += 0.5 * d * d / beta if d < beta else d - 0.5 * beta
+    normalizer = 0.9 * 100 + 0.1 * int(positive.sum())
+    assert losses["loss_cls"].item() == pytest.approx(expected_cls / normalizer, rel=1e-4)
+    assert losses["loss_box_reg"].item() == pytest.approx(expected_box / normalizer, rel=1e-4)
+    assert stream.loss_normalizer.item() == pytest.approx(normalizer)
+
+    assert positives.places.tolist() == positive.nonzero().flatten().tolist()
+    assert positives.image_index.eq(0).all()
+    assert positives.object_index.tolist() == best[positive].tolist()
+    assert batch_object_index(positives, [ground_truth([[0, 0, 1, 1]], [0]), *gt]).equal(
+        positives.object_index
+    )
+
+
+def test_object_index_counts_objects_of_earlier_images():
+    gt = [ground_truth([[0, 0, 9, 9]] * 2, [0, 0]), ground_truth([[0, 0, 9, 9]] * 3, [0] * 3)]
+    positives = Positives(torch.tensor([0, 1, 1]), torch.arange(3), torch.tensor([1, 0, 2]))
+    assert batch_object_index(positives, gt).tolist() == [1, 2, 4]
+
+
+def test_detections_carry_the_place_of_their_anchor():
+    stream = small_stream(SCORE_THRESH_TEST=0.0, TOPK_CANDIDATES_TEST=50)
+    predictions = stream(features())
+    for image, detections in enumerate(stream.detect(predictions, [(64, 96)] * 2)):
+        logits = torch.cat(predictions.logits, 1)[image]
+        deltas = torch.cat(predictions.deltas, 1)[image]
+        anchors = Boxes.cat(predictions.anchors).tensor
+        assert len(detections) > 10
+        at = detections.places
+        torch.testing.assert_close(detections.scores, logits[at, detections.pred_classes].sigmoid())
+        centre = (anchors[at, :2] + anchors[at, 2:]) / 2
+        size = anchors[at, 2:] - anchors[at, :2]
+        centre = centre + deltas[at, :2] * size
+        size = size * deltas[at, 2:].exp()
+        expected = torch.cat([centre - size / 2, centre + size / 2], 1)
+        torch.testing.assert_close(detections.pred_boxes.tensor, expected)
+        assert (detections.scores.diff() <= 0).all()
+        for k in range(3):
+            same = detections[detections.pred_classes == k].pred_boxes
+            iou = pairwise_iou(same, same).fill_diagonal_(0)
+            assert iou.max() <= stream.nms_threshold if len(same) else True
+
+
+def test_no_detection_keeps_every_field():
+    stream = small_stream(SCORE_THRESH_TEST=0.999)
+    detections = stream.detect(stream(features()), [(64, 96)] * 2)[1]
+    assert len(detections) == 0
+    assert detections.pred_boxes.tensor.shape == (0, 4) and detections.places.shape == (0,)
+
+
+def test_running_normalizer_is_part_of_a_checkpoint():
+    stream = small_stream()
+    stream.update_normalizer(torch.tensor([150, 50]))
+    resumed = small_stream()
+    assert resumed.loss_normalizer == 100
+    resumed.load_state_dict(stream.state_dict())
+    assert resumed.loss_normalizer == 0.9 * 100 + 0.1 * 200
