@@ -31,6 +31,11 @@ def clip_total_norm(clip: CfgNode) -> Callable[..., None]:
 class Trainer(DefaultTrainer):
     """Detectron2's trainer with RDSNet's data mapper, evaluator and gradient clipping."""
 
+    def train(self) -> OrderedDict | None:
+        """Train to the end and return the results of the last evaluation."""
+        super().train()
+        return getattr(self, "_last_eval_results", None)
+
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
         return build_detection_train_loader(cfg, mapper=RDSNetDatasetMapper(cfg, is_train=True))
