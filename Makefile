@@ -1,0 +1,45 @@
+# `make env` once, then the rest. `make help` lists the targets.
+PYTHON ?= python3
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+# Touched after a complete installation; older than one of the files below: install again.
+STAMP := $(VENV)/.rdsnet-installed
+INSTALLED_FROM := setup.py pyproject.toml constraints.txt \
+	tools/make_env.py tools/install_detectron2.py tools/pure_detectron2.py \
+	$(wildcard projects/*/*/__init__.py)
+
+.PHONY: help env demo test test-slow lint format clean clean-env
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 12
+
+env: $(STAMP) ## create $(VENV) and install everything (PYTHON=python3.12 chooses the interpreter)
+
+$(STAMP): $(INSTALLED_FROM)
+	@$(PYTHON) tools/make_env.py $(VENV)
+	@touch $@
+
+demo: env ## train and evaluate a small model on made-up shapes, results in output/demo
+	$(BIN)/python tools/demo.py --output output/demo
+
+test: env ## the test suite (a few minutes)
+	$(BIN)/python -m pytest
+
+test-slow: env ## the long tests
+	$(BIN)/python -m pytest -m slow
+
+lint: env ## check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: env ## bring files into style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove what building and testing left (not the environment, not output/)
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	find rdsnet projects tests tools -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+clean-env: clean ## remove the environment too
+	rm -rf $(VENV)

@@ -1,0 +1,174 @@
+"""setup.py, the Makefile and .ci/run, tried on small make-believe checkouts."""
+
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import setuptools
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def write(root: Path, *files: str) -> None:
+    for name in files:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout with one project, YOLACT, and one that only has scripts."""
+    root = tmp_path / "checkout"
+    write(root, "rdsnet/__init__.py", "rdsnet/modeling/__init__.py", "tests/test_x.py")
+    write(root, "configs/Base-RDSNet.yaml", "configs/small/a.yaml")
+    write(root, "projects/YOLACT/yolact/__init__.py", "projects/YOLACT/yolact/heads/__init__.py")
+    write(root, "projects/YOLACT/configs/y.yaml", "projects/YOLACT/tests/__init__.py")
+    write(root, "projects/Scripts/README.md", "projects/Scripts/train.py")
+    (root / "rdsnet/projects").mkdir()
+    shutil.copy(ROOT / "rdsnet/projects/__init__.py", root / "rdsnet/projects")
+    shutil.copy(ROOT / "setup.py", root)
+    return root
+
+
+def setup_arguments(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
+    arguments: dict = {}
+    monkeypatch.setattr(setuptools, "setup", arguments.update)
+    monkeypatch.chdir(checkout)
+    runpy.run_path("setup.py")
+    return arguments
+
+
+def test_projects_and_configs_are_installed_below_rdsnet(checkout, monkeypatch):
+    arguments = setup_arguments(checkout, monkeypatch)
+    assert sorted(arguments["packages"]) == [
+        "rdsnet",
+        "rdsnet.configs",
+        "rdsnet.modeling",
+        "rdsnet.projects",
+        "rdsnet.projects.yolact",
+        "rdsnet.projects.yolact.configs",
+        "rdsnet.projects.yolact.heads",
+    ]
+    assert arguments["package_dir"] == {
+        "rdsnet.configs": "configs",
+        "rdsnet.projects.yolact": "projects/YOLACT/yolact",
+        "rdsnet.projects.yolact.heads": "projects/YOLACT/yolact/heads",
+        "rdsnet.projects.yolact.configs": "projects/YOLACT/configs",
+    }
+
+
+def test_only_projects_that_are_there_get_an_entry_point(checkout, monkeypatch):
+    found = setup_arguments(checkout, monkeypatch)["entry_points"]
+    assert found["rdsnet.projects"] == ["yolact = rdsnet.projects.yolact:add_yolact_config"]
+    assert found["console_scripts"] == ["rdsnet = rdsnet.cli:main"]
+
+
+def test_setup_works_where_torch_cannot_be_imported(checkout):
+    code = "import runpy, sys; sys.modules['torch'] = None; sys.argv = ['setup.py', '--name'];"
+    code += "runpy.run_path('setup.py', run_name='__main__')"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=checkout, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.splitlines()[-1] == "rdsnet"
+
+
+def import_project(root: Path) -> subprocess.CompletedProcess:
+    code = "import rdsnet.projects.yolact.heads as m; print(m.__file__)"
+    command = [sys.executable, "-S", "-c", code]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+
+
+def test_checkout_imports_projects_from_their_folders(checkout: Path):
+    expected = checkout / "projects/YOLACT/yolact/heads/__init__.py"
+    assert import_project(checkout).stdout.strip() == str(expected)
+
+
+def test_installed_package_ignores_a_folder_named_projects_beside_it(checkout: Path):
+    (checkout / "setup.py").unlink()  # as in site-packages
+    assert "No module named 'rdsnet.projects.yolact'" in import_project(checkout).stderr
+
+
+@pytest.mark.slow
+def test_wheel_holds_every_config_with_its_base(tmp_path: Path):
+    source = tmp_path / "source"  # a copy, since building writes into the folder
+    skipped = shutil.ignore_patterns(".*", "build", "output", "*.egg-info", "datasets")
+    shutil.copytree(ROOT, source, ignore=skipped)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet"]
+    subprocess.run(
+        [*pip, "--no-deps", "--no-build-isolation", f"--wheel-dir={tmp_path}", source], check=True
+    )
+    with zipfile.ZipFile(next(tmp_path.glob("rdsnet-*.whl"))) as wheel:
+        wheel.extractall(tmp_path / "site")
+    installed = tmp_path / "site/rdsnet"
+
+    bases = len(list(ROOT.glob("configs/**/*.yaml")))
+    assert bases > 0
+    assert len(list((installed / "configs").rglob("*.yaml"))) == bases
+    with_package = [p for p in ROOT.glob("projects/*/*/__init__.py") if p.parent.name != "tests"]
+    for package in with_package:
+        there = {p.name for p in package.parents[1].glob("configs/**/*.yaml")}
+        configs = installed / "projects" / package.parent.name / "configs"
+        assert {p.name for p in configs.rglob("*.yaml")} == there
+    for config in installed.rglob("*.yaml"):
+        base = (yaml.load(config.read_text(), yaml.BaseLoader) or {}).get("_BASE_")
+        for name in [base] if isinstance(base, str) else base or []:
+            assert (config.parent / name).is_file(), f"{config} builds on {name}"
+
+
+# Makefile and .ci/run
+
+
+def make(*arguments: str) -> int:
+    return subprocess.run(["make", "-C", str(ROOT), *arguments], capture_output=True).returncode
+
+
+@pytest.mark.parametrize(("stamp_time", "status"), [(2**31 - 1, 0), (1, 1)])
+def test_environment_is_remade_only_when_older_than_its_sources(stamp_time, status, tmp_path):
+    stamp = tmp_path / ".rdsnet-installed"
+    stamp.touch()
+    os.utime(stamp, (stamp_time, stamp_time))
+    assert make("--question", "env", f"VENV={tmp_path}") == status
+
+
+def test_make_help_lists_the_targets():
+    text = subprocess.check_output(["make", "--no-print-directory", "-C", ROOT, "help"], text=True)
+    listed = {line.split()[0] for line in text.splitlines()}
+    assert {"env", "demo", "test", "test-slow", "lint", "format", "clean", "help"} <= listed
+
+
+def run_ci(tmp_path: Path, failing: str) -> tuple[int, list[str]]:
+    """Exit status of .ci/run, and its calls of a ``make`` that fails at one target."""
+    checkout = tmp_path / "checkout"
+    (tmp_path / "shared/data").mkdir(parents=True)
+    shutil.copytree(ROOT / ".ci", checkout / ".ci")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "make").write_text(
+        f'#!/bin/sh\necho "$1 $PWD $RDSNET_DATA" >> {tmp_path}/calls\n[ "$1" != "{failing}" ]\n'
+    )
+    (programs / "make").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    environment.pop("RDSNET_DATA", None)
+    status = subprocess.run([checkout / ".ci/run"], env=environment, capture_output=True).returncode
+    return status, (tmp_path / "calls").read_text().splitlines()
+
+
+def test_ci_runs_everything_in_the_checkout_with_the_data_beside_it(tmp_path: Path):
+    status, calls = run_ci(tmp_path, failing="nothing")
+    assert status == 0
+    place = f"{tmp_path}/checkout {tmp_path}/shared/data"
+    assert calls == [f"{target} {place}" for target in ("env", "lint", "test", "test-slow")]
+
+
+@pytest.mark.parametrize("failing", ["env", "lint", "test", "test-slow"])
+def test_ci_fails_and_stops_at_the_first_failure(failing, tmp_path):
+    status, calls = run_ci(tmp_path, failing)
+    assert status != 0
+    assert calls[-1].split()[0] == failing
