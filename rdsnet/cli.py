@@ -1,0 +1,89 @@
+"""The command ``rdsnet``: one subcommand per module of :mod:`rdsnet.commands`.
+
+Mistakes in what the user gave (a missing file, a config value that does not fit) are reported in
+one message without traceback, and the exit status is 2. ``--traceback``, or RDSNET_TRACEBACK=1 in
+the environment, shows where they arose.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+
+from rdsnet import __version__
+from rdsnet.commands import COMMANDS
+
+USER_ERROR = 2
+INTERRUPTED = 130  # as a shell reports Ctrl-C
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with all subcommands. Imports neither torch nor Detectron2."""
+    parser = argparse.ArgumentParser(
+        prog="rdsnet",
+        description="RDSNet: reciprocal object detection and instance segmentation.",
+        epilog="Example: rdsnet predict --help",
+    )
+    parser.add_argument("--version", action="version", version=f"rdsnet {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        module = import_module(f"rdsnet.commands.{name.replace('-', '_')}")
+        summary, _, details = module.__doc__.partition("\n")
+        subparser = subparsers.add_parser(
+            name,
+            help=summary[0].lower() + summary[1:].rstrip("."),
+            description=summary,
+            epilog=details.strip(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        subparser.add_argument(
+            "--traceback", action="store_true", help="show where in the code an error arose"
+        )
+        module.add_arguments(subparser)
+        subparser.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit status.
+
+    Args:
+        argv: the words after ``rdsnet``; None: of this process.
+    """
+    args = build_parser().parse_args(argv)
+    # Calls inside Detectron2 that users of rdsnet can do nothing about.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
+    warnings.filterwarnings("ignore", message="torch.meshgrid")
+    show_traceback = args.traceback or os.environ.get("RDSNET_TRACEBACK", "") not in ("", "0")
+    try:
+        return args.run(args) or 0
+    except KeyboardInterrupt:
+        if show_traceback:
+            raise
+        print("\ninterrupted", file=sys.stderr)
+        return INTERRUPTED
+    except (OSError, ValueError, ModuleNotFoundError) as error:
+        if show_traceback:
+            raise
+        print(f"rdsnet {args.command}: {_message(error)}", file=sys.stderr)
+        return USER_ERROR
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        package = (error.name or "").partition(".")[0]
+        if package == "detectron2":
+            return (
+                "Detectron2 is not installed. Install it with 'python tools/install_detectron2.py' "
+                "(in a checkout of rdsnet) or from its repository, facebookresearch/detectron2."
+            )
+        return f"{error}. 'rdsnet doctor' lists what is installed."
+    return str(error) or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

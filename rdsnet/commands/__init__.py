@@ -1,0 +1,11 @@
+"""Subcommands of ``rdsnet``, one module each.
+
+A module ``fit_mbrm`` here, named "fit-mbrm" in :data:`COMMANDS`, is the subcommand. It has
+
+* a docstring whose first line is the summary and whose rest, with an example, ends its --help;
+* ``add_arguments(parser)``, which must not import torch or Detectron2, so that --help is fast;
+* ``run(args)``, which does, and returns an exit status (None: 0).
+"""
+
+# In the order of `rdsnet --help`.
+COMMANDS = ("train", "eval", "predict", "fit-mbrm", "convert", "doctor")

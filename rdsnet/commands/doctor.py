@@ -1,0 +1,159 @@
+"""Check the installation; the output is made for bug reports.
+
+Lists versions, GPUs and how the operators run, and sends a random image through a small untrained
+model. The exit status is 1 when something is missing or fails.
+
+Example:
+  rdsnet doctor
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import os
+import platform
+import sys
+import time
+
+import rdsnet
+
+# (name of the distribution, name of the module)
+PACKAGES = (
+    ("torch", "torch"),
+    ("torchvision", "torchvision"),
+    ("detectron2", "detectron2"),
+    ("pycocotools", "pycocotools"),
+    ("fvcore", "fvcore"),
+    ("numpy", "numpy"),
+    ("opencv-python", "cv2"),
+    ("pillow", "PIL"),
+)
+INSTALL_DETECTRON2 = (
+    "Install it with 'python tools/install_detectron2.py' (in a checkout of rdsnet) or from its "
+    "repository, facebookresearch/detectron2."
+)
+SMOKE_HEIGHT, SMOKE_WIDTH = 240, 320
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """There are none of its own."""
+
+
+def run(args: argparse.Namespace) -> int:
+    rows = [
+        ("rdsnet", f"{rdsnet.__version__} ({os.path.dirname(rdsnet.__file__)})", True),
+        ("python", f"{platform.python_version()} ({sys.executable}), {platform.platform()}", True),
+        *(describe_package(*names) for names in PACKAGES),
+    ]
+    installed = {name for name, _, healthy in rows if healthy}
+    if "torch" in installed:
+        rows += describe_devices()
+        rows.append(describe_operators())
+    if {"torch", "torchvision", "detectron2"} <= installed:
+        rows += smoke_runs()
+    else:
+        rows.append(("smoke run", "left out: it needs torch, torchvision and Detectron2", False))
+    for name, text, healthy in rows:
+        print(f"{name:<14} {'' if healthy else 'PROBLEM: '}{text}")
+    problems = sum(not healthy for *_, healthy in rows)
+    print(f"\n{problems} problem{'s' * (problems != 1)}" if problems else "\nAll is well.")
+    return 1 if problems else 0
+
+
+def describe_package(distribution: str, module: str) -> tuple[str, str, bool]:
+    """Version and place of a package, and whether it can be imported."""
+    try:
+        imported = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            return distribution, f"cannot be imported: {error}", False
+        remedy = INSTALL_DETECTRON2 if module == "detectron2" else f"pip install {distribution}"
+        return distribution, f"not installed. {remedy}", False
+    except Exception as error:  # a broken installation can raise anything
+        return distribution, f"cannot be imported: {type(error).__name__}: {error}", False
+    try:
+        version = importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        version = getattr(imported, "__version__", "of unknown version")
+    note = ""
+    if module == "detectron2" and "pure" in version:
+        note = ", pure Python: no compiled operators; RDSNet needs none of them"
+    return distribution, f"{version} ({os.path.dirname(imported.__file__)}){note}", True
+
+
+def describe_devices() -> list[tuple[str, str, bool]]:
+    """What torch computes on."""
+    import torch
+
+    cuda = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+    rows = [("CPU", f"{torch.get_num_threads()} threads; torch {cuda}", True)]
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        memory = properties.total_memory / 2**30
+        capability = f"{properties.major}.{properties.minor}"
+        text = f"{properties.name}, {memory:.0f} GiB, compute capability {capability}"
+        rows.append((f"GPU {index}", text, True))
+    if len(rows) == 1:
+        rows.append(("GPU", "none that torch sees", True))
+    return rows
+
+
+def describe_operators() -> tuple[str, str, bool]:
+    """Whether rdsnet.ops runs compiled or from its definition."""
+    from rdsnet.ops import compiled
+
+    reason = compiled.why_not_compiled()
+    return "operators", compiled.active_path() + (f": {reason}" if reason else ""), True
+
+
+def smoke_runs() -> list[tuple[str, str, bool]]:
+    """A random image through a small untrained model, on the CPU and on the first GPU."""
+    import torch
+
+    devices = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+    rows = []
+    for device in devices:
+        try:
+            rows.append((f"smoke run {device}", smoke_run(device), True))
+        except Exception as error:  # whatever it is, it is what the report is for
+            rows.append((f"smoke run {device}", f"{type(error).__name__}: {error}", False))
+    return rows
+
+
+def smoke_run(device: str) -> str:
+    """Run inference and check what comes back; raises when it is not what was promised."""
+    import torch
+    from detectron2.modeling import build_model
+
+    cfg = rdsnet.get_cfg()
+    cfg.MODEL.META_ARCHITECTURE = "RDSNet"
+    cfg.MODEL.DEVICE = device
+    cfg.MODEL.BACKBONE.NAME = "build_rdsnet_small_fpn_backbone"
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    cfg.MODEL.RESNETS.NORM = "GN"
+    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 32
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 32
+    cfg.MODEL.FPN.OUT_CHANNELS = 32
+    cfg.MODEL.RDSNET.PIXEL_STREAM.CONV_DIM = 32
+    cfg.MODEL.RETINANET.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+    cfg.MODEL.RETINANET.NUM_CLASSES = 3
+    cfg.MODEL.RETINANET.NUM_CONVS = 1
+    # An untrained model is sure of nothing; take its best all the same.
+    cfg.MODEL.RETINANET.SCORE_THRESH_TEST = 0.0
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[16], [32], [64], [128], [256]]
+    model = build_model(cfg).eval()
+    image = torch.randint(0, 256, (3, SMOKE_HEIGHT, SMOKE_WIDTH), dtype=torch.uint8)
+    start = time.perf_counter()
+    with torch.no_grad():
+        instances = model([{"image": image}])[0]["instances"].to("cpu")
+    seconds = time.perf_counter() - start
+    expected = (len(instances), SMOKE_HEIGHT, SMOKE_WIDTH)
+    if not len(instances) or tuple(instances.pred_masks.shape) != expected:
+        raise RuntimeError(
+            f"expected masks of shape {expected} with at least one object, "
+            f"got {tuple(instances.pred_masks.shape)}"
+        )
+    size = f"{SMOKE_HEIGHT} x {SMOKE_WIDTH}"
+    return f"{len(instances)} objects with masks in a random {size} image, {seconds:.2f} s"

@@ -1,0 +1,100 @@
+"""Find objects in images and write pictures, COCO results or labelme files.
+
+Into the output folder go, for the formats that are asked for,
+  png      overlays/NAME.png: the image with masks, boxes (solid: final, dashed: before MBRM),
+           classes and scores; small images are enlarged
+  coco     coco_instances_results.json: one COCO result per object, with bbox (after MBRM),
+           bbox_regressed (before) and the mask as RLE;
+           images.json: the images and categories that its image_id and category_id stand for
+  labelme  labelme/NAME.json: outlines to open and correct in labelme (without holes)
+
+Files that cannot be read are reported and skipped; the exit status is then 1.
+
+Examples:
+  rdsnet predict --config-file output/mine/config.yaml --weights output/mine/model_final.pth \\
+      --input photo.jpg holiday/ 'scans/**/*.tif' --output predictions
+  rdsnet predict --config-file output/mine/config.yaml --weights output/mine/model_final.pth \\
+      --input holiday/ --output predictions --format png,coco --score-threshold 0.3 \\
+      --opts INPUT.MIN_SIZE_TEST 600 MODEL.DEVICE cpu
+"""
+
+from __future__ import annotations
+
+import argparse
+
+FORMATS = ("png", "coco", "labelme")
+
+
+def formats(text: str) -> list[str]:
+    """ "png,coco" -> ["png", "coco"]; as argparse type."""
+    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    unknown = [name for name in names if name not in FORMATS]
+    if unknown:
+        raise argparse.ArgumentTypeError(
+            f"'{', '.join(unknown)}' is not among the formats {', '.join(FORMATS)}; separate "
+            "several by commas"
+        )
+    return names
+
+
+def score(text: str) -> float:
+    """A number from 0 to 1; as argparse type."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 0 to 1")
+    return value
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="yaml config file")
+    parser.add_argument(
+        "--weights", required=True, metavar="FILE", help="checkpoint (.pth or .pkl)"
+    )
+    parser.add_argument(
+        "--input",
+        required=True,
+        nargs="+",
+        metavar="PATH",
+        help="images, folders of images, or quoted patterns such as 'scans/**/*.png'",
+    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder to write into")
+    parser.add_argument(
+        "--format",
+        type=formats,
+        default=["png"],
+        metavar="LIST",
+        help="any of png,coco,labelme (default: png)",
+    )
+    parser.add_argument(
+        "--score-threshold",
+        type=score,
+        default=0.5,
+        metavar="P",
+        help="leave out objects with a lower score (default: 0.5)",
+    )
+    parser.add_argument(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="config options to change, after all other arguments",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from rdsnet.engine.prediction import predict
+
+    summary = predict(
+        args.config_file,
+        args.weights,
+        args.input,
+        args.output,
+        formats=args.format,
+        score_threshold=args.score_threshold,
+        opts=args.opts,
+    )
+    print(summary.text())
+    return 1 if summary.unreadable else 0

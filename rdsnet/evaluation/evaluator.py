@@ -1,0 +1,109 @@
+"""Box AP before and after MBRM and mask AP from one evaluation run.
+
+Detectron2's COCOEvaluator does the work; it runs a second time, on boxes alone, with the boxes as
+they were regressed. So the gain of MBRM can be read from every evaluation (paper, Tab. 4).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterable
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.evaluation import COCOEvaluator
+
+from rdsnet.evaluation.coco_results import instances_to_coco_json
+from rdsnet.evaluation.table import results_table
+
+
+class RDSNetEvaluator(COCOEvaluator):
+    """COCO metrics of ``bbox``, ``bbox_regressed`` (before MBRM) and ``segm``.
+
+    All arguments are those of Detectron2's COCOEvaluator. A model without MBRM has the same figures
+    for ``bbox`` and ``bbox_regressed``; one without masks has no ``segm``. Where nothing at all was
+    detected, all three are there and NaN.
+
+    Besides Detectron2's metrics (0..100: AP, AP50, AP75, APs, APm, APl, AP-<class>) there is AP90,
+    the AP at IoU 0.9, where sharper boxes show most.
+
+    With ``output_dir``, ``coco_instances_results.json`` holds all detections, with
+    ``bbox_regressed`` beside ``bbox``.
+    """
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, dataset_name: str) -> RDSNetEvaluator:
+        """For a registered data set, with at most ``TEST.DETECTIONS_PER_IMAGE`` objects per image.
+
+        Writes into ``OUTPUT_DIR/inference``, or a folder of the data set's name inside it when
+        ``DATASETS.TEST`` names several.
+        """
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference")
+        if len(cfg.DATASETS.TEST) > 1:
+            folder = os.path.join(folder, dataset_name)
+        return cls(
+            dataset_name,
+            output_dir=folder,
+            max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+        )
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """Keep the detections of a batch as COCO results; no dense mask is kept."""
+        for image, output in zip(inputs, outputs, strict=True):
+            instances = output["instances"].to(self._cpu_device)
+            results = instances_to_coco_json(instances, image["image_id"])
+            self._predictions.append({"image_id": image["image_id"], "instances": results})
+
+    def evaluate(self, img_ids: Iterable[int] | None = None) -> OrderedDict:
+        """{task: {metric: value}}; in distributed runs in the main process, elsewhere empty."""
+        results = super().evaluate(img_ids)
+        if results:
+            self._logger.info("COCO evaluation:\n" + results_table(results))
+        return results
+
+    def _tasks_from_predictions(self, predictions: list[dict]) -> list[str]:
+        if not predictions:
+            return ["bbox", "segm"]
+        return super()._tasks_from_predictions(predictions)
+
+    def _eval_predictions(
+        self, predictions: list[dict], img_ids: Iterable[int] | None = None
+    ) -> None:
+        # The parent changes the results in place: the second run needs its own beforehand.
+        regressed = [
+            {"instances": [_with_regressed_box(result) for result in image["instances"]]}
+            for image in predictions
+        ]
+        super()._eval_predictions(predictions, img_ids=img_ids)
+        if not self._do_evaluation:
+            return
+        results = self._results
+        kept = self._results, self._output_dir, self._tasks
+        self._results, self._output_dir, self._tasks = {}, None, ["bbox"]
+        try:
+            self._logger.info("Boxes as regressed, before MBRM:")
+            super()._eval_predictions(regressed, img_ids=img_ids)
+            results["bbox_regressed"] = self._results["bbox"]
+        finally:
+            self._results, self._output_dir, self._tasks = kept
+        results.move_to_end("bbox_regressed", last=False)
+        results.move_to_end("bbox", last=False)
+
+    def _derive_coco_results(self, coco_eval, iou_type: str, class_names=None) -> dict[str, float]:
+        results = super()._derive_coco_results(coco_eval, iou_type, class_names)
+        ap90 = float("nan")
+        if coco_eval is not None:
+            # precision: (IoU threshold, recall, class, area range, max. detections); -1: no objects
+            iou_90 = np.isclose(coco_eval.params.iouThrs, 0.9)
+            precision = coco_eval.eval["precision"][iou_90, :, :, 0, -1]
+            precision = precision[precision > -1]
+            ap90 = float(precision.mean() * 100) if precision.size else ap90
+        results["AP90"] = ap90
+        # Behind the other summary figures, before those of the classes.
+        return dict(sorted(results.items(), key=lambda item: item[0].startswith("AP-")))
+
+
+def _with_regressed_box(result: dict) -> dict:
+    kept = {name: result[name] for name in ("image_id", "category_id", "score")}
+    return {**kept, "bbox": result.get("bbox_regressed", result["bbox"])}

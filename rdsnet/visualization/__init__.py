@@ -1,0 +1,21 @@
+"""Pictures: predictions on images, contact sheets of them, training curves."""
+
+from rdsnet.visualization.curves import plot_training_curves
+from rdsnet.visualization.objects import (
+    Objects,
+    match_colors,
+    objects_from_annotations,
+    objects_from_instances,
+)
+from rdsnet.visualization.overlay import draw_objects
+from rdsnet.visualization.sheet import contact_sheet
+
+__all__ = [
+    "Objects",
+    "contact_sheet",
+    "draw_objects",
+    "match_colors",
+    "objects_from_annotations",
+    "objects_from_instances",
+    "plot_training_curves",
+]

@@ -1,0 +1,66 @@
+"""Pictures arranged in a grid with titles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw
+
+from rdsnet.visualization.overlay import load_font
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[np.ndarray]],
+    titles: Sequence[str] = (),
+    *,
+    footer: str = "",
+    cell_width: int = 480,
+    margin: int = 10,
+) -> np.ndarray:
+    """Arrange pictures in rows and columns on white.
+
+    Args:
+        rows: rows of (H, W, 3) uint8 RGB pictures of any size; each is brought to the width of a
+            column, a row is as high as its highest picture.
+        titles: one per column, above it.
+        footer: a line below.
+        cell_width, margin: pixels.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ValueError: if there is nothing to show.
+    """
+    columns = max((len(row) for row in rows), default=0)
+    if columns == 0:
+        raise ValueError("contact_sheet: there is no picture to arrange")
+    cells = [[_to_width(picture, cell_width) for picture in row] for row in rows]
+    heights = [max((len(cell) for cell in row), default=0) for row in cells]
+    font = load_font(max(12, cell_width // 22))
+    line = round(1.8 * font.size)
+    top = margin + (line if titles else 0)
+    height = top + sum(heights) + margin * len(rows) + (line if footer else 0)
+    width = margin + columns * (cell_width + margin)
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for k, title in enumerate(titles):
+        x = margin + k * (cell_width + margin)
+        draw.text((x, margin + line / 2), title, font=font, fill="black", anchor="lm")
+    y = top
+    for row, row_height in zip(cells, heights, strict=True):
+        for k, cell in enumerate(row):
+            sheet.paste(Image.fromarray(cell), (margin + k * (cell_width + margin), y))
+        y += row_height + margin
+    if footer:
+        draw.text((margin, y + line / 2 - margin / 2), footer, font=font, fill="#444", anchor="lm")
+    return np.array(sheet)
+
+
+def _to_width(picture: np.ndarray, width: int) -> np.ndarray:
+    height = max(1, round(picture.shape[0] * width / picture.shape[1]))
+    shrinking = width < picture.shape[1]
+    method = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
+    return cv2.resize(picture, (width, height), interpolation=method)

@@ -1,0 +1,47 @@
+"""A small model with random weights, as files for the command line."""
+
+import json
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from rdsnet import get_cfg
+
+CATEGORIES = [{"id": 4, "name": "disc"}, {"id": 9, "name": "bar"}]
+
+
+@pytest.fixture(scope="session")
+def model_files(tmp_path_factory):
+    """{"config", "weights", "json"}: paths as str; the json declares the model's categories."""
+    folder = tmp_path_factory.mktemp("model")
+    content = {"images": [], "annotations": [], "categories": CATEGORIES}
+    annotations = folder / "annotations.json"
+    annotations.write_text(json.dumps(content))
+    cfg = get_cfg()
+    cfg.MODEL.META_ARCHITECTURE = "RDSNet"
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.BACKBONE.NAME = "build_rdsnet_small_fpn_backbone"
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    cfg.MODEL.RESNETS.NORM = "GN"
+    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 32
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 32
+    cfg.MODEL.FPN.OUT_CHANNELS = 32
+    cfg.MODEL.RDSNET.PIXEL_STREAM.CONV_DIM = 32
+    cfg.MODEL.RETINANET.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+    cfg.MODEL.RETINANET.NUM_CLASSES = len(CATEGORIES)
+    cfg.MODEL.RETINANET.NUM_CONVS = 1
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[16], [32], [64], [128], [256]]
+    cfg.TEST.DETECTIONS_PER_IMAGE = 7
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 96, 160
+    cfg.DATASETS.COCO_FILES = [["cli_test", str(annotations), str(folder)]]
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("cli_test",)
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    torch.save({"model": model.state_dict()}, folder / "model_final.pth")
+    (folder / "config.yaml").write_text(cfg.dump())
+    return {
+        "config": str(folder / "config.yaml"),
+        "weights": str(folder / "model_final.pth"),
+        "json": annotations,
+    }

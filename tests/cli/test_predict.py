@@ -1,0 +1,319 @@
+"""rdsnet predict: which files are read, what is written, what happens when something is wrong."""
+
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pycocotools.mask as coco_mask
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from rdsnet.cli import main
+from rdsnet.engine import prediction
+from rdsnet.engine.prediction import find_images, unused_name
+from rdsnet.engine.prediction_output import outlines
+
+OBJECTS = 7  # per image: TEST.DETECTIONS_PER_IMAGE of the model
+
+
+def picture(height=60, width=90, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def run(model_files, tmp_path):
+    """Call with inputs and more arguments; returns the exit status. Results are in tmp_path/out."""
+
+    def call(*inputs, arguments=("--format", "coco,labelme,png", "--score-threshold", "0")):
+        words = ["predict", "--config-file", model_files["config"]]
+        words += ["--weights", model_files["weights"], "--input", *map(str, inputs)]
+        return main([*words, "--output", str(tmp_path / "out"), *arguments])
+
+    return call
+
+
+def load_coco(out):
+    images = json.loads((out / "images.json").read_text())
+    return images, json.loads((out / "coco_instances_results.json").read_text())
+
+
+def test_all_formats_are_written_with_the_names_and_ids_of_the_data(run, tmp_path, capsys):
+    Image.fromarray(picture()).save(tmp_path / "a.png")
+    assert run(tmp_path / "a.png") == 0
+    out = tmp_path / "out"
+    images, results = load_coco(out)
+    assert images["categories"] == [{"id": 4, "name": "disc"}, {"id": 9, "name": "bar"}]
+    assert images["images"] == [
+        {"id": 0, "file_name": str(tmp_path / "a.png"), "height": 60, "width": 90}
+    ]
+    assert len(results) == OBJECTS
+    assert {result["category_id"] for result in results} <= {4, 9}
+    assert {"bbox", "bbox_regressed", "segmentation", "score"} <= set(results[0])
+    overlay = cv2.imread(str(out / "overlays" / "a.png"))
+    assert overlay.shape[1] / overlay.shape[0] == pytest.approx(1.5, rel=0.01)
+    labelme = json.loads((out / "labelme" / "a.json").read_text())
+    assert (labelme["imageHeight"], labelme["imageWidth"]) == (60, 90)
+    assert (out / "labelme" / labelme["imagePath"]).resolve() == (tmp_path / "a.png").resolve()
+    assert {shape["label"] for shape in labelme["shapes"]} <= {"disc", "bar"}
+    assert all(shape["shape_type"] == "polygon" for shape in labelme["shapes"])
+    assert f"{OBJECTS} objects in 1 images" in capsys.readouterr().out
+
+
+def test_results_are_loaded_by_pycocotools(run, tmp_path):
+    for k in range(3):
+        Image.fromarray(picture(seed=k)).save(tmp_path / f"{k}.png")
+    assert run(*(tmp_path / f"{k}.png" for k in range(3))) == 0
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(str(tmp_path / "out" / "images.json"))
+        results = coco.loadRes(str(tmp_path / "out" / "coco_instances_results.json"))
+    assert len(results.anns) == 3 * OBJECTS
+    assert coco.imgs[2]["file_name"].endswith("2.png")
+    masks = [results.annToMask(annotation) for annotation in results.loadAnns(results.getAnnIds(2))]
+    assert {mask.shape for mask in masks} == {(60, 90)}
+
+
+def test_images_of_every_kind_are_read(run, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rgb = picture()
+    Image.fromarray(rgb[..., 0]).save(folder / "grey.png")
+    Image.fromarray(np.dstack([rgb, rgb[..., :1]])).save(folder / "rgba.png")
+    Image.fromarray(rgb[..., 0].astype(np.uint16) * 257).save(folder / "sixteen.png")
+    Image.fromarray(rgb).quantize(16).save(folder / "palette.png")
+    Image.fromarray(rgb[..., 0] > 100).save(folder / "bits.png")
+    Image.fromarray(rgb).save(folder / "upper.JPG")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotated by a quarter turn
+    Image.fromarray(rgb).save(folder / "turned.jpg", exif=exif)
+    (folder / "notes.txt").write_text("not an image, and not reported")
+    assert run(folder) == 0
+    images, _ = load_coco(tmp_path / "out")
+    sizes = {Path(i["file_name"]).name: (i["height"], i["width"]) for i in images["images"]}
+    kinds = ("bits.png", "grey.png", "palette.png", "rgba.png", "sixteen.png", "upper.JPG")
+    assert sizes == {**dict.fromkeys(kinds, (60, 90)), "turned.jpg": (90, 60)}
+    assert list(sizes) == sorted(sizes)
+
+
+def test_grey_levels_of_16_bit_images_are_kept(run, tmp_path, monkeypatch):
+    seen = []
+    original = prediction.predict_image
+
+    def watch(predictor, image, score_threshold):
+        seen.append(image)
+        return original(predictor, image, score_threshold)
+
+    monkeypatch.setattr(prediction, "predict_image", watch)
+    grey = picture()[..., 0]
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "sixteen.png")
+    assert run(tmp_path / "sixteen.png") == 0
+    assert (seen[0] == grey[..., None]).all()
+
+
+def test_unreadable_files_are_reported_and_skipped(run, tmp_path, capsys):
+    Image.fromarray(picture()).save(tmp_path / "good.png")
+    whole = (tmp_path / "good.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "text.jpg").write_text("this is no image")
+    names = ("cut.png", "empty.jpg", "good.png", "text.jpg")
+    assert run(*(tmp_path / name for name in names)) == 1
+    output = capsys.readouterr()
+    for name in ("cut.png", "empty.jpg", "text.jpg"):
+        assert name in output.err
+    assert "good.png" not in output.err
+    assert "3 files could not be read" in output.out
+    images, _ = load_coco(tmp_path / "out")
+    assert [Path(image["file_name"]).name for image in images["images"]] == ["good.png"]
+
+
+def test_objects_below_the_threshold_are_left_out(run, tmp_path, capsys):
+    Image.fromarray(picture()).save(tmp_path / "a.png")
+    assert run(tmp_path / "a.png", arguments=["--format", "coco", "--score-threshold", "0"]) == 0
+    scores = sorted(result["score"] for result in load_coco(tmp_path / "out")[1])
+    middle = (scores[2] + scores[3]) / 2
+    assert scores[2] < middle < scores[3]
+    threshold = ["--format", "coco", "--score-threshold", str(middle)]
+    assert run(tmp_path / "a.png", arguments=threshold) == 0
+    kept = [result["score"] for result in load_coco(tmp_path / "out")[1]]
+    assert sorted(kept) == pytest.approx(scores[3:])
+    capsys.readouterr()
+    nothing = ["--format", "coco,labelme,png", "--score-threshold", "1"]
+    assert run(tmp_path / "a.png", arguments=nothing) == 0
+    assert "lower --score-threshold" in capsys.readouterr().out
+    images, results = load_coco(tmp_path / "out")
+    assert len(images["images"]) == 1 and results == []
+    assert json.loads((tmp_path / "out" / "labelme" / "a.json").read_text())["shapes"] == []
+
+
+def test_interrupted_run_leaves_complete_json(run, tmp_path, monkeypatch):
+    for k in range(3):
+        Image.fromarray(picture(seed=k)).save(tmp_path / f"{k}.png")
+    original, calls = prediction.predict_image, []
+
+    def interrupt(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(prediction, "predict_image", interrupt)
+    assert run(*(tmp_path / f"{k}.png" for k in range(3))) == 130
+    images, results = load_coco(tmp_path / "out")
+    assert len(images["images"]) == 1 and len(results) == OBJECTS
+
+
+def test_classes_have_numbers_when_the_training_data_is_gone(run, model_files, tmp_path):
+    Image.fromarray(picture()).save(tmp_path / "a.png")
+    hidden = model_files["json"].rename(tmp_path / "elsewhere.json")
+    try:
+        # A name that nothing in this process has registered before.
+        files = repr([["cli_test_gone", str(model_files["json"]), str(tmp_path)]])
+        opts = ["--opts", "DATASETS.COCO_FILES", files, "DATASETS.TRAIN", "('cli_test_gone',)"]
+        opts += ["DATASETS.TEST", "('cli_test_gone',)"]
+        arguments = ["--format", "coco", "--score-threshold", "0", *opts]
+        assert run(tmp_path / "a.png", arguments=arguments) == 0
+    finally:
+        hidden.rename(model_files["json"])
+    images, results = load_coco(tmp_path / "out")
+    assert images["categories"] == [{"id": 0, "name": "class 0"}, {"id": 1, "name": "class 1"}]
+    assert {result["category_id"] for result in results} <= {0, 1}
+
+
+def test_files_of_the_same_name_get_different_outputs(run, tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(picture()).save(tmp_path / folder / "cat.png")
+    assert run(tmp_path / "one", tmp_path / "two") == 0
+    assert {p.name for p in (tmp_path / "out" / "overlays").iterdir()} == {"cat.png", "cat_2.png"}
+    assert {p.name for p in (tmp_path / "out" / "labelme").iterdir()} == {"cat.json", "cat_2.json"}
+
+
+def test_overlay_never_overwrites_its_image(run, tmp_path, capsys):
+    folder = tmp_path / "out" / "overlays"
+    folder.mkdir(parents=True)
+    Image.fromarray(picture()).save(folder / "a.png")
+    before = (folder / "a.png").read_bytes()
+    assert run(folder) == 2
+    assert "would be overwritten" in capsys.readouterr().err
+    assert (folder / "a.png").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("missing.jpg", ["missing.jpg", "does not exist"]),
+        ("empty", ["empty", "has no images", "**"]),
+        ("*.nothing", ["*.nothing", "no file fits"]),
+    ],
+)
+def test_input_that_names_nothing_is_an_error_before_the_model_is_loaded(
+    given, words, run, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(prediction, "DefaultPredictor", None)
+    (tmp_path / "empty").mkdir()
+    assert run(tmp_path / given) == 2
+    message = capsys.readouterr().err
+    assert all(word in message for word in words)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "text", "cut"])
+def test_weights_that_are_missing_or_damaged_are_named(kind, model_files, tmp_path, capsys):
+    Image.fromarray(picture()).save(tmp_path / "a.png")
+    weights = tmp_path / f"{kind}.pth"
+    whole = Path(model_files["weights"]).read_bytes()
+    content = {"empty": b"", "text": b"this is no checkpoint", "cut": whole[: len(whole) // 2]}
+    if kind in content:
+        weights.write_bytes(content[kind])
+    words = ["predict", "--config-file", model_files["config"], "--weights", str(weights)]
+    words += ["--input", str(tmp_path / "a.png"), "--output", str(tmp_path / "out")]
+    assert main(words) == 2
+    message = capsys.readouterr().err
+    assert str(weights) in message and "Traceback" not in message
+    assert ("do not exist" if kind == "missing" else "cut off or not a checkpoint") in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--format", "png,pdf"], "'pdf' is not among the formats png, coco, labelme"),
+        (["--score-threshold", "50"], "'50' is not a number from 0 to 1"),
+    ],
+)
+def test_wrong_arguments_are_explained(run, tmp_path, arguments, words, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        run(tmp_path / "a.png", arguments=arguments)
+    assert exit_.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_inputs_are_found_in_their_order_and_once(tmp_path):
+    for name in ("b/2.png", "b/1.jpg", "b/inner/3.png", "a.dat"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    given = [
+        tmp_path / "b",
+        tmp_path / "b" / "1.jpg",
+        tmp_path / "**" / "*.png",
+        tmp_path / "a.dat",
+    ]
+    found = find_images([str(path) for path in given])
+    names = [path.relative_to(tmp_path).as_posix() for path in found]
+    assert names == ["b/1.jpg", "b/2.png", "b/inner/3.png", "a.dat"]
+
+
+def test_numbers_are_added_to_names_that_are_taken():
+    taken = set()
+    names = [unused_name(stem, taken) for stem in ("cat", "Cat", "cat", "cat_2", "dog")]
+    assert names == ["cat", "Cat_2", "cat_3", "cat_2_2", "dog"]
+    assert len({name.lower() for name in names}) == 5
+
+
+def polygon_mask(polygons, height, width):
+    """Pixels whose centres are inside, by counting crossings of a ray to the right."""
+    y, x = np.mgrid[:height, :width] + 0.5
+    inside = np.zeros((height, width), bool)
+    for polygon in polygons:
+        for (x1, y1), (x2, y2) in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
+            if y1 == y2:
+                continue
+            crosses = (np.minimum(y1, y2) <= y) & (y < np.maximum(y1, y2))
+            inside ^= crosses & (x < x1 + (y - y1) * (x2 - x1) / (y2 - y1))
+    return inside
+
+
+def test_outline_of_a_rectangle_and_of_a_pixel_follow_the_pixel_borders():
+    mask = np.zeros((20, 30), np.uint8)
+    mask[3:12, 5:25] = 1
+    mask[15, 28] = 1
+    polygons = outlines(mask)
+    corners = [sorted(map(tuple, polygon.tolist())) for polygon in polygons]
+    assert sorted(corners) == [
+        [(5, 3), (5, 12), (25, 3), (25, 12)],
+        [(28, 15), (28, 16), (29, 15), (29, 16)],
+    ]
+
+
+def test_outlines_enclose_their_masks():
+    y, x = np.mgrid[:80, :100]
+    blob = (((x - 40) / 30) ** 2 + ((y - 40) / 20) ** 2 < 1) | (abs(x - y) < 6)
+    thin = np.zeros_like(blob)
+    thin[70, 20:90] = True  # a line of one pixel
+    for mask in (blob, thin):
+        drawn = polygon_mask(outlines(mask.astype(np.uint8)), 80, 100)
+        assert (drawn & mask).sum() / (drawn | mask).sum() > 0.97
+
+
+def test_outline_leaves_out_holes_and_empty_masks_have_none():
+    mask = np.zeros((30, 30), np.uint8)
+    assert outlines(mask) == []
+    mask[5:25, 5:25] = 1
+    mask[10:20, 10:20] = 0
+    rle = coco_mask.encode(np.asfortranarray(mask))
+    polygons = outlines(coco_mask.decode(rle))
+    assert len(polygons) == 1
+    assert polygon_mask(polygons, 30, 30).sum() == 20 * 20
