@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from rdsnet import ops
 from rdsnet.modeling.cropping import expanded_windows
@@ -33,12 +32,12 @@ def mask_targets(masks: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         (M, h, w) uint8.
     """
-    height, width = size
-    bottom, right = height * STRIDE - masks.shape[1], width * STRIDE - masks.shape[2]
-    masks = F.pad(masks.to(torch.uint8), (0, right, 0, bottom))
-    middle = masks[:, 1::STRIDE, 1::STRIDE] + masks[:, 1::STRIDE, 2::STRIDE]
-    middle = middle + masks[:, 2::STRIDE, 1::STRIDE] + masks[:, 2::STRIDE, 2::STRIDE]
-    return (middle >= 3).to(torch.uint8)
+    votes = torch.zeros(len(masks), *size, dtype=torch.uint8, device=masks.device)
+    for row in (1, 2):
+        for column in (1, 2):
+            middle = masks[:, row::STRIDE, column::STRIDE][:, : size[0], : size[1]]
+            votes[:, : middle.shape[1], : middle.shape[2]] += middle.to(torch.uint8)
+    return (votes >= 3).to(torch.uint8)
 
 
 def training_windows(

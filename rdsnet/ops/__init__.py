@@ -7,8 +7,9 @@
 ``resize_taps``     the linear map between feature grid and output, per axis
 ==================  =====================================================================
 
-These functions check their arguments and hand over to the definition in
-:mod:`rdsnet.ops.reference`. They need torch alone.
+These functions check their arguments and hand over to the compiled operators, where they were
+built (:mod:`rdsnet.ops.compiled`), else to the definition in :mod:`rdsnet.ops.reference`;
+``active_path()`` says which. They need torch alone.
 
 Windows are x1, y1, x2, y2 in pixels of the map, end exclusive; what lies outside the map is cut
 off, and an empty or reversed window has no pixels. The channels of ``phi`` (N, 2, D) are
@@ -20,11 +21,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rdsnet.ops import reference
+from rdsnet.ops import compiled, reference
+from rdsnet.ops.compiled import active_path
 from rdsnet.ops.masks import CompactMasks
 from rdsnet.ops.taps import Taps, resize_taps
 
-__all__ = ["CompactMasks", "Taps", "assemble_masks", "correlate", "mask_ohem_loss", "resize_taps"]
+__all__ = [
+    "CompactMasks",
+    "Taps",
+    "active_path",
+    "assemble_masks",
+    "correlate",
+    "mask_ohem_loss",
+    "resize_taps",
+]
+
+compiled.load()
 
 
 def correlate(
@@ -48,8 +60,11 @@ def correlate(
         ValueError, TypeError: for arguments of another shape or kind.
     """
     _check_representations("correlate", psi, phi, batched=True)
-    _check_index("correlate", "image_index", image_index, len(phi), psi.shape[0])
+    _check_index("correlate", "image_index", image_index, len(phi))
     _check_windows("correlate", windows, len(phi))
+    if compiled.usable(psi):
+        return torch.ops.rdsnet.correlate(psi, phi, image_index, windows)
+    _check_bounds("correlate", "image_index", image_index, psi.shape[0])
     return reference.correlate(psi, phi, image_index, windows)
 
 
@@ -83,7 +98,7 @@ def mask_ohem_loss(
     """
     name = "mask_ohem_loss"
     _check_representations(name, psi, phi, batched=True)
-    _check_index(name, "image_index", image_index, len(phi), psi.shape[0])
+    _check_index(name, "image_index", image_index, len(phi))
     _check_windows(name, windows, len(phi))
     if targets.ndim != 3 or targets.shape[1:] != psi.shape[2:]:
         raise ValueError(
@@ -92,15 +107,18 @@ def mask_ohem_loss(
         )
     if targets.dtype not in (torch.uint8, torch.bool):
         raise TypeError(f"{name}: targets must be uint8 or bool, got {targets.dtype}")
-    _check_index(name, "target_index", target_index, len(phi), len(targets))
+    _check_index(name, "target_index", target_index, len(phi))
     if negatives_per_positive is not None and negatives_per_positive < 0:
         raise ValueError(
             f"{name}: negatives_per_positive must be None or at least 0, "
             f"got {negatives_per_positive}"
         )
-    return reference.mask_ohem_loss(
-        psi, phi, image_index, windows, targets, target_index, negatives_per_positive
-    )
+    arguments = (psi, phi, image_index, windows, targets, target_index, negatives_per_positive)
+    if compiled.usable(psi):
+        return torch.ops.rdsnet.mask_ohem_loss(*arguments)[0]
+    _check_bounds(name, "image_index", image_index, psi.shape[0])
+    _check_bounds(name, "target_index", target_index, len(targets))
+    return reference.mask_ohem_loss(*arguments)
 
 
 @torch.no_grad()
@@ -134,7 +152,18 @@ def assemble_masks(
             )
     if not 0 < threshold < 1:
         raise ValueError(f"{name}: threshold must lie between 0 and 1, got {threshold}")
-    return reference.assemble_masks(psi, phi, windows, taps_y, taps_x, threshold)
+    if not (compiled.usable(psi) and _sorted(taps_y.first)):
+        for axis, taps, cells in (
+            ("taps_y", taps_y, psi.shape[1]),
+            ("taps_x", taps_x, psi.shape[2]),
+        ):
+            _check_bounds(name, f"{axis}.first", taps.first, cells)
+        return reference.assemble_masks(psi, phi, windows, taps_y, taps_x, threshold)
+    results = torch.ops.rdsnet.assemble_masks(psi, phi, windows, *taps_y, *taps_x, threshold)
+    height, width = len(taps_y.first), len(taps_x.first)
+    limits = windows.new_tensor([width, height, width, height])
+    clamped = torch.minimum(windows.clamp(min=0), limits).long()
+    return CompactMasks((height, width), clamped, *results)
 
 
 def _check_representations(name: str, psi: Tensor, phi: Tensor, batched: bool) -> None:
@@ -164,7 +193,7 @@ def _check_windows(name: str, windows: Tensor, num_objects: int) -> None:
         raise TypeError(f"{name}: windows must be int32 or int64, got {windows.dtype}")
 
 
-def _check_index(name: str, argument: str, index: Tensor, num_objects: int, bound: int) -> None:
+def _check_index(name: str, argument: str, index: Tensor, num_objects: int) -> None:
     if index.shape != (num_objects,):
         raise ValueError(
             f"{name}: {argument} must have shape (N,) with N = {num_objects}, "
@@ -172,10 +201,24 @@ def _check_index(name: str, argument: str, index: Tensor, num_objects: int, boun
         )
     if index.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"{name}: {argument} must be int32 or int64, got {index.dtype}")
+
+
+def _check_bounds(name: str, argument: str, index: Tensor, bound: int) -> None:
+    """The compiled operators check this themselves."""
     # On a GPU looking at the values would stall the stream; there the lookup itself checks.
-    if index.device.type == "cpu" and num_objects:
+    if index.device.type == "cpu" and len(index):
         low, high = int(index.min()), int(index.max())
         if low < 0 or high >= bound:
             raise ValueError(
                 f"{name}: {argument} must lie in 0..{bound - 1}, got values from {low} to {high}"
             )
+
+
+def _sorted(first: Tensor) -> bool:
+    """Whether rows of the output look at rows of the grid in order, as the CPU operator needs.
+
+    Every resize does. Not looked up where looking would stall: while compiling, and on a GPU.
+    """
+    if torch.compiler.is_compiling() or first.device.type != "cpu":
+        return True
+    return bool((first[1:] >= first[:-1]).all())

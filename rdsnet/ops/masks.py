@@ -12,6 +12,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from rdsnet.ops import compiled
+
 
 class CompactMasks:
     """Masks of N objects in one image of H x W pixels.
@@ -107,16 +109,49 @@ class CompactMasks:
 
     def rle(self) -> list[dict]:
         """COCO's compressed RLE: per object ``{"size": [H, W], "counts": str}``."""
-        from pycocotools import mask as coco_mask
+        lengths, offsets = self.run_lengths.cpu(), self.run_offsets.cpu()
+        encode = torch.ops.rdsnet.encode_runs if compiled.usable(lengths) else encode_runs
+        characters, bounds = encode(lengths, offsets)
+        text, bounds = characters.numpy().tobytes().decode("ascii"), bounds.tolist()
+        size = list(self.size)
+        return [
+            {"size": size.copy(), "counts": text[start:end]}
+            for start, end in zip(bounds[:-1], bounds[1:])
+        ]
 
-        if len(self) == 0:
-            return []
-        counts = self.run_lengths.cpu().split(self.run_offsets.diff().tolist())
-        height, width = self.size
-        encoded = coco_mask.frPyObjects(
-            [{"size": [height, width], "counts": runs.tolist()} for runs in counts], height, width
-        )
-        return [{"size": rle["size"], "counts": rle["counts"].decode("ascii")} for rle in encoded]
+
+def encode_runs(run_lengths: Tensor, run_offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """COCO's compressed form of run lengths, for all objects at once.
+
+    From an object's fourth run on, the difference to the run before the last one is written. Five
+    bits make a character, lowest first; 32 is added while more follow, and the fifth bit of the
+    last character is the sign.
+
+    Args:
+        run_lengths, run_offsets: as in :class:`CompactMasks`.
+
+    Returns:
+        characters (sum of lengths,) uint8, and offsets (N + 1,) int64 into them.
+    """
+    place = torch.arange(len(run_lengths)) - torch.repeat_interleave(
+        run_offsets[:-1], run_offsets.diff()
+    )
+    value = run_lengths.clone()
+    value[2:] -= torch.where(place[2:] > 2, run_lengths[:-2], 0)
+    digits, written = [], []
+    going_on = torch.ones_like(value, dtype=torch.bool)
+    while going_on.any():
+        written.append(going_on)
+        digit = value & 0x1F
+        value = value >> 5
+        going_on = going_on & torch.where(digit & 0x10 > 0, value != -1, value != 0)
+        digits.append(digit + 48 + 32 * going_on)
+    if not digits:
+        return run_lengths.new_zeros(0, dtype=torch.uint8), torch.zeros_like(run_offsets)
+    written = torch.stack(written, dim=1)
+    characters = torch.stack(digits, dim=1)[written].to(torch.uint8)
+    ends = torch.cat([run_offsets.new_zeros(1), written.sum(1).cumsum(0)])
+    return characters, ends[run_offsets]
 
 
 def run_lengths_from_window(bits: Tensor, window: tuple[int, int, int, int], size) -> Tensor:

@@ -1,0 +1,324 @@
+// Schemas of the operators, and their CPU implementation: tensors in, raw pointers on.
+//
+// torch/library.h rather than the stable ABI: the latter begins with torch 2.10, and parts of what
+// is needed here with 2.11, while the package supports torch 2.6.
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/zeros.h>
+#include <torch/library.h>
+
+#include <cmath>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "cpu/assemble.h"
+#include "cpu/correlate.h"
+
+namespace rdsnet {
+namespace {
+
+using at::Tensor;
+
+void run_parallel(int64_t count, const std::function<void(int64_t)>& task) {
+  at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) task(i);
+  });
+}
+
+Kind kind_of(const Tensor& tensor, const char* op, const char* name) {
+  switch (tensor.scalar_type()) {
+    case at::kFloat: return Kind::kFloat;
+    case at::kDouble: return Kind::kDouble;
+    case at::kHalf: return Kind::kHalf;
+    case at::kBFloat16: return Kind::kBFloat16;
+    default:
+      TORCH_CHECK_TYPE(false, op, ": ", name,
+                       " must be float16, bfloat16, float32 or float64, got ", tensor.dtype());
+  }
+}
+
+PsiView view_of(const Tensor& psi, const char* op) {
+  TORCH_CHECK_VALUE(psi.dim() == 4, op, ": psi must have shape (B, D, h, w), got ", psi.sizes());
+  return {psi.data_ptr(),     kind_of(psi, op, "psi"), int64_t(psi.element_size()),
+          psi.stride(0),      psi.stride(1),           psi.stride(2),
+          psi.stride(3),      int(psi.size(0)),        int(psi.size(1)),
+          int(psi.size(2)),   int(psi.size(3))};
+}
+
+Tensor contiguous_as(const Tensor& tensor, at::ScalarType type) {
+  return tensor.to(type).contiguous();
+}
+
+// phi (N, 2, D) -> (N, D), foreground minus background.
+Tensor delta_of(const Tensor& phi, const Tensor& psi, at::ScalarType type, const char* op) {
+  TORCH_CHECK_VALUE(phi.dim() == 3 && phi.size(1) == 2 && phi.size(2) == psi.size(-3), op,
+                    ": phi must have shape (N, 2, D) with the D of psi, ", psi.size(-3), "; got ",
+                    phi.sizes());
+  kind_of(phi, op, "phi");
+  return phi.select(1, 1).to(type).sub(phi.select(1, 0).to(type)).contiguous();
+}
+
+at::ScalarType compute_type(const Tensor& psi, const Tensor& phi) {
+  const bool wide = psi.scalar_type() == at::kDouble || phi.scalar_type() == at::kDouble;
+  return wide ? at::kDouble : at::kFloat;
+}
+
+Tensor checked_index(const Tensor& index, int64_t count, int64_t bound, const char* op,
+                     const char* name) {
+  TORCH_CHECK_VALUE(index.dim() == 1 && index.size(0) == count, op, ": ", name,
+                    " must have shape (N,) with N = ", count, ", got ", index.sizes());
+  Tensor checked = contiguous_as(index, at::kLong);
+  const int64_t* values = checked.const_data_ptr<int64_t>();
+  for (int64_t n = 0; n < count; ++n) {
+    TORCH_CHECK_VALUE(values[n] >= 0 && values[n] < bound, op, ": ", name, " must lie in 0..",
+                      bound - 1, ", got ", values[n], " for object ", n);
+  }
+  return checked;
+}
+
+Tensor checked_windows(const Tensor& windows, int64_t count, const char* op) {
+  TORCH_CHECK_VALUE(windows.dim() == 2 && windows.size(0) == count && windows.size(1) == 4, op,
+                    ": windows must have shape (N, 4) with N = ", count, ", got ",
+                    windows.sizes());
+  return contiguous_as(windows, at::kLong);
+}
+
+// Objects with the tensors that their pointers look into.
+struct OwnedObjects {
+  Tensor image, offset;
+  std::vector<Window> window;
+  Objects view;
+
+  OwnedObjects(const Tensor& psi, const Tensor& image_index, const Tensor& windows,
+               int64_t count, const char* op) {
+    image = checked_index(image_index, count, psi.size(0), op, "image_index");
+    const Tensor corners = checked_windows(windows, count, op);
+    offset = at::empty({count + 1}, corners.options());
+    int64_t* const offsets = offset.mutable_data_ptr<int64_t>();
+    offsets[0] = 0;
+    for (int64_t n = 0; n < count; ++n) {
+      window.push_back(clamp_window(corners.const_data_ptr<int64_t>() + 4 * n, psi.size(2),
+                                    psi.size(3)));
+      offsets[n + 1] = offsets[n] + window_area(window.back());
+    }
+    view = {count, image.const_data_ptr<int64_t>(), window.data(), offsets};
+  }
+  OwnedObjects(const OwnedObjects&) = delete;
+
+  int64_t pixels() const { return view.offset[view.count]; }
+};
+
+template <typename Run>
+void dispatch(at::ScalarType type, const Run& run) {
+  if (type == at::kDouble) {
+    run(double());
+  } else {
+    run(float());
+  }
+}
+
+std::tuple<Tensor, Tensor> correlate_cpu(const Tensor& psi, const Tensor& phi,
+                                         const Tensor& image_index, const Tensor& windows) {
+  const PsiView view = view_of(psi, "correlate");
+  const at::ScalarType type = compute_type(psi, phi);
+  const Tensor delta = delta_of(phi, psi, type, "correlate");
+  const OwnedObjects objects(psi, image_index, windows, delta.size(0), "correlate");
+  Tensor logits = at::empty({objects.pixels()}, delta.options());
+  dispatch(type, [&](auto zero) {
+    using T = decltype(zero);
+    correlate<T>(view, delta.const_data_ptr<T>(), objects.view, at::get_num_threads(),
+                 run_parallel, logits.mutable_data_ptr<T>());
+  });
+  return {logits, objects.offset};
+}
+
+std::tuple<Tensor, Tensor> correlate_backward_cpu(const Tensor& logit_gradient,
+                                                  const std::optional<Tensor>& scale,
+                                                  const Tensor& psi, const Tensor& phi,
+                                                  const Tensor& image_index,
+                                                  const Tensor& windows) {
+  const char* const op = "correlate_backward";
+  const PsiView view = view_of(psi, op);
+  const at::ScalarType type = compute_type(psi, phi);
+  const Tensor delta = delta_of(phi, psi, type, op);
+  const OwnedObjects objects(psi, image_index, windows, delta.size(0), op);
+  const Tensor packed = contiguous_as(logit_gradient, type);
+  TORCH_CHECK_VALUE(packed.numel() == objects.pixels(), op, ": logit_gradient must have ",
+                    objects.pixels(), " elements, got ", packed.numel());
+  Tensor factors;
+  if (scale.has_value()) {
+    factors = contiguous_as(*scale, type);
+    TORCH_CHECK_VALUE(factors.numel() == delta.size(0), op, ": scale must have ", delta.size(0),
+                      " elements, got ", factors.numel());
+  }
+  Tensor psi_grad = at::empty_like(psi), delta_grad = at::empty_like(delta);
+  const PsiView psi_grad_view = view_of(psi_grad, op);
+  dispatch(type, [&](auto zero) {
+    using T = decltype(zero);
+    const T* const factor = factors.defined() ? factors.const_data_ptr<T>() : nullptr;
+    const T* const gradient = packed.const_data_ptr<T>();
+    delta_gradient<T>(view, objects.view, gradient, factor, at::get_num_threads(), run_parallel,
+                      delta_grad.mutable_data_ptr<T>());
+    psi_gradient<T>(psi_grad_view, delta.const_data_ptr<T>(), objects.view, gradient, factor,
+                    run_parallel);
+  });
+  return {psi_grad, at::stack({delta_grad.neg(), delta_grad}, 1).to(phi.scalar_type())};
+}
+
+std::tuple<Tensor, Tensor> mask_ohem_loss_cpu(const Tensor& psi, const Tensor& phi,
+                                              const Tensor& image_index, const Tensor& windows,
+                                              const Tensor& targets, const Tensor& target_index,
+                                              std::optional<double> negatives_per_positive) {
+  const char* const op = "mask_ohem_loss";
+  const PsiView view = view_of(psi, op);
+  const at::ScalarType type = compute_type(psi, phi);
+  const Tensor delta = delta_of(phi, psi, type, op);
+  const int64_t count = delta.size(0);
+  const OwnedObjects objects(psi, image_index, windows, count, op);
+  TORCH_CHECK_VALUE(targets.dim() == 3 && targets.size(1) == psi.size(2) &&
+                        targets.size(2) == psi.size(3),
+                    op, ": targets must have shape (M, h, w) with the (h, w) of psi, got ",
+                    targets.sizes());
+  TORCH_CHECK_TYPE(targets.scalar_type() == at::kByte || targets.scalar_type() == at::kBool, op,
+                   ": targets must be uint8 or bool, got ", targets.dtype());
+  const Tensor maps = targets.contiguous();
+  const Tensor map_index = checked_index(target_index, count, targets.size(0), op, "target_index");
+  Tensor loss = at::empty({count}, delta.options());
+  Tensor gradient = at::empty({objects.pixels()}, delta.options());
+  dispatch(type, [&](auto zero) {
+    using T = decltype(zero);
+    mask_loss<T>(view, delta.const_data_ptr<T>(), objects.view,
+                 static_cast<const uint8_t*>(maps.const_data_ptr()),
+                 map_index.const_data_ptr<int64_t>(), negatives_per_positive.value_or(-1.0),
+                 at::get_num_threads(), run_parallel, loss.mutable_data_ptr<T>(),
+                 gradient.mutable_data_ptr<T>());
+  });
+  return {loss, gradient};
+}
+
+void check_taps(const Tensor& first, const Tensor& weights, int64_t cells, const char* name) {
+  TORCH_CHECK_VALUE(first.dim() == 1 && first.size(0) > 0 && weights.dim() == 2 &&
+                        weights.size(0) == first.size(0) && weights.size(1) == kTaps,
+                    "assemble_masks: ", name, " must hold first (output,) and weights (output, ",
+                    kTaps, "), got ", first.sizes(), " and ", weights.sizes());
+  const int64_t* values = first.const_data_ptr<int64_t>();
+  for (int64_t o = 0; o < first.size(0); ++o) {
+    TORCH_CHECK_VALUE(values[o] >= 0 && values[o] < cells, "assemble_masks: ", name,
+                      ".first must lie on the grid, 0..", cells - 1, ", got ", values[o],
+                      " for output pixel ", o);
+  }
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> assemble_masks_cpu(
+    const Tensor& psi, const Tensor& phi, const Tensor& windows, const Tensor& first_y,
+    const Tensor& weights_y, const Tensor& first_x, const Tensor& weights_x, double threshold) {
+  const char* const op = "assemble_masks";
+  TORCH_CHECK_VALUE(psi.dim() == 3, op, ": psi must have shape (D, h, w), got ", psi.sizes());
+  const PsiView view = view_of(psi.unsqueeze(0), op);
+  const auto type = psi.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const Tensor delta = delta_of(phi, psi, type, op);
+  const int64_t count = delta.size(0);
+  const Tensor corners = checked_windows(windows, count, op);
+  const Tensor begin_y = contiguous_as(first_y, at::kLong);
+  const Tensor begin_x = contiguous_as(first_x, at::kLong);
+  check_taps(begin_y, weights_y, view.height, "taps_y");
+  check_taps(begin_x, weights_x, view.width, "taps_x");
+  const int64_t height = begin_y.size(0), width = begin_x.size(0);
+  const int64_t* const rows = begin_y.const_data_ptr<int64_t>();
+  for (int64_t o = 1; o < height; ++o) {
+    TORCH_CHECK_VALUE(rows[o] >= rows[o - 1], op, ": taps_y.first must not decrease, got ",
+                      rows[o - 1], " then ", rows[o], " at output row ", o);
+  }
+  TORCH_CHECK_VALUE(height * width < (int64_t(1) << 32), op, ": output of ", height, " x ", width,
+                    " pixels is too large for run-length encoding (2^32 pixels at most)");
+  const Tensor factors_y = contiguous_as(weights_y, type);
+  const Tensor factors_x = contiguous_as(weights_x, type);
+
+  Tensor areas = at::empty({count}, corners.options());
+  Tensor row_maxima = at::zeros({count, height}, delta.options());
+  Tensor column_maxima = at::zeros({count, width}, delta.options());
+  Tensor run_offsets = at::empty({count + 1}, corners.options());
+  int64_t* const offsets = run_offsets.mutable_data_ptr<int64_t>();
+  Tensor run_lengths;
+  dispatch(type, [&](auto zero) {
+    using T = decltype(zero);
+    MaskOutput<T> output = {areas.mutable_data_ptr<int64_t>(), row_maxima.mutable_data_ptr<T>(),
+                            column_maxima.mutable_data_ptr<T>(), {}};
+    // sigmoid(z) > t is z > log(t / (1 - t)).
+    const T logit_threshold = T(std::log(threshold / (1 - threshold)));
+    assemble<T>(view, delta.const_data_ptr<T>(), corners.const_data_ptr<int64_t>(), count,
+                {rows, factors_y.const_data_ptr<T>(), height},
+                {begin_x.const_data_ptr<int64_t>(), factors_x.const_data_ptr<T>(), width},
+                logit_threshold, at::get_num_threads(), run_parallel, &output);
+    offsets[0] = 0;
+    for (int64_t n = 0; n < count; ++n) {
+      offsets[n + 1] = offsets[n] + int64_t(output.runs[n].size());
+    }
+    run_lengths = at::empty({offsets[count]}, corners.options());
+    int64_t* const lengths = run_lengths.mutable_data_ptr<int64_t>();
+    for (int64_t n = 0; n < count; ++n) {
+      std::copy(output.runs[n].begin(), output.runs[n].end(), lengths + offsets[n]);
+    }
+  });
+  return {areas, row_maxima, column_maxima, run_lengths, run_offsets};
+}
+
+std::tuple<Tensor, Tensor> encode_runs_cpu(const Tensor& run_lengths, const Tensor& run_offsets) {
+  const Tensor lengths = contiguous_as(run_lengths, at::kLong);
+  const Tensor offsets = contiguous_as(run_offsets, at::kLong);
+  const int64_t* const values = lengths.const_data_ptr<int64_t>();
+  const int64_t* const bounds = offsets.const_data_ptr<int64_t>();
+  const int64_t count = offsets.numel() - 1;
+  TORCH_CHECK_VALUE(count >= 0 && bounds[0] == 0 && bounds[count] == lengths.numel(),
+                    "encode_runs: run_offsets must go from 0 to the number of run lengths, ",
+                    lengths.numel());
+  Tensor text_offsets = at::empty({count + 1}, offsets.options());
+  int64_t* const text_bounds = text_offsets.mutable_data_ptr<int64_t>();
+  text_bounds[0] = 0;
+  std::vector<char> text;
+  text.reserve(size_t(lengths.numel()) * 2);
+  for (int64_t n = 0; n < count; ++n) {
+    TORCH_CHECK_VALUE(bounds[n] <= bounds[n + 1], "encode_runs: run_offsets must not decrease");
+    encode_runs(values + bounds[n], bounds[n + 1] - bounds[n], &text);
+    text_bounds[n + 1] = int64_t(text.size());
+  }
+  Tensor characters = at::empty({int64_t(text.size())}, offsets.options().dtype(at::kByte));
+  std::copy(text.begin(), text.end(), characters.mutable_data_ptr<uint8_t>());
+  return {characters, text_offsets};
+}
+
+}  // namespace
+
+TORCH_LIBRARY(rdsnet, m) {
+  m.def(
+      "correlate(Tensor psi, Tensor phi, Tensor image_index, Tensor windows)"
+      " -> (Tensor logits, Tensor offsets)");
+  m.def(
+      "correlate_backward(Tensor logit_gradient, Tensor? scale, Tensor psi, Tensor phi,"
+      " Tensor image_index, Tensor windows) -> (Tensor psi_gradient, Tensor phi_gradient)");
+  m.def(
+      "mask_ohem_loss(Tensor psi, Tensor phi, Tensor image_index, Tensor windows, Tensor targets,"
+      " Tensor target_index, float? negatives_per_positive)"
+      " -> (Tensor loss, Tensor logit_gradient)");
+  m.def(
+      "assemble_masks(Tensor psi, Tensor phi, Tensor windows, Tensor first_y, Tensor weights_y,"
+      " Tensor first_x, Tensor weights_x, float threshold) -> (Tensor areas, Tensor row_maxima,"
+      " Tensor column_maxima, Tensor run_lengths, Tensor run_offsets)");
+  m.def(
+      "encode_runs(Tensor run_lengths, Tensor run_offsets)"
+      " -> (Tensor characters, Tensor offsets)");
+}
+
+TORCH_LIBRARY_IMPL(rdsnet, CPU, m) {
+  m.impl("correlate", correlate_cpu);
+  m.impl("correlate_backward", correlate_backward_cpu);
+  m.impl("mask_ohem_loss", mask_ohem_loss_cpu);
+  m.impl("assemble_masks", assemble_masks_cpu);
+  m.impl("encode_runs", encode_runs_cpu);
+}
+
+}  // namespace rdsnet

@@ -1,0 +1,35 @@
+// Masks at the output resolution: correlation, interpolation, threshold, run lengths, maxima.
+#pragma once
+
+#include <vector>
+
+#include "sweep.h"
+
+namespace rdsnet {
+
+// Linear map of one axis: output o is sum_k weights[3 o + k] * cell[first[o] + k].
+template <typename T>
+struct TapsView {
+  const int64_t* first;
+  const T* weights;
+  int64_t output;
+};
+
+template <typename T>
+struct MaskOutput {
+  int64_t* areas;     // (N)
+  T* row_maxima;      // (N, H), zeros on entry; probabilities
+  T* column_maxima;   // (N, W), likewise
+  std::vector<std::vector<uint32_t>> runs;  // per object: COCO's uncompressed run lengths
+};
+
+// windows (N, 4) are clamped to the output here. taps_y.first must not decrease.
+template <typename T>
+void assemble(const PsiView& psi, const T* deltas, const int64_t* windows, int64_t objects,
+              const TapsView<T>& taps_y, const TapsView<T>& taps_x, T logit_threshold,
+              int groups, const Parallel& parallel, MaskOutput<T>* output);
+
+// COCO's compressed form of run lengths, appended to text.
+void encode_runs(const int64_t* runs, int64_t count, std::vector<char>* text);
+
+}  // namespace rdsnet

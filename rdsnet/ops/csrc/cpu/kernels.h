@@ -1,0 +1,100 @@
+// The inner loops, on raw pointers, compiled once per instruction set.
+//
+// A row of psi is handed around in blocks of kCells cells, [block][padded_dims][kCells]: an object
+// then reads memory in one stream, whatever the strides of psi. Dimensions are padded to a multiple
+// of kDimStep and cells to whole blocks, with zeros. Output pixels are handled in blocks of
+// kPixels, aligned to the output, not to the window.
+#pragma once
+
+#include <stdint.h>
+
+namespace rdsnet {
+
+constexpr int kCells = 16;
+constexpr int kPixels = 8;
+constexpr int kDimStep = 4;
+
+enum class Kind { kFloat, kDouble, kHalf, kBFloat16 };
+
+// A pixel where the thresholded mask differs from the pixel above it.
+struct Flip {
+  int32_t x, y;
+};
+
+// Horizontal taps of the output columns, prepared for blocks of kPixels.
+template <typename T>
+struct ColumnTaps {
+  int taps;               // 2 where no third weight is used, else 3
+  const int32_t* base;    // per block: its first cell
+  const uint8_t* narrow;  // per block: all its cells lie within kPixels from base
+  const int32_t* offset;  // [tap][column]: cell - base
+  const T* weight;        // [tap][column]
+  int64_t columns;        // rounded up to whole blocks
+};
+
+template <typename T>
+struct CombinedRow {
+  T maximum;
+  int flips;
+};
+
+template <typename T>
+struct Kernels {
+  // Cells [first, first + cells) of one row of psi into blocks; first is a multiple of kCells.
+  // The row `next` elements further on will be loaded soon.
+  void (*load_row)(const void* source, Kind kind, int64_t stride_d, int64_t stride_x,
+                   int64_t next, int dims, int padded_dims, int first, int cells, T* row);
+
+  // The reverse, for gradients.
+  void (*store_row)(const T* row, Kind kind, int64_t stride_d, int64_t stride_x, int dims,
+                    int padded_dims, int cells, void* target);
+
+  // out[i] = sum_d delta[d] * psi[d, block_begin * kCells + i].
+  void (*correlate_row)(const T* row, const T* delta, int padded_dims, int block_begin,
+                        int block_end, T* out);
+
+  // Horizontal interpolation of a row of logits whose first cell is origin. Reads up to kPixels
+  // cells beyond the last one in use.
+  void (*expand_row)(const T* cells, int origin, const ColumnTaps<T>& taps, int block_begin,
+                     int block_end, T* out);
+
+  // One output row from (up to) three expanded grid rows; row2 may be null. Pixels before `skip`
+  // and from `count` on are outside the window. bits holds the row above and receives this one.
+  CombinedRow<T> (*combine_rows)(const T* row0, const T* row1, const T* row2, T weight0, T weight1,
+                                 T weight2, T threshold, int skip, int count, int y,
+                                 T* column_maxima, uint8_t* bits, Flip* flips);
+
+  void (*sigmoid_row)(T* values, int64_t count);
+
+  // Keep target 1, and target 0 where z >= threshold; 2 is ignored. Replaces z by scale * d loss / dz (0 where
+  // not kept) and returns the sum of the kept losses.
+  double (*loss_and_gradient)(T* z, const uint8_t* target, int64_t count, T threshold, T scale);
+
+  // partial[d][lane] += sum over cells of psi[d] * grad; grad is 0 outside the window.
+  void (*add_phi_gradient)(const T* row, const T* grad, int padded_dims, int block_begin,
+                           int block_end, T* partial);
+
+  // out[d][cell] = sum over objects of delta[object][d] * grad[object][cell] for one block.
+  void (*psi_gradient_block)(const T* const* grads, const T* const* deltas, int objects,
+                             int padded_dims, T* out);
+};
+
+// Lanes of `partial` in add_phi_gradient.
+template <typename T>
+constexpr int kLanes = 32 / sizeof(T);
+
+namespace generic {
+const Kernels<float>& float_kernels();
+const Kernels<double>& double_kernels();
+}  // namespace generic
+
+namespace avx2 {
+bool available();  // compiled in, and the processor has AVX2, FMA and F16C
+const Kernels<float>& float_kernels();
+const Kernels<double>& double_kernels();
+}  // namespace avx2
+
+template <typename T>
+const Kernels<T>& kernels();
+
+}  // namespace rdsnet

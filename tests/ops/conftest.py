@@ -1,0 +1,29 @@
+"""Every test of an operator runs on each implementation that is there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rdsnet.ops import compiled
+
+
+@pytest.fixture(params=["pytorch", "compiled"])
+def path(request, monkeypatch) -> str:
+    """The implementation under test."""
+    if request.param == "pytorch":
+        monkeypatch.setattr(compiled, "_devices", frozenset())
+    elif compiled.active_path() == "pytorch":
+        pytest.skip(f"no compiled operators: {compiled.why_not_compiled()}")
+    return request.param
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request, path) -> str:
+    """The device under test; CUDA only where there is a GPU and kernels for it."""
+    if request.param == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+        if path == "compiled" and "cuda" not in compiled.active_path():
+            pytest.skip("rdsnet was built without CUDA")
+    return request.param

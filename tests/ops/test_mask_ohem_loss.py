@@ -1,0 +1,205 @@
+"""rdsnet.ops.mask_ohem_loss against sorting every object's materialised pixel losses."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from golden_data import golden, tensor
+from ops import naive
+from ops.scenes import random_scene, random_sizes, to
+
+from rdsnet import ops
+
+MINING = [None, 0, 1, 2.5, 1000]
+
+
+@pytest.mark.parametrize("mining", MINING)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_losses_equal_those_of_sorting(path, device, dtype, mining):
+    scene = random_scene(0, dtype=dtype)
+    losses = ops.mask_ohem_loss(*to(device, *scene), mining)
+    assert losses.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    tolerance = 1e-12 if dtype == torch.float64 else 2e-6
+    expected = naive.ohem_losses(*scene, mining)
+    torch.testing.assert_close(losses.double().cpu(), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_any_geometry(path, block):
+    for seed in range(20 * block, 20 * block + 20):
+        sizes, mining = random_sizes(seed), MINING[seed % len(MINING)]
+        scene = random_scene(seed, dtype=torch.float64, **sizes)
+        losses = ops.mask_ohem_loss(*scene, mining)
+        expected = naive.ohem_losses(*scene, mining)
+        torch.testing.assert_close(losses, expected, rtol=1e-12, atol=1e-12, msg=f"{seed} {sizes}")
+
+
+def gradients(scene, mining, weights):
+    psi, phi = (x.clone().requires_grad_() for x in scene[:2])
+    losses = ops.mask_ohem_loss(psi, phi, *scene[2:], mining)
+    (losses * weights).sum().backward()
+    return psi.grad, phi.grad
+
+
+@pytest.mark.parametrize("mining", MINING)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_gradients_equal_those_of_sorting(path, device, dtype, mining):
+    scene = random_scene(1, dtype=dtype)
+    weights = torch.linspace(-1, 2, len(scene.phi), dtype=dtype)
+    found = gradients(to(device, *scene), mining, weights.to(device))
+
+    psi, phi = (x.double().requires_grad_() for x in scene[:2])
+    (naive.ohem_losses(psi, phi, *scene[2:], mining) * weights.double()).sum().backward()
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+    for mine, theirs in zip(found, (psi.grad, phi.grad)):
+        torch.testing.assert_close(mine.double().cpu(), theirs, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("mining", [None, 1])
+def test_gradcheck(path, mining):
+    scene = random_scene(2, dims=3, height=4, width=5, objects=4, dtype=torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda a, b: ops.mask_ohem_loss(a, b, *scene[2:], mining),
+        (scene.psi.requires_grad_(), scene.phi.requires_grad_()),
+    )
+
+
+def one_row(logits: list[float], foreground: list[int]) -> tuple:
+    """One object whose logits and targets are given, on a map of one row."""
+    psi = torch.tensor(logits).view(1, 1, 1, -1)
+    phi = torch.tensor([[[0.0], [1.0]]])
+    index = torch.zeros(1, dtype=torch.int64)
+    targets = torch.tensor(foreground, dtype=torch.uint8).view(1, 1, -1)
+    return psi, phi, index, torch.tensor([[0, 0, len(logits), 1]]), targets, index
+
+
+def test_ties_are_counted_once(path):
+    # One foreground pixel, three equally hard background pixels: exactly one of them is kept.
+    scene = one_row([1.0, 2.0, 2.0, 2.0, -1.0], [1, 0, 0, 0, 0])
+    expected = (math.log1p(math.exp(-1)) + math.log1p(math.exp(2))) / 3
+    assert ops.mask_ohem_loss(*scene, 1).item() == pytest.approx(expected, rel=1e-6)
+    assert (gradients(scene, 1, 1.0)[0] != 0).sum() == 2
+
+
+def test_zeros_of_both_signs_are_the_same_logit(path):
+    scene = one_row([1.0, 0.0, -0.0, -0.0], [1, 0, 0, 0])
+    assert (gradients(scene, 2, 1.0)[0] != 0).sum() == 3
+
+
+def test_easy_pixels_whose_loss_rounds_to_zero_are_still_ranked(path):
+    # softplus(-200) and softplus(-300) are 0 in float32; the foreground must not take their place.
+    scene = one_row([5.0, -200.0, -300.0, -250.0], [1, 0, 0, 0])
+    expected = math.log1p(math.exp(-5)) / 3
+    assert ops.mask_ohem_loss(*scene, 1).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_large_logits_neither_overflow_nor_lose_their_gradient(path):
+    scene = one_row([-500.0, 500.0, 80.0, -80.0], [1, 0, 1, 0])
+    assert ops.mask_ohem_loss(*scene, None).item() == pytest.approx(1000 / 5)
+    gradient = gradients(scene, None, 1.0)[0].flatten()
+    torch.testing.assert_close(gradient, torch.tensor([-0.2, 0.2, 0.0, 0.0]))
+
+
+@pytest.mark.parametrize("foreground", [[0, 0, 0], [1, 0, 0]])
+def test_not_a_number_shows_in_the_loss(path, foreground):
+    scene = one_row([math.nan, math.nan, 1.0], foreground)
+    assert math.isnan(ops.mask_ohem_loss(*scene, None).item())
+
+
+def test_object_without_foreground_has_no_loss_but_a_connected_gradient(path):
+    scene = one_row([1.0, 2.0], [0, 0])
+    assert ops.mask_ohem_loss(*scene, 1).item() == 0
+    assert all((g == 0).all() for g in gradients(scene, 1, 1.0))
+
+
+def test_no_objects(path):
+    scene = random_scene(3, objects=0)
+    assert ops.mask_ohem_loss(*scene, 1).shape == (0,)
+    psi_gradient, phi_gradient = gradients(scene, 1, 1.0)
+    assert psi_gradient.shape == scene.psi.shape and not psi_gradient.any()
+    assert phi_gradient.shape == (0, 2, 32)
+
+
+@pytest.mark.parametrize("targets", ["bool", "255", "strided"])
+def test_targets_may_be_bool_or_any_non_zero_and_strided(path, targets):
+    scene = random_scene(4)
+    changed = {
+        "bool": scene.targets.bool(),
+        "255": scene.targets * 255,
+        "strided": scene.targets.transpose(1, 2).contiguous().transpose(1, 2),
+    }[targets]
+    expected = ops.mask_ohem_loss(*scene, 1)
+    assert torch.equal(ops.mask_ohem_loss(*scene._replace(targets=changed), 1), expected)
+
+
+def test_results_repeat_bit_by_bit(path):
+    scene = random_scene(5, objects=30, height=40, width=70)
+    first = ops.mask_ohem_loss(*scene, 1), *gradients(scene, 1, 1.0)
+    for _ in range(3):
+        again = ops.mask_ohem_loss(*scene, 1), *gradients(scene, 1, 1.0)
+        assert all(torch.equal(a, b) for a, b in zip(first, again))
+
+
+@pytest.mark.parametrize("variant", ["default", "ratio3", "no_ohem"])
+def test_equals_the_authors_loss_inside_their_windows(path, variant):
+    """Their loss of every object on given logits, with its gradient.
+
+    Map n carries object n's logits: phi[n] is one in channel n alone.
+    """
+    data = golden("mask_loss")
+    place = data["variants"].tolist().index(variant)
+    mining = int(data["variant_ratio"][place]) if data["variant_ohem"][place] else None
+    images = data["variant_images"][place].split(",")
+    counts = [len(data[f"{image.strip()}_boxes"]) for image in images]
+    for image in (image.strip() for image in images):
+        logits = tensor(data[f"{image}_logits"]).diff(dim=-1)[None, ..., 0].requires_grad_()
+        count, height, width = logits.shape[1:]
+        phi = torch.stack([torch.zeros(count, count), torch.eye(count)], dim=1)
+        boxes = tensor(data[f"{image}_boxes"]) / 4
+        low, high = boxes.split(2, dim=1)
+        grown = ((high - low + 1) * data["variant_crop"][place]).clamp(min=1)
+        limits = torch.tensor([width, height])
+        windows = [
+            torch.minimum(x.trunc().clamp(min=0), limits) for x in (low - grown, high + grown)
+        ]
+        windows = torch.cat(windows, dim=1).long()
+        masks = tensor(data[f"{image}_gt_masks"])
+        quarter = torch.nn.functional.interpolate(
+            masks[None].float(), scale_factor=0.25, mode="bilinear"
+        )
+        targets = (quarter[0] > 0.5).to(torch.uint8)
+        index = torch.zeros(count, dtype=torch.int64)
+        losses = ops.mask_ohem_loss(
+            logits, phi, index, windows, targets, torch.arange(count), mining
+        )
+        torch.testing.assert_close(
+            losses.detach(), tensor(data[f"{variant}_inst_{image}"]), rtol=1e-5, atol=1e-6
+        )
+        (losses.sum() / (sum(counts) + 1)).backward()
+        theirs = tensor(data[f"{variant}_grad_{image}"])[..., 1]
+        torch.testing.assert_close(logits.grad[0], theirs, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"targets": torch.zeros(1, 5, 7).byte()}, ValueError, r"targets must have shape"),
+        ({"targets": torch.zeros(1, 5, 6)}, TypeError, "targets must be uint8 or bool"),
+        ({"target_index": torch.tensor([0, 1])}, ValueError, r"target_index must lie in 0\.\.0"),
+        ({"negatives_per_positive": -1}, ValueError, "negatives_per_positive must be None or at"),
+    ],
+)
+def test_wrong_arguments_are_named(path, change, error, message):
+    arguments = {
+        "psi": torch.zeros(1, 4, 5, 6),
+        "phi": torch.zeros(2, 2, 4),
+        "image_index": torch.zeros(2, dtype=torch.int64),
+        "windows": torch.zeros(2, 4, dtype=torch.int64),
+        "targets": torch.zeros(1, 5, 6, dtype=torch.uint8),
+        "target_index": torch.zeros(2, dtype=torch.int64),
+        "negatives_per_positive": 1,
+    }
+    with pytest.raises(error, match=message):
+        ops.mask_ohem_loss(**{**arguments, **change})

@@ -1,0 +1,157 @@
+"""The compiled operators as PyTorch sees them: schemas, fake kernels, autograd, torch.compile."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from ops.scenes import random_scene
+
+from rdsnet import ops
+from rdsnet.ops import compiled, resize_taps
+
+needs_compiled = pytest.mark.skipif(
+    compiled.active_path() == "pytorch", reason=f"not compiled: {compiled.why_not_compiled()}"
+)
+
+
+def operator_calls() -> dict[str, tuple]:
+    scene = random_scene(0, dims=4, height=6, width=7, objects=5, dtype=torch.float32)
+    psi, phi = scene.psi.requires_grad_(), scene.phi.requires_grad_()
+    taps = *resize_taps(12, 24, 6, 4), *resize_taps(20, 28, 7, 4)
+    masks = ops.assemble_masks(psi[0].detach(), phi.detach(), scene.windows, *_taps())
+    logits = torch.ops.rdsnet.correlate(psi, phi, *scene[2:4])[0].detach()
+    return {
+        "correlate": (psi, phi, *scene[2:4]),
+        "correlate_backward": (logits, None, psi.detach(), phi.detach(), *scene[2:4]),
+        "mask_ohem_loss": (psi, phi, *scene[2:], 1.0),
+        "assemble_masks": (psi[0].detach(), phi.detach(), scene.windows, *taps, 0.4),
+        "encode_runs": (masks.run_lengths, masks.run_offsets),
+    }
+
+
+def _taps():
+    return resize_taps(12, 24, 6, 4), resize_taps(20, 28, 7, 4)
+
+
+@needs_compiled
+@pytest.mark.parametrize(
+    "name", ["correlate", "correlate_backward", "mask_ohem_loss", "assemble_masks", "encode_runs"]
+)
+def test_opcheck(name):
+    results = torch.library.opcheck(getattr(torch.ops.rdsnet, name).default, operator_calls()[name])
+    assert set(results.values()) == {"SUCCESS"}, results
+
+
+@needs_compiled
+def test_training_compiles_into_one_graph():
+    scene = random_scene(1)
+
+    def loss(psi, phi):
+        losses = ops.mask_ohem_loss(psi, phi, *scene[2:], 1)
+        logits, _ = ops.correlate(psi, phi, *scene[2:4])
+        return losses.sum() + logits.square().mean()
+
+    def value_and_gradients(function):
+        psi, phi = (x.clone().requires_grad_() for x in scene[:2])
+        value = function(psi, phi)
+        value.backward()
+        return value.detach(), psi.grad, phi.grad
+
+    compiled_loss = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for mine, theirs in zip(value_and_gradients(compiled_loss), value_and_gradients(loss)):
+        torch.testing.assert_close(mine, theirs)
+
+
+@needs_compiled
+def test_inference_compiles_into_one_graph():
+    scene = random_scene(2)
+    taps = resize_taps(50, 52, 13, 4), resize_taps(140, 148, 37, 4)
+
+    def assemble(psi, phi, windows):
+        masks = ops.assemble_masks(psi, phi, windows, *taps)
+        return masks.areas, masks.row_maxima, masks.run_lengths
+
+    arguments = scene.psi[0], scene.phi, scene.windows * 4
+    fast = torch.compile(assemble, fullgraph=True, backend="aot_eager")
+    for mine, theirs in zip(fast(*arguments), assemble(*arguments)):
+        assert torch.equal(mine, theirs)
+
+
+@needs_compiled
+def test_second_derivatives_are_refused_not_wrong():
+    psi, phi, index, windows = random_scene(3)[:4]
+    psi.requires_grad_()
+    logits, _ = ops.correlate(psi, phi, index, windows)
+    with pytest.raises(RuntimeError, match="second derivatives"):
+        (gradient,) = torch.autograd.grad(logits.square().sum(), psi, create_graph=True)
+        gradient.sum().backward()
+
+
+def test_first_use_is_logged_once(monkeypatch, caplog):
+    monkeypatch.setattr(compiled, "_announced", False)
+    scene = random_scene(4)
+    with caplog.at_level(logging.INFO, logger="rdsnet"):
+        ops.correlate(*scene[:4])
+        ops.correlate(*scene[:4])
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 1 and compiled.active_path() in messages[0]
+
+
+def python(code: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not done.stderr
+    return done.stdout
+
+
+def test_environment_variable_forces_pytorch_and_import_prints_nothing():
+    code = "from rdsnet.ops import compiled; print(compiled.active_path(), compiled._problem)"
+    assert python("import rdsnet.ops") == ""
+    output = python(code, RDSNET_DISABLE_OPS="1")
+    assert output.startswith("pytorch") and "RDSNET_DISABLE_OPS" in output
+
+
+def test_library_that_does_not_load_leaves_the_pytorch_path(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(compiled, "_devices", frozenset())
+    broken = tmp_path / "_C.so"
+    broken.write_bytes(b"not a library")
+    assert not compiled.load(broken)
+    assert compiled.active_path() == "pytorch"
+    assert "could not be loaded" in compiled.why_not_compiled()
+    assert "install rdsnet again" in caplog.text
+
+
+@needs_compiled
+def test_default_instruction_set_computes_the_same(tmp_path):
+    """The inner loops for processors without AVX2."""
+    code = (
+        "import torch; from ops.scenes import random_scene; from rdsnet import ops\n"
+        "scene = random_scene(0)\n"
+        "psi, phi = (x.requires_grad_() for x in scene[:2])\n"
+        "loss = ops.mask_ohem_loss(psi, phi, *scene[2:], 1); loss.sum().backward()\n"
+        "taps = ops.resize_taps(50, 52, 13, 4), ops.resize_taps(140, 148, 37, 4)\n"
+        "masks = ops.assemble_masks(psi[0], phi, scene.windows * 4, *taps)\n"
+        "half = ops.correlate(psi.half(), phi.half(), *scene[2:4])[0]\n"
+        "psi_h = psi.detach().half().requires_grad_()\n"
+        "ops.correlate(psi_h, phi, *scene[2:4])[0].sum().backward()\n"
+        "torch.save([loss.detach(), psi.grad, phi.grad, masks.run_lengths, masks.row_maxima,\n"
+        "            half.detach(), psi_h.grad], '{}')\n"
+    )
+    folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    results = []
+    for isa in ("", "generic"):
+        file = tmp_path / f"results{isa}.pt"
+        python(code.format(file), RDSNET_OPS_ISA=isa, PYTHONPATH=folder)
+        results.append(torch.load(file, weights_only=True))
+    for fast, plain in zip(*results):
+        torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5)
