@@ -1,25 +1,33 @@
 """RDSNet (AAAI 2020) for Detectron2: reciprocal object detection and instance segmentation.
 
-Importing this package registers the META_ARCH ``RDSNet``. Where Detectron2 is not installed,
-``rdsnet.ops`` and ``rdsnet.modeling.{cropping,mask_loss,mbrm}`` still work: they need torch alone.
+``rdsnet.get_cfg`` and ``rdsnet.add_rdsnet_config`` register the META_ARCH ``RDSNet``, and so does
+``import rdsnet.modeling``. Detectron2 is imported only then, so that the command line starts fast.
+Where it is not installed, ``rdsnet.ops`` and ``rdsnet.modeling.{cropping,mask_loss,mbrm}`` still
+work: they need torch alone.
 """
 
-from importlib.util import find_spec
+from importlib import import_module
+from pkgutil import iter_modules
 
 __version__ = "0.1.0"
+__all__ = ["add_rdsnet_config", "get_cfg"]
 
-if find_spec("detectron2") is not None:
-    from rdsnet import modeling  # noqa: F401  (registers the model)
-    from rdsnet.config import add_rdsnet_config, get_cfg
+_SUBMODULES = {module.name for module in iter_modules(__path__)}
 
-    __all__ = ["add_rdsnet_config", "get_cfg"]
-else:
 
-    def __getattr__(name: str):
-        if name in ("get_cfg", "add_rdsnet_config"):
-            raise ImportError(
-                f"rdsnet.{name} needs Detectron2, which is not installed. Install it with "
-                "'python tools/install_detectron2.py' (in a checkout of rdsnet) or from its "
-                "repository, facebookresearch/detectron2."
-            )
+def __getattr__(name: str):
+    if name in _SUBMODULES:
+        return import_module(f"rdsnet.{name}")
+    if name not in __all__:
         raise AttributeError(f"module 'rdsnet' has no attribute '{name}'")
+    try:
+        config = import_module("rdsnet.config")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "detectron2":
+            raise
+        raise ImportError(
+            f"rdsnet.{name} needs Detectron2, which is not installed. Install it with "
+            "'python tools/install_detectron2.py' (in a checkout of rdsnet) or from its "
+            "repository, facebookresearch/detectron2."
+        ) from error
+    return getattr(config, name)

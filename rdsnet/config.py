@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.metadata import entry_points
 
 import torch
@@ -10,7 +11,12 @@ from detectron2.config import get_cfg as get_detectron2_cfg
 
 
 def add_rdsnet_config(cfg: CN) -> None:
-    """Add the keys of RDSNet, with the paper's values, to a Detectron2 config."""
+    """Add the keys of RDSNet, with the paper's values, to a Detectron2 config.
+
+    Whoever configures the model is about to build it, so this also registers it.
+    """
+    import_module("rdsnet.modeling")
+
     # Your own data in COCO format: a list of [name, annotation json, image folder]. Each is
     # registered under its name, which then serves in DATASETS.TRAIN and DATASETS.TEST. With
     # MODEL.RETINANET.NUM_CLASSES -1 the number of classes is taken from the first json.
@@ -62,10 +68,28 @@ def add_rdsnet_config(cfg: CN) -> None:
     cfg.MODEL.RDSNET.MBRM = CN()
     # Refine box edges from the masks at inference. False leaves boxes as regressed.
     cfg.MODEL.RDSNET.MBRM.ENABLED = True
+    # "mbrm"; "direct": the minimum enclosing rectangle of the mask, the paper's baseline; "none":
+    # as ENABLED False.
+    cfg.MODEL.RDSNET.MBRM.METHOD = "mbrm"
     # Width of the prior around a regressed edge, as a share of the box's size. Paper: 0.05.
     cfg.MODEL.RDSNET.MBRM.GAMMA = 0.05
     # s: an edge is recognised from 2 s + 1 pixels. Paper: 4.
     cfg.MODEL.RDSNET.MBRM.RADIUS = 4
+    # Where in its posterior an edge is: "argmax", the most probable pixel (paper), or
+    # "expectation", the mean around it, to a fraction of a pixel.
+    cfg.MODEL.RDSNET.MBRM.READOUT = "argmax"
+
+    # "rdsnet fit-mbrm": the kernel is fitted to the finished model's masks of DATASETS.TRAIN.
+    cfg.MODEL.RDSNET.MBRM.FIT = CN()
+    # Steps of the optimizer. Paper: 1000.
+    cfg.MODEL.RDSNET.MBRM.FIT.MAX_ITER = 1000
+    # Objects per step, drawn at random.
+    cfg.MODEL.RDSNET.MBRM.FIT.OBJECTS_PER_BATCH = 256
+    # First learning rate of Adam; it falls linearly to 0.
+    cfg.MODEL.RDSNET.MBRM.FIT.BASE_LR = 0.05
+    # Images of DATASETS.TRAIN that the model is run on, drawn at random if there are more; -1: all.
+    # Paper: 1000 steps of 8 images.
+    cfg.MODEL.RDSNET.MBRM.FIT.MAX_IMAGES = 8000
 
     # Whether Instances.pred_masks is a dense (N, H, W) bool tensor, as Detectron2's tools expect,
     # or rdsnet.ops.CompactMasks, which costs neither the time nor the memory.

@@ -102,7 +102,9 @@ def test_wheel_holds_every_config_with_its_base(tmp_path: Path):
     shutil.copytree(ROOT, source, ignore=skipped)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet"]
     subprocess.run(
-        [*pip, "--no-deps", "--no-build-isolation", f"--wheel-dir={tmp_path}", source], check=True
+        [*pip, "--no-deps", "--no-build-isolation", f"--wheel-dir={tmp_path}", source],
+        env={**os.environ, "RDSNET_DISABLE_OPS": "1"},  # not about the compiled operators
+        check=True,
     )
     with zipfile.ZipFile(next(tmp_path.glob("rdsnet-*.whl"))) as wheel:
         wheel.extractall(tmp_path / "site")

@@ -128,7 +128,7 @@ def build_repository(revision: str) -> str | None:
     descriptor, log = tempfile.mkstemp(prefix="detectron2-build-", suffix=".log")
     with open(descriptor, "w") as file:
         file.write(result.stdout)
-    return f"its build failed (whole log: {log})\n{last_lines(result.stdout)}"
+    return f"the build failed (whole log: {log})\n{last_lines(result.stdout)}"
 
 
 def install_pure() -> str:

@@ -36,6 +36,13 @@ print(json.dumps(found))
 # torch and torchvision of different builds install without complaint and fail here.
 MATCH = "import torch, torchvision; torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)"
 
+# pip keeps quiet about operators that could not be compiled: rdsnet works without.
+OPERATORS = """
+from rdsnet.ops import compiled
+compiled.load()
+print(compiled.active_path(), compiled.why_not_compiled())
+"""
+
 
 class InstallationError(Exception):
     """A step failed; the message says which and what to do."""
@@ -72,8 +79,9 @@ def make(folder):
     say("Installing Detectron2 ...")
     if subprocess.call([str(python), str(ROOT / "tools" / "install_detectron2.py")]) != 0:
         raise InstallationError("Detectron2 could not be installed: see above")
-    say("Installing rdsnet, editable, and what its tests need ...")
+    say("Installing rdsnet and what its tests need, compiling its operators: a minute or two ...")
     pip_install(python, "--no-build-isolation", "--editable", f"{ROOT}[test]")
+    say("Operators: " + run([python, "-W", "ignore", "-c", OPERATORS], "importing rdsnet").strip())
 
     conflicts = subprocess.run(
         [str(python), "-m", "pip", "check"], stdout=subprocess.PIPE, text=True, check=False
@@ -192,7 +200,7 @@ def pip_install(python, *arguments):
 
 
 def run(command, purpose):
-    """Run a command silently; InstallationError with the end of its output if it fails."""
+    """Output of a command that runs silently; InstallationError with its end if it fails."""
     result = subprocess.run(
         [str(part) for part in command],
         stdout=subprocess.PIPE,
@@ -203,6 +211,7 @@ def run(command, purpose):
     if result.returncode != 0:
         end = "\n".join(result.stdout.strip().splitlines()[-15:])
         raise InstallationError(f"{purpose} failed:\n{end}")
+    return result.stdout
 
 
 def last_line(error):

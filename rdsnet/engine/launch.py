@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import yaml
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.engine import default_setup, launch
@@ -31,22 +34,27 @@ def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
             f"config file '{config_file}' does not exist. The configs of this project lie in "
             "configs/, for example configs/COCO-InstanceSegmentation/rdsnet_R_50_FPN_1x.yaml."
         )
-    cfg = get_cfg()
     opts = opts or []
-    try:
-        cfg.merge_from_file(config_file)
-    except (KeyError, AssertionError, ValueError) as error:
-        raise ValueError(f"config file '{config_file}': {error}") from error
     if len(opts) % 2:
         raise ValueError(
             f"config options come in pairs KEY VALUE, got {len(opts)} words: {' '.join(opts)}"
         )
-    try:
+    cfg = get_cfg()
+    with naming(f"config file '{config_file}'"):
+        cfg.merge_from_file(config_file)
+    with naming(f"config options '{' '.join(opts)}'"):
         cfg.merge_from_list(opts)
-    except (KeyError, AssertionError, ValueError) as error:
-        raise ValueError(f"config options '{' '.join(opts)}': {error}") from error
     register_coco_files(cfg)
     return with_num_classes(cfg)
+
+
+@contextmanager
+def naming(source: str) -> Iterator[None]:
+    """Turn what yacs and yaml raise for a config into a ValueError that names its source."""
+    try:
+        yield
+    except (KeyError, AssertionError, ValueError, AttributeError, yaml.YAMLError) as error:
+        raise ValueError(f"{source} cannot be used: {error}") from error
 
 
 def setup(args: argparse.Namespace) -> CfgNode:

@@ -17,14 +17,26 @@ with sigma = gamma x box size (Eq. 6, 7).
 or top edge, and of the last pixel inside for a right or bottom edge. Pixel i covers [i, i + 1), so
 in continuous coordinates a left edge at pixel i is x = i and a right edge at pixel i is x = i + 1.
 Hence mu = x1 for the left edge and mu = x2 - 1 for the right edge, and back likewise. Right and
-bottom edges are the mirror image: the same kernel, reversed.
+bottom edges are the mirror image: the same kernel, reversed. (Mirrored, x becomes W - x and pixel
+i becomes W - 1 - i: a right edge at pixel i, x = i + 1, becomes a left edge at W - 1 - i, which is
+where its pixel has gone.)
+
+An edge between the pixel borders belongs to the pixel i with i - 0.5 < x <= i + 0.5, as the
+first pixel whose centre is inside says. The mean of such x is i, so that an expected value of X
+is a position to a fraction of a pixel without offset.
 """
 
 from __future__ import annotations
 
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
 
 # The kernel of the authors' public code, for s = 4: it looks for a rise of the profile.
 PUBLISHED_KERNEL = (
@@ -34,6 +46,10 @@ PUBLISHED_KERNEL = (
 
 # exp(-z^2 / 2) below this is 0: the prior ends 3.29 standard deviations from the regressed edge.
 PRIOR_CUT = 0.0044
+PRIOR_REACH = 3.3
+
+METHODS = ("mbrm", "direct", "none")
+READOUTS = ("argmax", "expectation")
 
 
 class MBRM(nn.Module):
@@ -46,6 +62,8 @@ class MBRM(nn.Module):
             to move to.
         empty_threshold: an object whose profile never rises above this probability has an empty
             mask and keeps its regressed box. Use the mask threshold.
+        readout: where in its posterior an edge is. "argmax" (paper): at the most probable pixel.
+            "expectation": at the mean of X, given that it is at most ``radius`` pixels from there.
 
     With radius 4 the kernel starts as the authors' published one, else as the simplest edge
     detector (-1 on the pixel before the edge, +1 on the first pixel inside).
@@ -58,20 +76,26 @@ class MBRM(nn.Module):
         *,
         min_sigma: float = 1.0,
         empty_threshold: float = 0.4,
+        readout: str = "argmax",
     ) -> None:
         super().__init__()
         if gamma <= 0 or min_sigma <= 0:
             raise ValueError(
                 f"MBRM: gamma and min_sigma must be positive, got {gamma} and {min_sigma}; "
-                "to leave boxes as regressed set MODEL.RDSNET.MBRM.ENABLED False"
+                "to leave boxes as regressed set MODEL.RDSNET.MBRM.METHOD none"
             )
         if radius < 1:
             raise ValueError(f"MBRM: radius must be at least 1 pixel, got {radius}")
-        self.gamma, self.radius = gamma, radius
+        if readout not in READOUTS:
+            raise ValueError(
+                f"MBRM: readout (MODEL.RDSNET.MBRM.READOUT) must be one of {READOUTS}, got '{readout}'"
+            )
+        self.gamma, self.radius, self.readout = gamma, radius, readout
         self.min_sigma, self.empty_threshold = min_sigma, empty_threshold
         self.weight = nn.Parameter(torch.zeros(1, 1, 2 * radius + 1))
         self.bias = nn.Parameter(torch.zeros(1))
         self.reset_parameters()
+        self._register_load_state_dict_pre_hook(_refuse_other_radius, with_module=True)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -94,24 +118,64 @@ class MBRM(nn.Module):
 
         Returns:
             (N, 4) refined boxes. What the mask says nothing about stays as regressed: boxes of
-            empty masks, edges too far outside the image for the prior to reach it, edges that were
-            reversed, and edges that would leave the box without extent.
+            empty masks, edges too far outside the image for the prior to reach it, boxes that were
+            reversed, and boxes that would be left without extent.
         """
-        left, top, right, bottom = self.posteriors(column_maxima, row_maxima, boxes)
-        edges = torch.stack(
-            [left.argmax(1), top.argmax(1), right.argmax(1) + 1, bottom.argmax(1) + 1], dim=1
-        ).to(boxes.dtype)
-        known = torch.stack([p.sum(1) > 0 for p in (left, top, right, bottom)], dim=1)
-        if len(boxes):
-            known &= (column_maxima.amax(1) > self.empty_threshold)[:, None]
-        refined = torch.where(known, edges, boxes)
-        proper = (refined[:, :2] < refined[:, 2:]) & (boxes[:, :2] < boxes[:, 2:])
-        return torch.where(proper.repeat(1, 2), refined, boxes)
+        edges = self._edges(column_maxima, row_maxima, boxes)
+        # Eq. 3 without its denominator: that moves neither the mode nor a mean around it.
+        position = edges.origin + edges.direction * self._read_out(self._log_product(edges))
+        # Pixel i is a left edge at i, a right edge at i + 1.
+        refined = (position + (edges.direction < 0)).to(boxes.dtype).view(4, -1).t()
+        known = edges.reached.view(4, -1).t()
+        known = known & _has_mask(column_maxima, self.empty_threshold)[:, None]
+        return _where_proper(torch.where(known, refined, boxes), boxes)
+
+    def loss(
+        self,
+        column_maxima: Tensor,
+        row_maxima: Tensor,
+        boxes: Tensor,
+        gt_boxes: Tensor,
+        sizes: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """L_refine (Sec. 3.3): cross-entropy of the posteriors against the one-hot true edges.
+
+        The true edge in pixel indices is the first (left, top) or last (right, bottom) pixel whose
+        centre lies inside the ground-truth box. Where the prior is 0 at that pixel, because the
+        regressed edge is more than 3.29 sigma off or the edge lies outside the image, no kernel
+        can find it. Such edges have no term in the loss, so that they neither raise it nor move
+        the kernel; the count that is returned says how many remain.
+
+        Args:
+            column_maxima, row_maxima, boxes: as in :meth:`forward`.
+            gt_boxes: (N, 4) ground-truth boxes, output pixels, continuous coordinates.
+            sizes: (N, 2) height and width of each object's image, when profiles from different
+                images are padded with zeros to a common (H, W). Default: (H, W) for all.
+
+        Returns:
+            the mean over the edges within reach (0, attached, if there is none), and the number
+            of edges within reach as a 0-dim int64 tensor (of 4 N).
+        """
+        first = (gt_boxes[:, :2] - 0.5).ceil().long()
+        last = (gt_boxes[:, 2:] - 0.5).ceil().long() - 1
+        true_edge = torch.cat([first, last], dim=1).t().flatten()
+        edges = self._edges(column_maxima, row_maxima, boxes, sizes)
+        # Where the prior does not reach the image, the denominator of Eq. 3 is 0.
+        product = self._log_product(edges).masked_fill(~edges.reached[:, None], 0)
+        target = (true_edge - edges.origin) * edges.direction
+        index = target.clamp(0, product.shape[1] - 1)[:, None]
+        reached = edges.log_prior.gather(1, index)[:, 0] > -torch.inf
+        reached = reached & (target == index[:, 0])
+        log_probability = product.log_softmax(1).gather(1, index)[:, 0]
+        return -log_probability[reached].sum() / reached.sum().clamp(min=1), reached.sum()
 
     def posteriors(
         self, column_maxima: Tensor, row_maxima: Tensor, boxes: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """P(X = i | M') of the four edges (Eq. 3).
+        """P(X = i | M') of the four edges as Eq. 3 is written, for every pixel of the image.
+
+        :meth:`forward` and :meth:`loss` compute the same numbers, but only where the prior is not
+        0: around each edge rather than over the whole image.
 
         Args: as in :meth:`forward`.
 
@@ -130,37 +194,6 @@ class MBRM(nn.Module):
             self._posterior(row_maxima, fall, y2 - 1, sigma_y),
         )
 
-    def loss(
-        self, column_maxima: Tensor, row_maxima: Tensor, boxes: Tensor, gt_boxes: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """L_refine (Sec. 3.3): cross-entropy of the posteriors against the one-hot true edges.
-
-        The true edge in pixel indices is the first (left, top) or last (right, bottom) pixel whose
-        centre lies inside the ground-truth box. Where the prior is 0 at that pixel, because the
-        regressed edge is more than 3.29 sigma off or the edge lies outside the image, no kernel
-        can find it: such edges are left out of the loss, and counted.
-
-        Args:
-            column_maxima, row_maxima, boxes: as in :meth:`forward`.
-            gt_boxes: (N, 4) ground-truth boxes, output pixels, continuous coordinates.
-
-        Returns:
-            the mean over the edges within reach (0, attached, if there is none), and the number
-            of edges within reach as a 0-dim int64 tensor (of 4 N).
-        """
-        first = (gt_boxes[:, :2] - 0.5).ceil().long()
-        last = (gt_boxes[:, 2:] - 0.5).ceil().long() - 1
-        edges = torch.cat([first, last], dim=1).unbind(1)
-        posteriors = self.posteriors(column_maxima, row_maxima, boxes)
-        found = []
-        for posterior, edge in zip(posteriors, edges):
-            inside = (edge >= 0) & (edge < posterior.shape[1])
-            index = edge.clamp(0, posterior.shape[1] - 1)[:, None]
-            found.append(posterior.gather(1, index)[:, 0] * inside)
-        probability = torch.cat(found)
-        reached = probability > 0
-        return -probability[reached].log().sum() / reached.sum().clamp(min=1), reached.sum()
-
     def _posterior(self, profile: Tensor, kernel: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:
         product = self.prior(mu, sigma, profile.shape[1]) * self.likelihood(profile, kernel)
         total = product.sum(1, keepdim=True)
@@ -168,8 +201,7 @@ class MBRM(nn.Module):
 
     def likelihood(self, profile: Tensor, kernel: Tensor) -> Tensor:
         """P(M' | X = i) (Eq. 4, 5) for every pixel i: (N, L) -> (N, L). Outside the image m = 0."""
-        logits = F.conv1d(profile[:, None], kernel, self.bias, padding=self.radius)
-        return logits[:, 0].sigmoid()
+        return self._logits(F.pad(profile, (self.radius, self.radius)), kernel).sigmoid()
 
     @staticmethod
     def prior(mu: Tensor, sigma: Tensor, length: int) -> Tensor:
@@ -179,4 +211,161 @@ class MBRM(nn.Module):
         """
         index = torch.arange(length, device=mu.device, dtype=mu.dtype)
         gaussian = torch.exp(-0.5 * ((index - mu[:, None]) / sigma[:, None]) ** 2)
-        return torch.where(gaussian < PRIOR_CUT, gaussian.new_zeros(()), gaussian)
+        return gaussian.masked_fill(gaussian < PRIOR_CUT, 0)
+
+    def _logits(self, padded: Tensor, kernel: Tensor) -> Tensor:
+        """b + sum_k w_k m_{i+k}: (N, L + 2s) -> (N, L)."""
+        # Tap by tap rather than by conv1d, which autocast would compute in half precision.
+        taps = padded.unfold(1, padded.shape[1] - 2 * self.radius, 1)  # (N, 2s + 1, L)
+        return self.bias + sum(w * taps[:, k] for k, w in enumerate(kernel.flatten()))
+
+    def _edges(
+        self, column_maxima: Tensor, row_maxima: Tensor, boxes: Tensor, sizes: Tensor | None = None
+    ) -> _Edges:
+        """The surroundings of the left, top, right and bottom edges, 4N in this order."""
+        (n, width), height = column_maxima.shape, row_maxima.shape[1]
+        sides = (boxes[:, 2:] - boxes[:, :2]).t().flatten()
+        sigma = (self.gamma * sides).clamp(min=self.min_sigma).repeat(2)
+        mu = torch.cat([boxes[:, :2], boxes[:, 2:] - 1], dim=1).t().flatten()
+        direction = torch.tensor([[1], [1], [-1], [-1]], device=boxes.device)
+        direction = direction.expand(4, n).flatten()
+        # Columns and rows side by side, so that one look-up serves all edges.
+        profiles = torch.cat([column_maxima, row_maxima], dim=1)
+        if sizes is None:
+            sizes = torch.tensor([[height, width]], device=boxes.device).expand(n, 2)
+        length = sizes.flip(1).t().flatten().repeat(2)
+        start = torch.arange(n, device=boxes.device) * (width + height)
+        start = torch.cat([start, start + width]).repeat(2)
+
+        reach = self._reach(sigma, max(height, width))
+        step = torch.arange(-self.radius, 2 * reach + 1 + self.radius, device=boxes.device)
+        origin = mu.round().long() - direction * reach
+        pixel = origin[:, None] + direction[:, None] * step
+        inside = (pixel >= 0) & (pixel < length[:, None])
+        index = torch.where(inside, pixel, 0) + start[:, None]
+        profile = torch.where(inside, profiles.flatten()[index], 0)
+
+        window = slice(self.radius, len(step) - self.radius)
+        log_prior = -0.5 * ((pixel[:, window] - mu[:, None]) / sigma[:, None]) ** 2
+        outside = (log_prior < math.log(PRIOR_CUT)) | ~inside[:, window]
+        return _Edges(profile, log_prior.masked_fill(outside, -torch.inf), origin, direction)
+
+    def _reach(self, sigma: Tensor, longest: int) -> int:
+        """Pixels to either side of an edge within which all priors end.
+
+        More would only cost time. So the largest sigma is not worth waiting for where that would
+        stop a GPU, or where a size that depends on values cannot be traced: no box is larger than
+        the image.
+        """
+        bound = max(self.min_sigma, self.gamma * longest)
+        if sigma.device.type == "cpu" and not torch.compiler.is_compiling() and sigma.numel():
+            bound = float(sigma.max())
+        return math.ceil(PRIOR_REACH * bound) + 1
+
+    def _log_product(self, edges: _Edges) -> Tensor:
+        """log P(X = i) P(M' | X = i) (4N, L), up to the factor alpha."""
+        return edges.log_prior + F.logsigmoid(self._logits(edges.profile, self.weight))
+
+    def _read_out(self, log_product: Tensor) -> Tensor:
+        """Position in the window (M,), a whole number for "argmax"."""
+        mode = log_product.argmax(1, keepdim=True)
+        if self.readout == "argmax":
+            return mode[:, 0]
+        distance = torch.arange(-self.radius, self.radius + 1, device=mode.device)
+        place = mode + distance
+        inside = (place >= 0) & (place < log_product.shape[1])
+        near = log_product.gather(1, place.clamp(0, log_product.shape[1] - 1))
+        weight = near.masked_fill(~inside, -torch.inf).softmax(1)
+        return mode[:, 0] + (weight * distance).sum(1)
+
+
+class _Edges(NamedTuple):
+    """M edges with their surroundings, mirrored where necessary so that the object lies behind.
+
+    Position j of a window of L pixels is pixel ``origin + direction * j`` of the image.
+    """
+
+    profile: Tensor  # (M, L + 2s): s more pixels on either side; 0 outside the image
+    log_prior: Tensor  # (M, L): -inf where the prior is 0
+    origin: Tensor  # (M,) int64
+    direction: Tensor  # (M,) int64: 1 for left and top, -1 for right and bottom edges
+
+    @property
+    def reached(self) -> Tensor:
+        """(M,) whether the prior reaches the image at all."""
+        return (self.log_prior > -torch.inf).any(1)
+
+
+class EnclosingBoxes(nn.Module):
+    """The baseline "direct" (Sec. 3.3, Table 4): the minimum enclosing rectangle of the mask.
+
+    Args:
+        threshold: foreground probability above which a pixel belongs to the mask.
+    """
+
+    def __init__(self, threshold: float = 0.4) -> None:
+        super().__init__()
+        self.threshold = threshold
+
+    def forward(self, column_maxima: Tensor, row_maxima: Tensor, boxes: Tensor) -> Tensor:
+        """Arguments and result as of :meth:`MBRM.forward`; empty masks keep the regressed box.
+
+        A column has a pixel of the mask exactly when its largest probability is above threshold.
+        """
+        (left, right), (top, bottom) = (
+            self._extent(maxima > self.threshold) for maxima in (column_maxima, row_maxima)
+        )
+        enclosing = torch.stack([left, top, right, bottom], dim=1).to(boxes.dtype)
+        has_mask = _has_mask(column_maxima, self.threshold)
+        return torch.where(has_mask[:, None], enclosing, boxes)
+
+    @staticmethod
+    def _extent(inside: Tensor) -> tuple[Tensor, Tensor]:
+        """First true index and the one after the last (N,) of (N, L) bool."""
+        inside = inside.byte()
+        return inside.argmax(1), inside.shape[1] - inside.flip(1).argmax(1)
+
+
+def build_refinement(cfg: CfgNode) -> MBRM | EnclosingBoxes | None:
+    """What ``MODEL.RDSNET.MBRM`` asks for; None leaves boxes as regressed.
+
+    Raises:
+        ValueError: for an unknown METHOD or READOUT, or a GAMMA or RADIUS that is not positive.
+    """
+    mbrm, threshold = cfg.MODEL.RDSNET.MBRM, cfg.MODEL.RDSNET.MASK_THRESHOLD
+    if mbrm.METHOD not in METHODS:
+        raise ValueError(f"MODEL.RDSNET.MBRM.METHOD must be one of {METHODS}, got '{mbrm.METHOD}'")
+    if not mbrm.ENABLED or mbrm.METHOD == "none":
+        return None
+    if mbrm.METHOD == "direct":
+        return EnclosingBoxes(threshold)
+    return MBRM(mbrm.GAMMA, mbrm.RADIUS, empty_threshold=threshold, readout=mbrm.READOUT)
+
+
+def _has_mask(column_maxima: Tensor, threshold: float) -> Tensor:
+    """Whether any pixel of an object is above threshold: (N, W) -> (N,)."""
+    return (column_maxima > threshold).any(1)
+
+
+def _where_proper(refined: Tensor, boxes: Tensor) -> Tensor:
+    """The refined sides of boxes (N, 4), but the regressed ones where either has no extent."""
+    proper = (refined[:, :2] < refined[:, 2:]) & (boxes[:, :2] < boxes[:, 2:])
+    return torch.where(proper.repeat(1, 2), refined, boxes)
+
+
+def _refuse_other_radius(
+    module: MBRM, state_dict: dict[str, Tensor], prefix: str, *_: object
+) -> None:
+    """Detectron2's checkpointer drops a kernel of another length, with a warning, before this.
+
+    The model would then refine with the bias of one kernel and the weights of another.
+    """
+    weight, bias = state_dict.get(prefix + "weight"), state_dict.get(prefix + "bias")
+    if bias is not None and (weight is None or weight.shape != module.weight.shape):
+        found = "" if weight is None else f" ({weight.numel()} weights)"
+        raise ValueError(
+            f"the MBRM kernel of the checkpoint{found} is not one of radius {module.radius} "
+            f"({2 * module.radius + 1} weights). Set MODEL.RDSNET.MBRM.RADIUS to the radius that "
+            "it was fitted with (it is in the config.yaml that 'rdsnet fit-mbrm' writes beside "
+            "the checkpoint), or fit a kernel of this radius with 'rdsnet fit-mbrm'."
+        )

@@ -11,7 +11,6 @@ into those R anchors.
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -372,11 +371,9 @@ class RetinaNetStream(ObjectStream):
 
     def candidates(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Best anchor-class pairs of a level: logits (R_i, K) -> scores, anchors, classes."""
-        t = self.score_threshold
         # sigmoid(z) > t is z > logit(t): only the few that pass need a sigmoid.
-        anchor, category = (logits > (math.log(t / (1 - t)) if t > 0 else -math.inf)).nonzero(
-            as_tuple=True
-        )
+        threshold = torch.logit(torch.tensor(self.score_threshold, dtype=torch.float64)).item()
+        anchor, category = (logits > threshold).nonzero(as_tuple=True)
         best = logits[anchor, category].topk(min(len(anchor), self.topk_candidates))
         return best.values.sigmoid(), anchor[best.indices], category[best.indices]
 

@@ -24,7 +24,7 @@ from rdsnet.data.masks import dense_ground_truth_masks
 from rdsnet.modeling.cropping import expanded_windows
 from rdsnet.modeling.loading import check_device, require_complete_weights
 from rdsnet.modeling.mask_loss import STRIDE, mask_loss, mask_targets
-from rdsnet.modeling.mbrm import MBRM
+from rdsnet.modeling.mbrm import MBRM, EnclosingBoxes, build_refinement
 from rdsnet.modeling.object_stream import (
     ObjectStream,
     batch_object_index,
@@ -43,7 +43,7 @@ class RDSNet(nn.Module):
         backbone: image (B, 3, H, W) -> FPN features {name: (B, C, Hi, Wi)}.
         object_stream: the detector with representations.
         pixel_stream: features -> Psi (B, D, h, w).
-        mbrm: boundary refinement; None leaves boxes as regressed.
+        mbrm: boundary refinement (EnclosingBoxes: "direct"); None leaves boxes as regressed.
         pixel_mean, pixel_std: normalisation of the input, in its channel order.
         dense_masks: whether ``pred_masks`` is a (N, H, W) bool tensor, as Detectron2's users
             expect, or :class:`~rdsnet.ops.CompactMasks`.
@@ -56,7 +56,7 @@ class RDSNet(nn.Module):
         backbone: Backbone,
         object_stream: ObjectStream,
         pixel_stream: nn.Module,
-        mbrm: MBRM | None,
+        mbrm: MBRM | EnclosingBoxes | None,
         pixel_mean: list[float],
         pixel_std: list[float],
         train_expand: float = 1.5,
@@ -192,12 +192,11 @@ class RDSNet(nn.Module):
         cfg = with_num_classes(cfg)
         backbone = build_backbone(cfg)
         rdsnet = cfg.MODEL.RDSNET
-        mbrm = MBRM(rdsnet.MBRM.GAMMA, rdsnet.MBRM.RADIUS, empty_threshold=rdsnet.MASK_THRESHOLD)
         return {
             "backbone": backbone,
             "object_stream": build_object_stream(cfg, backbone.output_shape()),
             "pixel_stream": build_pixel_stream(cfg, backbone.output_shape()),
-            "mbrm": mbrm if rdsnet.MBRM.ENABLED else None,
+            "mbrm": build_refinement(cfg),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "train_expand": rdsnet.TRAIN_EXPAND,

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rdsnet.modeling.mbrm import MBRM
+from rdsnet.modeling.mbrm import MBRM, EnclosingBoxes, build_refinement
 
 
 def edge_detector(**kwargs):
@@ -84,9 +84,10 @@ def test_ideal_edge_kernel_returns_filled_rectangles_exactly():
     assert torch.equal(refined, boxes)
 
 
-def test_mirrored_input_gives_mirrored_boxes_whatever_the_kernel():
+@pytest.mark.parametrize("readout", ["argmax", "expectation"])
+def test_mirrored_input_gives_mirrored_boxes_whatever_the_kernel(readout):
     generator = torch.Generator().manual_seed(5)
-    mbrm = MBRM(gamma=0.1)
+    mbrm = MBRM(gamma=0.1, readout=readout)
     torch.nn.init.normal_(mbrm.weight, generator=generator)
     height, width = 40, 60
     columns = torch.rand(30, width, generator=generator)
@@ -103,9 +104,67 @@ def test_mirrored_input_gives_mirrored_boxes_whatever_the_kernel():
     torch.testing.assert_close(refined_mirrored[:, 2], width - refined[:, 0])
     transposed = mbrm(rows, columns, boxes[:, [1, 0, 3, 2]])
     assert torch.equal(transposed, refined[:, [1, 0, 3, 2]])
+    on_pixels = (refined == refined.round()).float().mean()
+    assert on_pixels > 0.9 if readout == "argmax" else on_pixels < 0.1
 
 
-def test_what_the_mask_says_nothing_about_stays_as_regressed():
+def test_expectation_is_the_posterior_mean_around_the_mode():
+    generator = torch.Generator().manual_seed(8)
+    mbrm = MBRM(gamma=0.3, radius=2, readout="expectation").double()
+    columns = torch.rand(12, 50, generator=generator, dtype=torch.float64)
+    rows = torch.rand(12, 40, generator=generator, dtype=torch.float64)
+    boxes = torch.tensor([[8.2, 6.6, 41.3, 33.9]], dtype=torch.float64).repeat(12, 1)
+    refined = mbrm(columns, rows, boxes)
+    for n in range(12):
+        for edge, posterior in enumerate(
+            mbrm.posteriors(columns[n : n + 1], rows[n : n + 1], boxes[:1])
+        ):
+            p = posterior[0].tolist()
+            mode = max(range(len(p)), key=p.__getitem__)
+            near = range(max(mode - 2, 0), min(mode + 3, len(p)))
+            mean = sum(i * p[i] for i in near) / sum(p[i] for i in near)
+            assert refined[n, edge].item() == pytest.approx(mean + (1 if edge > 1 else 0))
+
+
+def test_argmax_is_that_of_the_posterior_over_the_whole_image():
+    generator = torch.Generator().manual_seed(4)
+    columns, rows = (
+        torch.rand(200, 120, generator=generator),
+        torch.rand(200, 90, generator=generator),
+    )
+    corner = torch.rand(200, 2, generator=generator) * 60 - 10
+    boxes = torch.cat([corner, corner + 1 + 90 * torch.rand(200, 2, generator=generator)], 1)
+    mbrm = MBRM(gamma=0.1)
+    left, top, right, bottom = mbrm.posteriors(columns, rows, boxes)
+    edges = [left.argmax(1), top.argmax(1), right.argmax(1) + 1, bottom.argmax(1) + 1]
+    expected = torch.stack(edges, dim=1).float()
+    reached = torch.stack([p.sum(1) > 0 for p in (left, top, right, bottom)], dim=1)
+    assert not reached.all()
+    expected = torch.where(reached, expected, boxes)
+    swapped = (expected[:, 2:] <= expected[:, :2]).repeat(1, 2)
+    refined = mbrm(columns, rows, boxes)
+    assert torch.equal(refined[~swapped], expected[~swapped])
+    assert torch.equal(refined[swapped], boxes[swapped])
+
+
+def test_where_the_mask_is_flat_expectation_keeps_the_fraction_of_the_regressed_edge():
+    mbrm = MBRM(readout="expectation")
+    torch.nn.init.zeros_(mbrm.weight)
+    boxes = torch.tensor([[10.3, 12.45, 20.8, 24.6]])
+    refined = mbrm(torch.ones(1, 40), torch.ones(1, 40), boxes)
+    torch.testing.assert_close(refined, boxes, rtol=0, atol=0.01)
+    mbrm.readout = "argmax"
+    assert torch.equal(mbrm(torch.ones(1, 40), torch.ones(1, 40), boxes), boxes.round())
+
+
+def test_published_kernel_puts_a_hard_edge_one_pixel_outside():
+    box = torch.tensor([[10.0, 12.0, 30.0, 33.0]])
+    likelihood = MBRM().likelihood(profiles(box, 40, 50)[0], MBRM().weight)
+    assert likelihood.argmax(1).item() == 9
+
+
+@pytest.mark.parametrize("readout", ["argmax", "expectation"])
+def test_what_the_mask_says_nothing_about_stays_as_regressed(readout):
     boxes = torch.tensor(
         [
             [10.3, 8.2, 30.7, 25.1],  # empty mask
@@ -114,13 +173,14 @@ def test_what_the_mask_says_nothing_about_stays_as_regressed():
         ]
     )
     columns, rows = profiles(torch.tensor([[0, 0, 0, 0], [10, 8, 30, 25], [10, 8, 30, 25]]), 40, 50)
-    refined = MBRM()(columns, rows, boxes)
+    refined = MBRM(readout=readout)(columns, rows, boxes)
     assert torch.equal(refined[0], boxes[0])
     assert refined[1, 0] == -400.0 and torch.isfinite(refined).all()
     assert torch.equal(refined[2, [0, 2]], boxes[2, [0, 2]])
 
 
-def test_refined_boxes_always_have_extent():
+@pytest.mark.parametrize("readout", ["argmax", "expectation"])
+def test_refined_boxes_always_have_extent(readout):
     generator = torch.Generator().manual_seed(11)
     columns, rows = (
         torch.rand(300, 30, generator=generator),
@@ -128,12 +188,165 @@ def test_refined_boxes_always_have_extent():
     )
     corner = torch.rand(300, 2, generator=generator) * 29
     boxes = torch.cat([corner, corner + 0.05 + 2 * torch.rand(300, 2, generator=generator)], 1)
-    refined = MBRM()(columns, rows, boxes)
+    refined = MBRM(readout=readout)(columns, rows, boxes)
     assert (refined[:, 2:] > refined[:, :2]).all()
 
 
-def test_no_boxes():
-    assert MBRM()(torch.zeros(0, 50), torch.zeros(0, 40), torch.zeros(0, 4)).shape == (0, 4)
+@pytest.mark.parametrize(
+    "refinement", [MBRM(), MBRM(readout="expectation"), EnclosingBoxes()], ids=str
+)
+def test_no_boxes(refinement):
+    assert refinement(torch.zeros(0, 50), torch.zeros(0, 40), torch.zeros(0, 4)).shape == (0, 4)
+
+
+def loss_by_loops(mbrm, columns, rows, boxes, gt_boxes):
+    """Mean of -log P of the true edges whose prior is not 0, and their number."""
+    kernel, bias = mbrm.weight.flatten().tolist(), mbrm.bias.item()
+    terms = []
+    for n in range(len(boxes)):
+        for edge in range(4):
+            profile = (columns if edge % 2 == 0 else rows)[n].tolist()
+            taps = kernel if edge < 2 else kernel[::-1]
+            side = (boxes[n, 2 + edge % 2] - boxes[n, edge % 2]).item()
+            mu = boxes[n, edge].item() - (1 if edge > 1 else 0)
+            sigma = max(1.0, mbrm.gamma * side)
+            posterior = posterior_by_loops(profile, taps, bias, mu, sigma)
+            gt = gt_boxes[n, edge].item()
+            centres = [i + 0.5 for i in range(len(profile))]
+            if edge < 2:
+                inside = [i for i, c in enumerate(centres) if c >= gt]
+                true = inside[0] if inside and gt >= -0.5 else None
+            else:
+                inside = [i for i, c in enumerate(centres) if c < gt]
+                true = inside[-1] if inside and gt < len(profile) + 0.5 else None
+            if true is not None and posterior[true] > 0:
+                terms.append(-math.log(posterior[true]))
+    return sum(terms) / len(terms), len(terms)
+
+
+def noisy_objects(count, seed=0):
+    """Soft profiles of random boxes in 60 x 80 px, boxes regressed beside them, true boxes."""
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(count, 2, generator=generator, dtype=torch.float64) * 30 + 4
+    gt = torch.cat([corner, corner + 4 + 20 * torch.rand(count, 2, generator=generator)], 1)
+    boxes = gt + torch.randn(count, 4, generator=generator) * 1.5
+    softness = 0.5 + torch.rand(count, 1, generator=generator)
+    profile = []
+    for axis, length in ((0, 80), (1, 60)):
+        centre = torch.arange(length) + 0.5
+        low, high = gt[:, axis, None], gt[:, 2 + axis, None]
+        profile.append(
+            ((centre - low) / softness).sigmoid() * ((high - centre) / softness).sigmoid()
+        )
+    return profile[0], profile[1], boxes, gt
+
+
+def test_loss_is_the_cross_entropy_of_the_edges_within_reach():
+    mbrm = MBRM().double()
+    columns, rows, boxes, gt = noisy_objects(15)
+    gt[0, 0] = boxes[0, 0] - 9  # out of the prior's reach
+    gt[1, 2] = 95.0  # outside the image
+    gt[2, 1] = 7.5  # exactly a pixel's centre
+    boxes[2, 1] = 8.1
+    loss, reached = mbrm.loss(columns, rows, boxes, gt)
+    expected, count = loss_by_loops(mbrm, columns, rows, boxes, gt)
+    assert 30 < count < 59 and reached == count
+    assert loss.item() == pytest.approx(expected)
+
+
+def test_edges_out_of_reach_move_no_weight():
+    mbrm = MBRM()
+    columns, rows, boxes, _ = (x.float() for x in noisy_objects(5))
+    loss, reached = mbrm.loss(columns, rows, boxes, boxes + torch.tensor([20.0, 20, 20, 20]))
+    loss.backward()
+    assert loss == 0 and reached == 0
+    assert torch.equal(mbrm.weight.grad, torch.zeros(1, 1, 9)) and mbrm.bias.grad == 0
+
+
+def test_edges_that_the_kernel_deems_impossible_stay_in_the_loss():
+    mbrm = MBRM()
+    with torch.no_grad():
+        mbrm.weight.mul_(1000)  # sigmoid is 0 in float32
+    columns, rows, _, gt = (x.float() for x in noisy_objects(5))
+    loss, reached = mbrm.loss(columns, rows, gt + 0.2, gt)
+    assert reached == 20 and torch.isfinite(loss)
+    loss.backward()
+    assert torch.isfinite(mbrm.weight.grad).all() and mbrm.weight.grad.abs().sum() > 0
+
+
+def test_objects_of_different_images_can_be_padded_together():
+    mbrm = MBRM(gamma=0.2)
+    columns, rows, boxes, gt = (x.float() for x in noisy_objects(6))
+    # The image of the first three ends inside the reach of their right and bottom priors.
+    sizes = torch.tensor([[60, 80]] * 6)
+    for n in range(3):
+        height, width = int(boxes[n, 3]) + 1, int(boxes[n, 2]) + 1
+        sizes[n] = torch.tensor([height, width])
+        columns[n, width:], rows[n, height:] = 0, 0
+    losses = [
+        mbrm.loss(columns[n : n + 1, :w], rows[n : n + 1, :h], boxes[n : n + 1], gt[n : n + 1])
+        for n, (h, w) in enumerate(sizes.tolist())
+    ]
+    total, edges = sum(loss * count for loss, count in losses), sum(count for _, count in losses)
+    loss, reached = mbrm.loss(columns, rows, boxes, gt, sizes)
+    assert reached == edges
+    torch.testing.assert_close(loss, total / edges)
+
+
+def test_autocast_does_not_coarsen_the_posterior():
+    columns, rows, boxes, gt = (x.float() for x in noisy_objects(5))
+    mbrm = MBRM(readout="expectation")
+    expected, loss = mbrm(columns, rows, boxes), mbrm.loss(columns, rows, boxes, gt)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(mbrm(columns, rows, boxes), expected)
+        torch.testing.assert_close(mbrm.loss(columns, rows, boxes, gt)[0], loss)
+
+
+def test_direct_is_the_enclosing_rectangle_of_the_mask():
+    generator = torch.Generator().manual_seed(2)
+    probability = torch.rand(20, 30, 40, generator=generator) ** 4
+    probability[0], probability[1], probability[2] = 0.39, 0.0, 1.0
+    probability[3:, :, ::2] = 0
+    boxes = torch.rand(20, 4, generator=generator)
+    found = EnclosingBoxes(0.4)(probability.amax(1), probability.amax(2), boxes)
+    assert torch.equal(found[:2], boxes[:2])  # empty masks
+    for mask, box in zip(probability[2:] > 0.4, found[2:].tolist(), strict=True):
+        y, x = mask.nonzero(as_tuple=True)
+        assert box == [x.min(), y.min(), x.max() + 1, y.max() + 1]
+
+
+def config(**keys):
+    import rdsnet
+
+    cfg = rdsnet.get_cfg()
+    cfg.MODEL.RDSNET.MBRM.update(keys)
+    return cfg
+
+
+def test_config_chooses_the_refinement():
+    assert isinstance(build_refinement(config(METHOD="direct")), EnclosingBoxes)
+    assert build_refinement(config(METHOD="none")) is None
+    assert build_refinement(config(ENABLED=False)) is None
+    mbrm = build_refinement(config(METHOD="mbrm", GAMMA=0.1, RADIUS=2, READOUT="expectation"))
+    assert (mbrm.gamma, mbrm.radius, mbrm.readout) == (0.1, 2, "expectation")
+
+
+@pytest.mark.parametrize("keys", [{"METHOD": "exact"}, {"READOUT": "median"}], ids=str)
+def test_unknown_choices_are_refused_with_those_that_there_are(keys):
+    with pytest.raises(ValueError, match="(?i)must be one of .*got"):
+        build_refinement(config(**keys))
+
+
+def test_a_kernel_of_another_radius_is_refused():
+    weights = {f"mbrm.{name}": value for name, value in MBRM(radius=2).state_dict().items()}
+    holder = torch.nn.ModuleDict({"mbrm": MBRM(radius=4)})
+    with pytest.raises(ValueError, match=r"\(5 weights\) is not one of radius 4 \(9 weights\)"):
+        holder.load_state_dict(weights)
+    # Detectron2's checkpointer drops weights of another shape first.
+    del weights["mbrm.weight"]
+    with pytest.raises(ValueError, match="MODEL.RDSNET.MBRM.RADIUS"):
+        holder.load_state_dict(weights, strict=False)
+    holder.load_state_dict({}, strict=False)  # no kernel at all: the one it starts with
 
 
 def test_starts_from_the_published_kernel_at_radius_four_and_an_edge_detector_elsewhere():
