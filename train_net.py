@@ -7,9 +7,15 @@ python train_net.py --config-file output/config.yaml --eval-only \\
     MODEL.WEIGHTS output/model_final.pth
 """
 
-from detectron2.engine import default_argument_parser
+import warnings
 
-from rdsnet.engine import run
+# Calls inside Detectron2 that users can do nothing about.
+warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
+warnings.filterwarnings("ignore", message="torch.meshgrid")
+
+from detectron2.engine import default_argument_parser  # noqa: E402
+
+from rdsnet.engine import run  # noqa: E402
 
 if __name__ == "__main__":
     run(default_argument_parser(epilog=__doc__).parse_args())
