@@ -88,7 +88,8 @@ class MBRM(nn.Module):
             raise ValueError(f"MBRM: radius must be at least 1 pixel, got {radius}")
         if readout not in READOUTS:
             raise ValueError(
-                f"MBRM: readout (MODEL.RDSNET.MBRM.READOUT) must be one of {READOUTS}, got '{readout}'"
+                f"MBRM: readout must be one of {READOUTS}, got '{readout}' "
+                "(MODEL.RDSNET.MBRM.READOUT)"
             )
         self.gamma, self.radius, self.readout = gamma, radius, readout
         self.min_sigma, self.empty_threshold = min_sigma, empty_threshold
