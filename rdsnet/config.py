@@ -73,6 +73,8 @@ def add_rdsnet_config(cfg: CN) -> None:
     cfg.MODEL.RDSNET.MBRM.METHOD = "mbrm"
     # Width of the prior around a regressed edge, as a share of the box's size. Paper: 0.05.
     cfg.MODEL.RDSNET.MBRM.GAMMA = 0.05
+    # Smallest width of the prior, pixels. Authors' code: 1.
+    cfg.MODEL.RDSNET.MBRM.MIN_SIGMA = 1.0
     # s: an edge is recognised from 2 s + 1 pixels. Paper: 4.
     cfg.MODEL.RDSNET.MBRM.RADIUS = 4
     # Where in its posterior an edge is: "argmax", the most probable pixel (paper), or

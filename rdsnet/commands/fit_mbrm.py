@@ -4,7 +4,7 @@ The model is run once over DATASETS.TRAIN, then the kernel is fitted in seconds.
 gets the checkpoint with the fitted kernel, model_final.pth, and a config.yaml to use it with. The
 same command after an interruption goes on where it stopped.
 
-Keys: MODEL.RDSNET.MBRM.GAMMA, .RADIUS, .READOUT, and .FIT.* for the schedule.
+Keys: MODEL.RDSNET.MBRM.GAMMA, .MIN_SIGMA, .RADIUS, .READOUT, and .FIT.* for the schedule.
 
 Examples:
   rdsnet fit-mbrm --config-file output/mine/config.yaml MODEL.WEIGHTS output/mine/model_final.pth
@@ -88,6 +88,8 @@ def _report(fit, mbrm) -> str:
     lines = [
         f"{fit.objects} objects, {fit.edges_within_reach} of {fit.edges} edges within reach of the "
         "prior",
+        f"regressed edges are off by {fit.edge_spread:.3f} of their box's side (gamma is "
+        f"{mbrm.gamma:g})",
         "",
         "pixel     initial    fitted",
     ]

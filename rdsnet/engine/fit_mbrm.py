@@ -40,6 +40,10 @@ class KernelFit:
     objects: int
     edges: int  # four per object
     edges_within_reach: int
+    # Median distance of the regressed edges from the true ones as a share of the box's side, times
+    # 1.48: their standard deviation if they are normally distributed, which is what gamma stands
+    # for. On training images it is smaller than on others.
+    edge_spread: float
     loss_prior: float  # of a kernel of zeros: the prior alone
     loss_initial: float  # of the kernel that MBRM starts with when it is not fitted
     loss: float
@@ -127,6 +131,7 @@ def fit_kernel(
         len(objects),
         4 * len(objects),
         within_reach,
+        edge_spread(objects),
         loss_prior,
         loss_initial,
         final_loss,
@@ -141,6 +146,13 @@ def mean_loss(mbrm: MBRM, objects: ObjectProfiles) -> tuple[float, int]:
         loss, reached = _batch_loss(mbrm, objects, index)
         total, edges = total + loss.item() * reached.item(), edges + reached.item()
     return total / max(edges, 1), edges
+
+
+def edge_spread(objects: ObjectProfiles) -> float:
+    """See :class:`KernelFit`."""
+    boxes, gt_boxes = objects.boxes[objects.objects], objects.gt_boxes[objects.objects]
+    sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+    return 1.4826 * ((boxes - gt_boxes) / sides).abs().median().item()
 
 
 def output_folder(cfg: CfgNode) -> Path:

@@ -254,13 +254,13 @@ class MBRM(nn.Module):
     def _reach(self, sigma: Tensor, longest: int) -> int:
         """Pixels to either side of an edge within which all priors end.
 
-        More would only cost time. So the largest sigma is not worth waiting for where that would
-        stop a GPU, or where a size that depends on values cannot be traced: no box is larger than
-        the image.
+        No box is larger than the image, which gives a bound; more than necessary only costs time.
+        So the largest sigma is not worth waiting for where that would stop a GPU, or where a size
+        that depends on values cannot be traced.
         """
         bound = max(self.min_sigma, self.gamma * longest)
         if sigma.device.type == "cpu" and not torch.compiler.is_compiling() and sigma.numel():
-            bound = float(sigma.max())
+            bound = min(bound, float(sigma.max()))
         return math.ceil(PRIOR_REACH * bound) + 1
 
     def _log_product(self, edges: _Edges) -> Tensor:
@@ -331,7 +331,8 @@ def build_refinement(cfg: CfgNode) -> MBRM | EnclosingBoxes | None:
     """What ``MODEL.RDSNET.MBRM`` asks for; None leaves boxes as regressed.
 
     Raises:
-        ValueError: for an unknown METHOD or READOUT, or a GAMMA or RADIUS that is not positive.
+        ValueError: for an unknown METHOD or READOUT, or a GAMMA, MIN_SIGMA or RADIUS that is not
+            positive.
     """
     mbrm, threshold = cfg.MODEL.RDSNET.MBRM, cfg.MODEL.RDSNET.MASK_THRESHOLD
     if mbrm.METHOD not in METHODS:
@@ -340,7 +341,13 @@ def build_refinement(cfg: CfgNode) -> MBRM | EnclosingBoxes | None:
         return None
     if mbrm.METHOD == "direct":
         return EnclosingBoxes(threshold)
-    return MBRM(mbrm.GAMMA, mbrm.RADIUS, empty_threshold=threshold, readout=mbrm.READOUT)
+    return MBRM(
+        mbrm.GAMMA,
+        mbrm.RADIUS,
+        min_sigma=mbrm.MIN_SIGMA,
+        empty_threshold=threshold,
+        readout=mbrm.READOUT,
+    )
 
 
 def _has_mask(column_maxima: Tensor, threshold: float) -> Tensor:

@@ -165,6 +165,14 @@ def test_the_state_of_another_fit_is_not_taken_up(objects, tmp_path, monkeypatch
     assert torch.equal(other.weight, fresh.weight)
 
 
+def test_edge_spread_is_the_standard_deviation_of_normal_errors():
+    images = [synthetic_image(i, count=200) for i in range(5)]
+    for image in images:
+        image.boxes = torch.tensor([[10.0, 10, 60, 60]]).repeat(200, 1)
+        image.gt_boxes[1:] = image.boxes[1:] + 50 * 0.03 * torch.randn(199, 4)
+    assert fitting.edge_spread(ObjectProfiles(images)) == pytest.approx(0.03, rel=0.1)
+
+
 def test_a_model_that_finds_nothing_cannot_be_fitted_to():
     image = synthetic_image(0)
     image.gt_boxes[:] = torch.nan

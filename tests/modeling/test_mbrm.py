@@ -179,6 +179,15 @@ def test_what_the_mask_says_nothing_about_stays_as_regressed(readout):
     assert torch.equal(refined[2, [0, 2]], boxes[2, [0, 2]])
 
 
+def test_boxes_of_a_model_that_has_diverged_come_back():
+    inf, nan = torch.inf, torch.nan
+    boxes = torch.tensor([[nan, 1, 2, 3], [nan] * 4, [-inf, -inf, inf, inf], [5, 5, 20, 20]])
+    columns, rows = profiles(torch.tensor([[5, 5, 20, 20]] * 4), 40, 50)
+    refined = MBRM()(columns, rows, boxes)
+    assert torch.equal(refined[:3].nan_to_num(), boxes[:3].nan_to_num())
+    assert (refined[3] - boxes[3]).abs().max() <= 1
+
+
 @pytest.mark.parametrize("readout", ["argmax", "expectation"])
 def test_refined_boxes_always_have_extent(readout):
     generator = torch.Generator().manual_seed(11)
@@ -327,8 +336,9 @@ def test_config_chooses_the_refinement():
     assert isinstance(build_refinement(config(METHOD="direct")), EnclosingBoxes)
     assert build_refinement(config(METHOD="none")) is None
     assert build_refinement(config(ENABLED=False)) is None
-    mbrm = build_refinement(config(METHOD="mbrm", GAMMA=0.1, RADIUS=2, READOUT="expectation"))
-    assert (mbrm.gamma, mbrm.radius, mbrm.readout) == (0.1, 2, "expectation")
+    keys = {"GAMMA": 0.1, "MIN_SIGMA": 0.5, "RADIUS": 2, "READOUT": "expectation"}
+    mbrm = build_refinement(config(METHOD="mbrm", **keys))
+    assert (mbrm.gamma, mbrm.min_sigma, mbrm.radius, mbrm.readout) == tuple(keys.values())
 
 
 @pytest.mark.parametrize("keys", [{"METHOD": "exact"}, {"READOUT": "median"}], ids=str)
