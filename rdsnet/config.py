@@ -33,7 +33,9 @@ def add_rdsnet_config(cfg: CN) -> None:
     # D: numbers in a pixel's representation; an object has 2 x D (background, foreground).
     # Paper: 32.
     cfg.MODEL.RDSNET.REPRESENTATION_DIM = 32
-    # The detector: a name in rdsnet.modeling.OBJECT_STREAM_REGISTRY.
+    # The detector: a name in rdsnet.modeling.OBJECT_STREAM_REGISTRY. Whichever it is, it reads what
+    # all detectors have in common from MODEL.RETINANET: NUM_CLASSES, IN_FEATURES,
+    # SCORE_THRESH_TEST, TOPK_CANDIDATES_TEST, NMS_THRESH_TEST.
     cfg.MODEL.RDSNET.OBJECT_STREAM = "RetinaNetStream"
 
     cfg.MODEL.RDSNET.PIXEL_STREAM = CN()

@@ -13,19 +13,22 @@ if find_spec("detectron2") is not None:
     from rdsnet.modeling import backbone  # noqa: F401  (registers the small backbone)
     from rdsnet.modeling.object_stream import (
         OBJECT_STREAM_REGISTRY,
+        DensePredictions,
         ObjectStream,
         Positives,
-        RetinaNetStream,
     )
     from rdsnet.modeling.pixel_stream import PIXEL_STREAM_REGISTRY, PixelStream
     from rdsnet.modeling.rdsnet import RDSNet
+    from rdsnet.modeling.retinanet_stream import RDSNetHead, RetinaNetStream
 
     __all__ += [
         "OBJECT_STREAM_REGISTRY",
         "PIXEL_STREAM_REGISTRY",
+        "DensePredictions",
         "ObjectStream",
         "PixelStream",
         "Positives",
         "RDSNet",
+        "RDSNetHead",
         "RetinaNetStream",
     ]

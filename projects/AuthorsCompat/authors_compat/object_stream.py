@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from rdsnet.modeling import OBJECT_STREAM_REGISTRY, RetinaNetStream
-from rdsnet.modeling.object_stream import RetinaNetPredictions
+from rdsnet.modeling.object_stream import DensePredictions
 
 from .boxes import InclusiveBox2BoxTransform, clip_inclusive, inclusive_iou, to_continuous
 
@@ -90,7 +90,7 @@ class AuthorsRetinaNetStream(RetinaNetStream):
 
     @torch.no_grad()
     def label_anchors(
-        self, predictions: RetinaNetPredictions, gt_instances: list[Instances]
+        self, predictions: DensePredictions, gt_instances: list[Instances]
     ) -> tuple[Tensor, Tensor]:
         anchors = Boxes.cat(predictions.anchors).tensor
         shape = (len(gt_instances), len(anchors))
@@ -106,9 +106,7 @@ class AuthorsRetinaNetStream(RetinaNetStream):
             labels[i, inside], object_index[i, inside] = classes, matched
         return labels, object_index
 
-    def anchors_inside(
-        self, predictions: RetinaNetPredictions, image_size: tuple[int, int]
-    ) -> Tensor:
+    def anchors_inside(self, predictions: DensePredictions, image_size: tuple[int, int]) -> Tensor:
         """Which of the R anchors lie in cells of the padded area of an image of (H, W): (R,)."""
         padded = [
             -(-side // self.size_divisibility) * self.size_divisibility for side in image_size
@@ -130,7 +128,7 @@ class AuthorsRetinaNetStream(RetinaNetStream):
 
     def detect(
         self,
-        predictions: RetinaNetPredictions,
+        predictions: DensePredictions,
         image_sizes: list[tuple[int, int]],
         scale_factors: list[tuple[float, float]] | None = None,
     ) -> list[Instances]:
@@ -149,7 +147,7 @@ class AuthorsRetinaNetStream(RetinaNetStream):
 
     def detect_in_image(
         self,
-        predictions: RetinaNetPredictions,
+        predictions: DensePredictions,
         image: int,
         image_size: tuple[int, int],
         scale_factor: tuple[float, float] = (1.0, 1.0),

@@ -22,7 +22,7 @@ from rdsnet.checkpoint import convert_mmdet_state_dict
 from rdsnet.modeling import MBRM, PixelStream
 from rdsnet.modeling.cropping import expanded_windows
 from rdsnet.modeling.mask_loss import STRIDE
-from rdsnet.modeling.object_stream import RetinaNetPredictions, build_object_stream
+from rdsnet.modeling.object_stream import DensePredictions, build_object_stream
 from rdsnet.projects.authors_compat import (
     AlignedCornersPixelStream,
     InclusiveBox2BoxTransform,
@@ -130,7 +130,7 @@ def test_classification_loss_is_the_cores_up_to_the_normaliser(core_config, make
         anchors = [Boxes(convert(anchors_of(make_config())))]
         count = len(anchors[0])
         generator = torch.Generator().manual_seed(0)
-        predictions = RetinaNetPredictions(
+        predictions = DensePredictions(
             [torch.randn(1, count, 80, generator=generator)],
             [torch.randn(1, count, 4, generator=generator) * 0.1],
             FEATURES,

@@ -18,7 +18,7 @@ from rdsnet import ops
 from rdsnet.checkpoint import convert_mmdet_state_dict
 from rdsnet.modeling import Positives
 from rdsnet.modeling.mask_loss import mask_targets
-from rdsnet.modeling.object_stream import RetinaNetPredictions
+from rdsnet.modeling.object_stream import DensePredictions
 from rdsnet.projects.authors_compat import (
     AlignedCornersPixelStream,
     InclusiveBox2BoxTransform,
@@ -70,7 +70,7 @@ def golden_targets(model):
     data = golden("targets")
     features = [torch.zeros(2, 1, *size) for size in data["feat_hw"]]
     anchors = model.object_stream.anchor_generator(features)
-    predictions = RetinaNetPredictions([], [], features, anchors)
+    predictions = DensePredictions([], [], features, anchors)
     gt_instances = []
     for i in (0, 1):
         height, width = data[f"img{i}_img_shape"].tolist()
