@@ -143,17 +143,18 @@ def plot(results: list[dict], path: Path) -> None:
     """AP of every seed (dots) and their means (bars): streams on the left, Table 3 on the right."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     tasks = {"bbox_regressed": "box without MBRM", "bbox": "box", "segm": "mask"}
-    for shift, (task, label) in enumerate(tasks.items()):
+    for shift, task in enumerate(tasks):
         for x, (name, expand) in enumerate(COMPARED):
             values = list(of(results, name, expand, task).values())
-            draw(left, x + 0.25 * (shift - 1), values, f"C{shift}", label if x == 0 else None)
+            draw(left, x + 0.25 * (shift - 1), values, f"C{shift}")
     left.set_xticks(range(len(COMPARED)), [TRAININGS[name].title for name, _ in COMPARED])
     left.set_title("same budget")
-    left.legend()
+    left.legend(handles=[Patch(color=f"C{i}", label=task) for i, task in enumerate(tasks.values())])
     for x, row in enumerate(TABLE_3):
         values = list(of(results, row.training, row.test_expand).values())
         draw(right, x, values, "C2")
@@ -168,7 +169,7 @@ def plot(results: list[dict], path: Path) -> None:
     FigureCanvasAgg(figure).print_png(str(path))
 
 
-def draw(axes, x: float, values: list[float], color: str, label: str | None = None) -> None:
+def draw(axes, x: float, values: list[float], color: str) -> None:
     if values:
-        axes.bar(x, statistics.mean(values), 0.22, color=color, alpha=0.4, label=label)
+        axes.bar(x, statistics.mean(values), 0.22, color=color, alpha=0.4)
         axes.plot([x] * len(values), values, ".", color=color)

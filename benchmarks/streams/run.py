@@ -66,7 +66,7 @@ def run_one(name: str, seed: int, settings: Settings, folder: Path) -> dict:
     torch.set_num_threads(1)
     training = TRAININGS[name]
     arguments = ["--config-file", str(ROOT / training.config)]
-    arguments += [*options(settings, folder), "SEED", str(seed), *training.opts]
+    arguments += [*options(settings, folder), "SEED", str(seed)]
     cfg = setup(default_argument_parser().parse_args(arguments))
     trainer = Trainer(cfg)
     wall, cpu = time.perf_counter(), cpu_seconds()
@@ -135,7 +135,7 @@ def cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def seconds_per_image(runs: Path, settings: Settings, seed: int, rounds: int = 5) -> dict:
+def seconds_per_image(runs: Path, settings: Settings, seed: int, images: int = 20) -> dict:
     """{name: milliseconds}: median over validation images, the models taking turns on each.
 
     One thread, from the image to masks and refined boxes in run-length form.
@@ -161,15 +161,16 @@ def seconds_per_image(runs: Path, settings: Settings, seed: int, rounds: int = 5
     times: dict[str, list[float]] = {name: [] for name in models}
     content = json.loads((next(iter(folders.values())) / "val.json").read_text())
     with torch.no_grad():
-        for number, info in enumerate(content["images"][: 2 * rounds] * 2):
+        for info in content["images"][:images]:
             image = read_image(str(Path(settings.data) / "images" / info["file_name"]), "BGR")
             image = torch.from_numpy(image.transpose(2, 0, 1).copy())
-            for name, model in models.items():
-                start = time.perf_counter()
-                model([{"image": image}])[0]["instances"].pred_masks.rle()
-                if number >= 2:  # warmed up
-                    times[name].append(1000 * (time.perf_counter() - start))
-    return {name: round(statistics.median(values), 1) for name, values in times.items() if values}
+            for repetition in range(3):
+                for name, model in models.items():
+                    start = time.perf_counter()
+                    model([{"image": image}])[0]["instances"].pred_masks.rle()
+                    if repetition > 0:  # the first warms up
+                        times[name].append(1000 * (time.perf_counter() - start))
+    return {name: round(statistics.median(values), 1) for name, values in times.items()}
 
 
 # --------------------------------------------------------------------- command line
@@ -235,7 +236,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{len(wanted) - len(to_do)} of {len(wanted)} runs are finished")
     if args.dry_run:
         for name, seed in to_do:
-            print(f"{name} seed {seed}: {TRAININGS[name].config} {' '.join(TRAININGS[name].opts)}")
+            print(f"{name} seed {seed}: {TRAININGS[name].config}")
         return 0
     all_well = True
     if not args.report_only:

@@ -11,26 +11,19 @@ class Training:
 
     title: str
     config: str
-    opts: tuple[str, ...] = ()
     test_expands: tuple[float, ...] = (1.2,)
 
 
-def rdsnet_s(expand: float, ohem: bool, title: str) -> Training:
-    opts = ("MODEL.RDSNET.TRAIN_EXPAND", str(expand), "MODEL.RDSNET.OHEM.ENABLED", str(ohem))
-    config = "projects/YOLACT/configs/rdsnet_s_small_nuclei.yaml"
-    return Training(title, config, opts, test_expands=(1.0, 1.2))
-
-
+TABLE_3_CONFIGS = "projects/YOLACT/configs/Table3"
 TRAININGS = {
     "retinanet": Training("RDSNet on RetinaNet", "configs/small/rdsnet_small_nuclei.yaml"),
     "fcos": Training("RDSNet on FCOS", "projects/FCOS/configs/rdsnet_fcos_small_nuclei.yaml"),
-    "yolact": Training(
-        "YOLACT", "projects/YOLACT/configs/yolact_small_nuclei.yaml", test_expands=(1.0,)
-    ),
-    "corr": rdsnet_s(1.0, False, "YOLACT with correlation"),
-    "corr_te": rdsnet_s(1.5, False, "the same, expanded in training"),
-    "rdsnet_s": rdsnet_s(1.5, True, "RDSNet_s"),
+    "yolact": Training("YOLACT", f"{TABLE_3_CONFIGS}/row_1.yaml", (1.0,)),
+    "corr": Training("YOLACT with correlation", f"{TABLE_3_CONFIGS}/row_2.yaml", (1.0, 1.2)),
+    "corr_te": Training("the same with TE", f"{TABLE_3_CONFIGS}/row_4.yaml", (1.0, 1.2)),
+    "rdsnet_s": Training("RDSNet_s", f"{TABLE_3_CONFIGS}/row_7.yaml", (1.0, 1.2)),
 }
+# Streams on the same budget, with the expansion that they are evaluated with.
 COMPARED = [("retinanet", 1.2), ("fcos", 1.2), ("yolact", 1.0), ("rdsnet_s", 1.2)]
 
 

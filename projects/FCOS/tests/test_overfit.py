@@ -25,4 +25,4 @@ def test_small_model_on_fcos_overfits_four_photographs(tmp_path):
     fit = ["fit-mbrm", "--config-file", str(output / "config.yaml"), *weights]
     assert main([*fit, "MODEL.RDSNET.MBRM.FIT.MAX_ITER", "100"]) in (0, None)
     kernel = json.loads((output / "mbrm" / "kernel.json").read_text())
-    assert kernel["objects"] >= 19 and kernel["loss"] < kernel["loss_prior"]
+    assert kernel["objects"] >= 15 and kernel["loss"] < kernel["loss_prior"]
