@@ -42,8 +42,8 @@ class Settings:
     """
 
     data: str
-    max_iter: int = 500
-    batch: int = 8
+    max_iter: int = 700
+    batch: int = 4
     crop: int = 128
     max_side: int = 320
     val_images: int = 1000
