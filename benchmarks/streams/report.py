@@ -88,7 +88,7 @@ def verdict(results: list[dict], first: int, second: int, what: str) -> str:
         return f"{what} (row {first} to {second}; {paper}): not enough runs yet."
     mean = statistics.mean(gains)
     error = statistics.stdev(gains) / len(gains) ** 0.5
-    if abs(mean) <= 2 * error:
+    if abs(mean) <= 2 * error or min(gains) * max(gains) <= 0:
         finding = "within the noise of these seeds, so the paper's direction neither shows nor is "
         finding += "contradicted at this scale"
     elif mean * (b.paper - a.paper) > 0:
@@ -152,9 +152,12 @@ def plot(results: list[dict], path: Path) -> None:
         for x, (name, expand) in enumerate(COMPARED):
             values = list(of(results, name, expand, task).values())
             draw(left, x + 0.25 * (shift - 1), values, f"C{shift}")
-    left.set_xticks(range(len(COMPARED)), [TRAININGS[name].title for name, _ in COMPARED])
+    titles = [TRAININGS[name].title.replace(" on ", " on\n") for name, _ in COMPARED]
+    left.set_xticks(range(len(COMPARED)), titles)
     left.set_title("same budget")
-    left.legend(handles=[Patch(color=f"C{i}", label=task) for i, task in enumerate(tasks.values())])
+    handles = [Patch(color=f"C{i}", label=label) for i, label in enumerate(tasks.values())]
+    left.margins(y=0.2)
+    left.legend(handles=handles, loc="upper center", ncols=3)
     for x, row in enumerate(TABLE_3):
         values = list(of(results, row.training, row.test_expand).values())
         draw(right, x, values, "C2")
