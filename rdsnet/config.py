@@ -26,6 +26,10 @@ def add_rdsnet_config(cfg: CN) -> None:
     # them out and says how many.
     cfg.DATASETS.INVALID_ANNOTATIONS = "error"
 
+    # How images and annotations become the model's input: a name in
+    # rdsnet.data.mapper.DATASET_MAPPER_REGISTRY.
+    cfg.DATASETS.MAPPER = "RDSNetDatasetMapper"
+
     # "SGD" (with momentum; the paper's) or "AdamW".
     cfg.SOLVER.OPTIMIZER = "SGD"
 

@@ -12,13 +12,20 @@ import zlib
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Instances, PolygonMasks, polygons_to_bitmask
 from detectron2.utils.file_io import PathManager
+from detectron2.utils.registry import Registry
 from PIL import Image, ImageOps
 
 from rdsnet.data.rle import compressed_rle
+
+DATASET_MAPPER_REGISTRY = Registry("DATASET_MAPPER")
+DATASET_MAPPER_REGISTRY.__doc__ = """
+Dataset mappers for ``DATASETS.MAPPER``. Called with ``(cfg, is_train)``.
+"""
 
 # What Pillow raises for files that are no images or are cut off, depending on their format.
 _BROKEN_IMAGE = (OSError, SyntaxError, EOFError, struct.error, zlib.error)
@@ -69,6 +76,7 @@ def read_image(file_name: str, format: str) -> np.ndarray:
         ) from error
 
 
+@DATASET_MAPPER_REGISTRY.register()
 class RDSNetDatasetMapper(DatasetMapper):
     """Detectron2's :class:`DatasetMapper` with masks for every image.
 
@@ -100,13 +108,13 @@ class RDSNetDatasetMapper(DatasetMapper):
         dataset_dict = dict(dataset_dict)
         image = read_image(dataset_dict["file_name"], self.image_format)
         detection_utils.check_image_size(dataset_dict, image)
-        augmented = T.AugInput(image)
+        augmented = self.augmentation_input(image, dataset_dict)
         transforms = self.augmentations(augmented)
         image = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
         dataset_dict["image"] = torch.from_numpy(image)
         annotations = dataset_dict.pop("annotations", None)
         if self.is_train and annotations is not None:
-            objects = [dict(a) for a in annotations if a.get("iscrowd", 0) == 0]
+            objects = self.learned(annotations, transforms, image.shape[1:])
             try:
                 dataset_dict["instances"] = self._instances(
                     objects,
@@ -117,6 +125,22 @@ class RDSNetDatasetMapper(DatasetMapper):
             except ValueError as error:
                 raise ValueError(f"image {dataset_dict['file_name']}: {error}") from error
         return dataset_dict
+
+    def augmentation_input(self, image: np.ndarray, dataset_dict: dict) -> T.AugInput:
+        """What augmentations see: the image. A subclass may add boxes."""
+        return T.AugInput(image)
+
+    def learned(
+        self, annotations: list[dict], transforms: T.TransformList, size: tuple[int, int]
+    ) -> list[dict]:
+        """Copies of the annotations that become ground truth: all but crowds."""
+        return [dict(a) for a in annotations if a.get("iscrowd", 0) == 0]
+
+    def to_instances(
+        self, objects: list[dict], size: tuple[int, int], mask_format: str
+    ) -> Instances:
+        """Instances of an image of ``size`` from its augmented annotations."""
+        return detection_utils.annotations_to_instances(objects, size, mask_format=mask_format)
 
     def _instances(
         self,
@@ -147,9 +171,7 @@ class RDSNetDatasetMapper(DatasetMapper):
             )
             if "mask" in obj:
                 obj["segmentation"] = obj.pop("mask")
-        instances = detection_utils.annotations_to_instances(
-            objects, size, mask_format="polygon" if as_polygons else "bitmask"
-        )
+        instances = self.to_instances(objects, size, "polygon" if as_polygons else "bitmask")
         if self.use_instance_mask and not objects:
             no_masks = PolygonMasks([]) if as_polygons else BitMasks(torch.zeros(0, *size))
             instances.gt_masks = no_masks
@@ -199,3 +221,8 @@ def augmented_mask(
             "have the height and width of its image."
         )
     return transforms.apply_segmentation(np.asarray(mask, dtype=np.uint8)).astype(bool)
+
+
+def build_mapper(cfg: CfgNode, is_train: bool) -> DatasetMapper:
+    """The mapper that ``DATASETS.MAPPER`` names."""
+    return DATASET_MAPPER_REGISTRY.get(cfg.DATASETS.MAPPER)(cfg, is_train)

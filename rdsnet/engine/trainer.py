@@ -14,7 +14,7 @@ from detectron2.solver.build import maybe_add_gradient_clipping
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
-from rdsnet.data.mapper import RDSNetDatasetMapper
+from rdsnet.data.mapper import build_mapper
 from rdsnet.evaluation import RDSNetEvaluator
 
 
@@ -38,11 +38,11 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
-        return build_detection_train_loader(cfg, mapper=RDSNetDatasetMapper(cfg, is_train=True))
+        return build_detection_train_loader(cfg, mapper=build_mapper(cfg, is_train=True))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
-        mapper = RDSNetDatasetMapper(cfg, is_train=False)
+        mapper = build_mapper(cfg, is_train=False)
         return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     @classmethod

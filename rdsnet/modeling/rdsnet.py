@@ -99,8 +99,7 @@ class RDSNet(nn.Module):
         objects = self.object_stream(features)  # classes, boxes and representations, all anchors
         psi = self.pixel_stream(features)  # (B, D, h, w)
         if self.training:
-            gt_instances = [x["instances"].to(psi.device) for x in batched_inputs]
-            return self.losses(objects, psi, gt_instances)
+            return self.losses(objects, psi, self.ground_truth(batched_inputs, images.image_sizes))
         return self.inference(objects, psi, images.image_sizes, batched_inputs)
 
     def losses(self, objects, psi: Tensor, gt_instances: list[Instances]) -> dict[str, Tensor]:
@@ -138,9 +137,9 @@ class RDSNet(nn.Module):
     ) -> list[Instances]:
         """Detections of every image, in pixels of its output."""
         return [
-            detector_postprocess(detections, x.get("height", height), x.get("width", width))
-            for detections, x, (height, width) in zip(
-                self.object_stream.detect(objects, image_sizes), batched_inputs, image_sizes
+            detector_postprocess(detections, *requested_size(x))
+            for detections, x in zip(
+                self.object_stream.detect(objects, image_sizes), batched_inputs
             )
         ]
 
@@ -181,8 +180,10 @@ class RDSNet(nn.Module):
         """Correlation and expanded cropping: masks (N) of ``output_size``."""
         windows = expanded_windows(boxes, self.test_expand, output_size)
         taps_y, taps_x = (
-            resize_taps(output, image, grid, STRIDE, device=psi.device)
-            for output, image, grid in zip(output_size, image_size, psi.shape[1:])
+            resize_taps(output, image, grid, stride, device=psi.device)
+            for output, image, grid, stride in zip(
+                output_size, image_size, psi.shape[1:], self.strides(psi.shape[1:])
+            )
         )
         return assemble_masks(psi, phi, windows, taps_y, taps_x, self.mask_threshold)
 
@@ -219,3 +220,19 @@ class RDSNet(nn.Module):
         images = [x["image"].to(self.device) for x in batched_inputs]
         images = [(image - self.pixel_mean) / self.pixel_std for image in images]
         return ImageList.from_tensors(images, self.backbone.size_divisibility)
+
+    def ground_truth(
+        self, batched_inputs: list[dict], image_sizes: list[tuple[int, int]]
+    ) -> list[Instances]:
+        """The objects of every image, in pixels of the network's input (of ``image_sizes``)."""
+        return [x["instances"].to(self.device) for x in batched_inputs]
+
+    def strides(self, grid: tuple[int, int]) -> tuple[float, float]:
+        """Pixels of the network's input per cell of psi (h, w), vertically and horizontally."""
+        return STRIDE, STRIDE
+
+
+def requested_size(inputs: dict) -> tuple[int, int]:
+    """(H, W) that an image's results are wanted in: ``height`` and ``width``, else its own."""
+    height, width = inputs["image"].shape[-2:]
+    return inputs.get("height", height), inputs.get("width", width)
