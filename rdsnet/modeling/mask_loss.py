@@ -40,10 +40,10 @@ def mask_targets(
     """
     if input_size is not None and input_size != (STRIDE * size[0], STRIDE * size[1]):
         height, width = (min(a, b) for a, b in zip(input_size, masks.shape[1:]))
-        covered = torch.zeros(1, len(masks), *input_size, device=masks.device)
-        covered[0, :, :height, :width] = masks[:, :height, :width]
-        at_centres = F.interpolate(covered, size, mode="bilinear", align_corners=False)[0]
-        return (at_centres > 0.5).to(torch.uint8)
+        covered = torch.zeros(len(masks), 1, *input_size, device=masks.device)
+        covered[:, 0, :height, :width] = masks[:, :height, :width]
+        at_centres = F.interpolate(covered, size, mode="bilinear", align_corners=False)
+        return (at_centres[:, 0] > 0.5).to(torch.uint8)
     votes = torch.zeros(len(masks), *size, dtype=torch.uint8, device=masks.device)
     for row in (1, 2):
         for column in (1, 2):

@@ -56,6 +56,8 @@ def match_anchors(
 def best_anchors(iou: Tensor) -> Tensor:
     """An anchor for every object, the pairs of largest IoU first: (M, R) -> (M,) int64.
 
+    Of equal pairs the first object, then the first anchor.
+
     Raises:
         ValueError: if there are more objects than anchors.
     """
@@ -63,9 +65,9 @@ def best_anchors(iou: Tensor) -> Tensor:
     if num_objects > num_anchors:
         raise ValueError(f"{num_objects} objects cannot each have one of {num_anchors} anchors")
     # The other objects can take at most M - 1 of an object's M best anchors.
-    values, anchors = iou.topk(num_objects, dim=1)
-    pairs = values.flatten().argsort(descending=True, stable=True).tolist()
-    anchors = anchors.flatten().tolist()
+    values, anchors = iou.sort(dim=1, descending=True, stable=True)
+    values, anchors = values[:, :num_objects].flatten(), anchors[:, :num_objects].flatten()
+    pairs, anchors = values.argsort(descending=True, stable=True).tolist(), anchors.tolist()
     chosen: dict[int, int] = {}
     taken = set()
     for pair in pairs:

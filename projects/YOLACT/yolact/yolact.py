@@ -136,6 +136,6 @@ def resized(gt: Instances, size: tuple[int, int]) -> Instances:
     fields["gt_boxes"] = boxes
     if gt.has("gt_masks"):
         masks = dense_ground_truth_masks(gt).float()
-        masks = F.interpolate(masks[None], size, mode="bilinear", align_corners=False)[0]
-        fields["gt_masks"] = BitMasks(masks > 0.5)
+        masks = F.interpolate(masks[:, None], size, mode="bilinear", align_corners=False)
+        fields["gt_masks"] = BitMasks(masks[:, 0] > 0.5)
     return Instances(size, **fields)
