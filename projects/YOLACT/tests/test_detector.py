@@ -219,7 +219,9 @@ def test_detection_losses_are_those_of_the_definition(stream):
         box += torch.where(distance < 1, distance**2 / 2, distance - 0.5).sum()
         cls -= logits[r].softmax(0)[gts[0].gt_classes[matched[r]]].log()
     background = [r for r, label in enumerate(labels) if label == BACKGROUND]
-    losses_as_background = sorted((-logits[r].softmax(0)[K].log() for r in background), reverse=True)
+    losses_as_background = sorted(
+        (-logits[r].softmax(0)[K].log() for r in background), reverse=True
+    )
     cls += sum(losses_as_background[: 3 * len(found)])
     assert float(losses["loss_box_reg"]) == pytest.approx(float(1.5 * box / len(found)), rel=1e-5)
     assert float(losses["loss_cls"]) == pytest.approx(float(cls / len(found)), rel=1e-5)
@@ -271,7 +273,9 @@ def naive_fast_nms(boxes, scores, classes, threshold, top_k):
         own = [n for n in range(len(boxes)) if classes[n] == category]
         own = sorted(own, key=lambda n: -scores[n])[:top_k]
         for place, n in enumerate(own):
-            better = [float(pairwise_iou(Boxes(boxes[n][None]), Boxes(boxes[m][None]))) for m in own]
+            better = [
+                float(pairwise_iou(Boxes(boxes[n][None]), Boxes(boxes[m][None]))) for m in own
+            ]
             if all(iou <= threshold for iou in better[:place]):
                 kept.append(n)
     return sorted(kept, key=lambda n: -scores[n])
