@@ -133,9 +133,12 @@ def test_anchors_inside_a_crowd_are_ignored_unless_they_have_an_object():
     assert labels.tolist() == [FOREGROUND, IGNORED, BACKGROUND]
 
 
-def test_more_objects_than_anchors_is_an_error():
-    with pytest.raises(ValueError, match="3 objects cannot each have one of 2 anchors"):
-        match_anchors(Boxes(random_boxes(3)), Boxes(random_boxes(2)))
+def test_where_objects_outnumber_anchors_every_anchor_has_one():
+    objects, anchors = random_boxes(9, seed=5), random_boxes(4, seed=6)
+    labels, matched = match_anchors(Boxes(objects), Boxes(anchors))
+    assert (labels == FOREGROUND).all() and len(set(matched.tolist())) == 4
+    best = pairwise_iou(Boxes(objects), Boxes(anchors)).flatten().argmax()
+    assert matched[best % 4] == best // 4
 
 
 def test_ground_truth_with_crowds_keeps_the_numbers_of_its_objects(stream):

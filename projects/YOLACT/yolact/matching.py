@@ -44,38 +44,40 @@ def match_anchors(
         best, matched = iou.max(dim=0)
         labels[best >= low] = IGNORED
         labels[best >= high] = FOREGROUND
-        own = best_anchors(iou)
+        paired, own = best_anchors(iou)
         labels[own] = FOREGROUND
-        matched[own] = torch.arange(len(objects), device=device)
+        matched[own] = paired
     if crowds is not None and len(crowds):
         inside = pairwise_ioa(crowds, anchors).amax(dim=0) > crowd_threshold
         labels[inside & (labels != FOREGROUND)] = IGNORED
     return labels, matched
 
 
-def best_anchors(iou: Tensor) -> Tensor:
-    """An anchor for every object, the pairs of largest IoU first: (M, R) -> (M,) int64.
+def best_anchors(iou: Tensor) -> tuple[Tensor, Tensor]:
+    """Pair objects with anchors, the largest IoU first, none twice.
 
-    Of equal pairs the first object, then the first anchor.
+    Of equal IoUs the first object comes first, then the first anchor. Where there are more objects
+    than anchors, some have none.
 
-    Raises:
-        ValueError: if there are more objects than anchors.
+    Args:
+        iou: (M, R).
+
+    Returns:
+        objects, anchors: (min(M, R),) int64.
     """
-    num_objects, num_anchors = iou.shape
-    if num_objects > num_anchors:
-        raise ValueError(f"{num_objects} objects cannot each have one of {num_anchors} anchors")
+    count = min(iou.shape)
     # The other objects can take at most M - 1 of an object's M best anchors.
     values, anchors = iou.sort(dim=1, descending=True, stable=True)
-    values, anchors = values[:, :num_objects].flatten(), anchors[:, :num_objects].flatten()
+    values, anchors = values[:, :count].flatten(), anchors[:, :count].flatten()
     pairs, anchors = values.argsort(descending=True, stable=True).tolist(), anchors.tolist()
     chosen: dict[int, int] = {}
     taken = set()
     for pair in pairs:
-        number, anchor = pair // num_objects, anchors[pair]
+        number, anchor = pair // count, anchors[pair]
         if number not in chosen and anchor not in taken:
             chosen[number] = anchor
             taken.add(anchor)
-    return torch.tensor([chosen[n] for n in range(num_objects)], device=iou.device)
+    return torch.tensor([list(chosen), list(chosen.values())], device=iou.device).unbind()
 
 
 @torch.no_grad()
