@@ -19,6 +19,8 @@ DETECTOR = {
     "MODEL.ANCHOR_GENERATOR.SIZES": "[[16], [32], [64], [128], [256]]",
     "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": "[[1.0, 0.5, 2.0]]",
     "MODEL.RETINANET.NUM_CONVS": "1",
+    "SOLVER.MAX_ITER": "90",
+    "SOLVER.STEPS": "(60, 80)",
 }
 MASKS = {
     "yolact": {
