@@ -12,7 +12,7 @@ constexpr int kObjectsAtOnce = 16;
 
 // A thread per pixel.
 template <typename S, typename T>
-__global__ void correlate_tiles(Cells<S> psi, const T* delta, const int64_t* image, Plan plan,
+__global__ void __launch_bounds__(kThreads) correlate_tiles(Cells<S> psi, const T* delta, const int64_t* image, Plan plan,
                                 T* logits) {
   __shared__ T factor[kDimsAtOnce];
   const int64_t tiles = plan.tile[plan.objects];
@@ -47,7 +47,7 @@ __global__ void correlate_tiles(Cells<S> psi, const T* delta, const int64_t* ima
 
 // partial[tile][d] = sum over the tile of gradient * psi[d]. The tiles are kSumTileHeight high.
 template <typename S, typename T>
-__global__ void sum_tiles(Cells<S> psi, const int64_t* image, Plan plan, const T* gradient,
+__global__ void __launch_bounds__(kThreads) sum_tiles(Cells<S> psi, const int64_t* image, Plan plan, const T* gradient,
                           int64_t pixels, T* partial, int64_t room) {
   const int64_t tiles = min(plan.tile[plan.objects], room);
   const int64_t groups = (psi.dims + kSumsAtOnce - 1) / kSumsAtOnce;
@@ -84,7 +84,7 @@ __global__ void sum_tiles(Cells<S> psi, const int64_t* image, Plan plan, const T
 
 // A thread per object and dimension.
 template <typename T>
-__global__ void sum_partials(Plan plan, const T* partial, int64_t room, const T* scale, int dims,
+__global__ void __launch_bounds__(kThreads) sum_partials(Plan plan, const T* partial, int64_t room, const T* scale, int dims,
                              T* result) {
   const int64_t count = plan.objects * dims;
   for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < count;
@@ -107,7 +107,7 @@ __device__ bool overlaps(const Window& window, int x, int y) {
 // A thread per pixel of psi gathers from all objects that look at it, in the order of the objects:
 // no atomics, and the same bits every time.
 template <typename S, typename T>
-__global__ void gather_gradient(Cells<S> result, int64_t images, const T* delta,
+__global__ void __launch_bounds__(kThreads) gather_gradient(Cells<S> result, int64_t images, const T* delta,
                                 const int64_t* image, Plan plan, const T* gradient,
                                 int64_t pixels, const T* scale) {
   __shared__ int near[kThreads];

@@ -77,7 +77,7 @@ __device__ T interpolate(const T* cells, int pitch, const int* row, const T* row
 }
 
 template <typename S, typename T>
-__global__ void assemble_tiles(Cells<S> psi, const T* delta, Taps<T> rows, Taps<T> columns,
+__global__ void __launch_bounds__(kThreads) assemble_tiles(Cells<S> psi, const T* delta, Taps<T> rows, Taps<T> columns,
                                T threshold, Plan plan, MaskBuffers<T> masks) {
   using Bits = typename Key<T>::type;
   __shared__ T cells[kPatchCells];
@@ -183,7 +183,7 @@ __global__ void assemble_tiles(Cells<S> psi, const T* delta, Taps<T> rows, Taps<
 }
 
 template <typename T>
-__global__ void key_to_probability(typename Key<T>::type* keys, int64_t count) {
+__global__ void __launch_bounds__(kThreads) key_to_probability(typename Key<T>::type* keys, int64_t count) {
   T* const probabilities = reinterpret_cast<T*>(keys);
   for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < count;
        i += int64_t(gridDim.x) * kThreads) {

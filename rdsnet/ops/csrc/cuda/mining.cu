@@ -85,7 +85,7 @@ __device__ T select_threshold(const T* z, const Target& target, int64_t count, i
 
 // A block per object; z, the packed logits, becomes the gradient.
 template <typename T>
-__global__ void loss_of_objects(Plan plan, const uint8_t* targets, const int64_t* target_index,
+__global__ void __launch_bounds__(kThreads) loss_of_objects(Plan plan, const uint8_t* targets, const int64_t* target_index,
                                 int height, int width, double mining, T* z_of_all, T* loss) {
   for (int64_t n = blockIdx.x; n < plan.objects; n += gridDim.x) {
     const Window window = plan.window[n];

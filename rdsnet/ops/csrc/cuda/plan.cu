@@ -38,7 +38,7 @@ __device__ void append(int64_t count, int64_t begin, int64_t end, int64_t* runni
   *running += total;
 }
 
-__global__ void make_plan(const int64_t* windows, int64_t height, int64_t width, Checks checks,
+__global__ void __launch_bounds__(kThreads) make_plan(const int64_t* windows, int64_t height, int64_t width, Checks checks,
                           Plan plan) {
   int64_t pixels = 0, tiles = 0, columns = 0, words = 0;
   for (int64_t begin = 0; begin < plan.objects; begin += kThreads) {
@@ -71,7 +71,7 @@ __global__ void make_plan(const int64_t* windows, int64_t height, int64_t width,
   }
 }
 
-__global__ void add_up(int64_t* offsets, int64_t objects, int64_t* total) {
+__global__ void __launch_bounds__(kThreads) add_up(int64_t* offsets, int64_t objects, int64_t* total) {
   int64_t running = 0;
   for (int64_t begin = 0; begin < objects; begin += kThreads) {
     const int64_t n = begin + threadIdx.x;

@@ -34,7 +34,7 @@ __device__ void for_each_change(const uint32_t* words, const Window& window, int
 }
 
 // A block per object; run_offsets[n + 1] is the number of its runs for now.
-__global__ void count_changes(const uint32_t* words, Plan plan, int64_t height, int64_t width,
+__global__ void __launch_bounds__(kThreads) count_changes(const uint32_t* words, Plan plan, int64_t height, int64_t width,
                               int64_t* column_runs, int64_t* run_offsets) {
   for (int64_t n = blockIdx.x; n < plan.objects; n += gridDim.x) {
     const Window window = plan.window[n];
@@ -56,7 +56,7 @@ __global__ void count_changes(const uint32_t* words, Plan plan, int64_t height, 
   }
 }
 
-__global__ void write_lengths(const uint32_t* words, Plan plan, int64_t height, int64_t width,
+__global__ void __launch_bounds__(kThreads) write_lengths(const uint32_t* words, Plan plan, int64_t height, int64_t width,
                               const int64_t* column_runs, const int64_t* run_offsets,
                               int64_t* edges, int64_t* run_lengths) {
   for (int64_t n = blockIdx.x; n < plan.objects; n += gridDim.x) {
@@ -86,7 +86,7 @@ __device__ void safe_bounds(const int64_t* offsets, int64_t n, int64_t count, in
 }
 
 // A block per object.
-__global__ void count_text(const int64_t* runs, int64_t count, const int64_t* run_offsets,
+__global__ void __launch_bounds__(kThreads) count_text(const int64_t* runs, int64_t count, const int64_t* run_offsets,
                            int64_t objects, int64_t* place, int64_t* text_offsets,
                            Summary* summary) {
   for (int64_t n = blockIdx.x; n < objects; n += gridDim.x) {
@@ -118,7 +118,7 @@ __global__ void count_text(const int64_t* runs, int64_t count, const int64_t* ru
   }
 }
 
-__global__ void write_text(const int64_t* runs, const int64_t* run_offsets, int64_t objects,
+__global__ void __launch_bounds__(kThreads) write_text(const int64_t* runs, const int64_t* run_offsets, int64_t objects,
                            const int64_t* place, const int64_t* text_offsets, char* text) {
   for (int64_t n = blockIdx.x; n < objects; n += gridDim.x) {
     const int64_t first = run_offsets[n];
