@@ -5,7 +5,8 @@ The library ``rdsnet/_C*.so`` registers its kernels with PyTorch under the names
 which tell the compiler shapes and dtypes without computing, and the link from forward to backward.
 
 Without the library, or with the environment variable ``RDSNET_DISABLE_OPS=1``, the definitions in
-:mod:`rdsnet.ops.reference` do the work.
+:mod:`rdsnet.ops.reference` do the work. ``RDSNET_OPS_LIBRARY`` names another build of the library,
+for tests.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ def usable(tensor: Tensor) -> bool:
 
 
 def load(library: str | Path | None = None) -> bool:
-    """Load the library (default: the one beside the package) and register what belongs to it.
+    """Load the library and register what belongs to it.
+
+    The default is the one beside the package, or ``RDSNET_OPS_LIBRARY``.
 
     Returns:
         Whether the compiled operators are active. If not, :func:`why_not_compiled` says why.
@@ -53,6 +56,7 @@ def load(library: str | Path | None = None) -> bool:
     if os.environ.get("RDSNET_DISABLE_OPS", "0") not in ("", "0"):
         _problem = "the environment variable RDSNET_DISABLE_OPS is set"
         return False
+    library = library or os.environ.get("RDSNET_OPS_LIBRARY")
     if library is None:
         found = sorted(Path(__file__).resolve().parents[1].glob("_C*.so"))
         if not found:
