@@ -55,6 +55,9 @@ def _taps():
     "name", ["correlate", "correlate_backward", "mask_ohem_loss", "assemble_masks", "encode_runs"]
 )
 def test_opcheck(name, device):
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    if not has_kernel(f"rdsnet::{name}", device.upper()):
+        pytest.skip(f"{name} has no kernel for {device}")
     operator = getattr(torch.ops.rdsnet, name).default
     results = torch.library.opcheck(operator, operator_calls(device)[name])
     assert set(results.values()) == {"SUCCESS"}, results
