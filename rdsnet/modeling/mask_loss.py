@@ -14,12 +14,13 @@ from torch import Tensor
 
 from rdsnet import ops
 from rdsnet.modeling.cropping import expanded_windows
+from rdsnet.ops import compiled
 
 STRIDE = 4
 """Image pixels per cell of the pixel representations."""
 
 
-def mask_targets(masks: Tensor, size: tuple[int, int]) -> Tensor:
+def mask_targets(masks: Tensor, size: tuple[int, int], windows: Tensor | None = None) -> Tensor:
     """Ground-truth masks on the grid of the pixel representations.
 
     The centre of a cell of 4 x 4 pixels is the corner that its four middle pixels share. Bilinear
@@ -28,10 +29,16 @@ def mask_targets(masks: Tensor, size: tuple[int, int]) -> Tensor:
     Args:
         masks: (M, H, W) bool or 0/1, at the resolution of the network's input.
         size: (h, w) of the grid. Cells beyond the image are background.
+        windows: (M, 4) cells of each mask that will be looked at, x1, y1, x2, y2, end exclusive;
+            cells outside may be left background. None: all.
 
     Returns:
         (M, h, w) uint8.
     """
+    if masks.is_cpu and masks.dtype in (torch.bool, torch.uint8) and compiled.usable(masks):
+        if windows is None:
+            windows = torch.tensor([[0, 0, size[1], size[0]]]).expand(len(masks), 4)
+        return torch.ops.rdsnet.mask_targets(masks, windows, *size)
     votes = torch.zeros(len(masks), *size, dtype=torch.uint8, device=masks.device)
     for row in (1, 2):
         for column in (1, 2):
