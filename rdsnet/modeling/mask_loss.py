@@ -39,6 +39,16 @@ def mask_targets(masks: Tensor, size: tuple[int, int], windows: Tensor | None = 
         if windows is None:
             windows = torch.tensor([[0, 0, size[1], size[0]]]).expand(len(masks), 4)
         return torch.ops.rdsnet.mask_targets(masks, windows, *size)
+    if masks.is_cpu and windows is not None:
+        # Few cells rather than few calls. A GPU would rather have it the other way round.
+        targets = torch.zeros(len(masks), *size, dtype=torch.uint8)
+        limits = torch.tensor([size[1], size[0]] * 2)
+        for m, window in enumerate(torch.minimum(windows.clamp(min=0), limits).tolist()):
+            x1, y1, x2, y2 = window
+            if x1 < x2 and y1 < y2:
+                pixels = masks[m : m + 1, y1 * STRIDE : y2 * STRIDE, x1 * STRIDE : x2 * STRIDE]
+                targets[m, y1:y2, x1:x2] = mask_targets(pixels, (y2 - y1, x2 - x1))[0]
+        return targets
     votes = torch.zeros(len(masks), *size, dtype=torch.uint8, device=masks.device)
     for row in (1, 2):
         for column in (1, 2):

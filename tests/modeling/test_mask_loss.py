@@ -114,8 +114,11 @@ def test_targets_inside_windows_do_not_depend_on_the_implementation():
         with compiled.definitions_only():
             whole = mask_targets(masks, grid)
         assert torch.equal(mask_targets(masks, grid), whole)
-        found = mask_targets(masks, grid, windows)
-        for target, expected, (x1, y1, x2, y2) in zip(found, whole, windows.clamp(min=0).tolist()):
+        with compiled.definitions_only():
+            defined = mask_targets(masks, grid, windows)
+        assert torch.equal(mask_targets(masks, grid, windows), defined)
+        for target, expected, window in zip(defined, whole, windows.clamp(min=0).tolist()):
+            x1, y1, x2, y2 = window
             assert torch.equal(target[y1:y2, x1:x2], expected[y1:y2, x1:x2])
 
 
