@@ -17,7 +17,7 @@ IMPLEMENTATIONS = {"straightforward", "pytorch"} | (
 
 @pytest.fixture(scope="module")
 def scene():
-    return make_scene(12, 200)
+    return make_scene(12, 320)
 
 
 def test_all_implementations_give_the_same_masks_boxes_losses_and_gradients(scene):
@@ -25,7 +25,7 @@ def test_all_implementations_give_the_same_masks_boxes_losses_and_gradients(scen
     assert set(agreement) == IMPLEMENTATIONS - {"straightforward"}
     for name, own in agreement.items():
         # The straightforward code interpolates twice, which moves outlines by part of a pixel.
-        assert own["mean_iou"] > 0.99 and own["least_iou"] > 0.9, name
+        assert own["mask_iou"] > 0.99, name
         assert own["edges_moved"] < 0.05, name
         assert own["loss"] < 1e-5 and own["gradient"] < 1e-4, name
 
@@ -67,12 +67,12 @@ def test_peak_memory_counts_what_is_freed_again():
 def test_bound_counts_products_and_traffic_once(scene):
     arithmetic = mask_path.bound_ms(scene, "training", {"fma_per_s": 1e9, "bytes_per_s": 1e30})
     calls = []
-    windows = mask_path.expanded_windows(scene.gt_boxes / 4, 1.5, (50, 84))
+    windows = mask_path.expanded_windows(scene.gt_boxes / 4, 1.5, (80, 134))
     for x1, y1, x2, y2 in windows.tolist():
         calls.append((x2 - x1) * (y2 - y1) * 32 * 3)
     assert arithmetic == pytest.approx(sum(calls) / 1e6)
     traffic = mask_path.bound_ms(scene, "inference", {"fma_per_s": 1e30, "bytes_per_s": 1e9})
-    assert traffic == pytest.approx(32 * 56 * 88 * 4 / 1e6)
+    assert traffic == pytest.approx(32 * 80 * 136 * 4 / 1e6)
 
 
 def test_mask_path_report(tmp_path, capsys):

@@ -83,15 +83,14 @@ def _agreement(agreement: dict) -> str:
     rows = [
         [
             NAMES[name],
-            f"{own['mean_iou']:.4f}",
-            f"{own['least_iou']:.4f}",
+            f"{own['mask_iou']:.4f}",
             f"{100 * own['edges_moved']:.1f} %",
             f"{own['loss']:.1e}",
             f"{own['gradient']:.1e}",
         ]
         for name, own in sorted(agreement.items())
     ]
-    headers = ("", "mean mask IoU", "least mask IoU", "box edges elsewhere")
+    headers = ("", "IoU of the masks", "box edges elsewhere")
     headers += ("relative deviation of the loss", "of its gradients")
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
