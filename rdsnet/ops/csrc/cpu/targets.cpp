@@ -7,7 +7,7 @@
 namespace rdsnet {
 namespace {
 
-constexpr int64_t kStride = 4;
+constexpr int64_t kStride = 4, kCacheLine = 64;
 
 inline uint32_t four_pixels(const uint8_t* row) {
   uint32_t pixels;
@@ -30,6 +30,12 @@ void mask_targets(const uint8_t* masks, int64_t count, int64_t height, int64_t w
       const uint8_t* const upper = masks + (m * height + kStride * y + 1) * width;
       const uint8_t* const lower = upper + width;
       uint8_t* const out = targets + (m * grid_height + y) * grid_width;
+      // Pieces of rows are too short for the processor to see the next ones coming.
+      for (int64_t x = kStride * window.x1; x < kStride * whole && y + 2 < last_row;
+           x += kCacheLine) {
+        __builtin_prefetch(upper + 2 * kStride * width + x);
+        __builtin_prefetch(lower + 2 * kStride * width + x);
+      }
       for (int64_t x = window.x1; x < whole; ++x) {
         // Four pixels in one number: their bytes do not overflow, and bytes 1 and 2 are the middle
         // ones in either byte order.
