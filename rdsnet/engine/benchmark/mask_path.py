@@ -226,5 +226,5 @@ def _one_line(result: dict) -> str:
     parts = [f"{name} {own['median_ms']:.2f} ms" for name, own in result["implementations"].items()]
     return (
         f"{result['phase']:<9} {result['size']:>4} px {result['objects']:>3} objects, "
-        f"{result['threads']} threads: {', '.join(parts)}"
+        f"threads {result['threads']}: {', '.join(parts)}"
     )

@@ -31,7 +31,7 @@ from torch import nn
 from rdsnet import model_zoo
 from rdsnet.engine.benchmark import measure
 from rdsnet.engine.benchmark.scene import make_scene
-from rdsnet.modeling.object_stream import group_norm
+from rdsnet.modeling.retinanet_stream import group_norm
 
 OBJECTS = 20  # per training image
 CANDIDATES = 1000  # per image, anchor-class pairs above the score threshold
