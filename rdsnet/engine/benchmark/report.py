@@ -133,6 +133,9 @@ def plot_mask_path(report: dict, path: Path) -> None:
             bound = [(r["objects"], r["bound_ms"]) for r in own]
             ax.plot(*zip(*bound), "--", color="gray", label="bound")
             ax.set(xscale="log", yscale="log", title=f"{phase}, {size} px")
+            counts = sorted({r["objects"] for r in own})
+            ax.set_xticks(counts, [str(count) for count in counts])
+            ax.set_xticks([], minor=True)
             ax.grid(alpha=0.3)
     for ax in axes[-1]:
         ax.set_xlabel("objects")
