@@ -16,13 +16,18 @@ from torch.nn import functional as F
 
 from rdsnet import ops
 from rdsnet.modeling.cropping import expanded_windows
+from rdsnet.ops import compiled
 
 STRIDE = 4
 """Image pixels per cell of the pixel representations."""
 
 
 def mask_targets(
-    masks: Tensor, size: tuple[int, int], input_size: tuple[int, int] | None = None
+    masks: Tensor,
+    size: tuple[int, int],
+    input_size: tuple[int, int] | None = None,
+    *,
+    windows: Tensor | None = None,
 ) -> Tensor:
     """Ground-truth masks on the grid of the pixel representations.
 
@@ -34,6 +39,8 @@ def mask_targets(
         masks: (M, H, W) bool or 0/1, at the resolution of the network's input.
         size: (h, w) of the grid. Cells beyond the image are background.
         input_size: (H, W) in pixels that the grid covers; by default cells are 4 x 4 pixels.
+        windows: (M, 4) cells of each mask that will be looked at, x1, y1, x2, y2, end exclusive;
+            cells outside may be left background. None: all.
 
     Returns:
         (M, h, w) uint8.
@@ -44,6 +51,20 @@ def mask_targets(
         covered[:, 0, :height, :width] = masks[:, :height, :width]
         at_centres = F.interpolate(covered, size, mode="bilinear", align_corners=False)
         return (at_centres[:, 0] > 0.5).to(torch.uint8)
+    if masks.is_cpu and masks.dtype in (torch.bool, torch.uint8) and compiled.usable(masks):
+        if windows is None:
+            windows = torch.tensor([[0, 0, size[1], size[0]]]).expand(len(masks), 4)
+        return torch.ops.rdsnet.mask_targets(masks, windows, *size)
+    if masks.is_cpu and windows is not None:
+        # Few cells rather than few calls. A GPU would rather have it the other way round.
+        targets = torch.zeros(len(masks), *size, dtype=torch.uint8)
+        limits = torch.tensor([size[1], size[0]] * 2)
+        for m, window in enumerate(torch.minimum(windows.clamp(min=0), limits).tolist()):
+            x1, y1, x2, y2 = window
+            if x1 < x2 and y1 < y2:
+                pixels = masks[m : m + 1, y1 * STRIDE : y2 * STRIDE, x1 * STRIDE : x2 * STRIDE]
+                targets[m, y1:y2, x1:x2] = mask_targets(pixels, (y2 - y1, x2 - x1))[0]
+        return targets
     votes = torch.zeros(len(masks), *size, dtype=torch.uint8, device=masks.device)
     for row in (1, 2):
         for column in (1, 2):

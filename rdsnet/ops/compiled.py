@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -40,6 +42,17 @@ def usable(tensor: Tensor) -> bool:
         return tensor.device.type in _devices and not (exporting is not None and exporting())
     _announce()
     return tensor.device.type in _devices and not torch.jit.is_tracing()
+
+
+@contextmanager
+def definitions_only() -> Iterator[None]:
+    """Within it the PyTorch definitions run, whatever was compiled: for tests and comparisons."""
+    global _devices
+    kept, _devices = _devices, frozenset()
+    try:
+        yield
+    finally:
+        _devices = kept
 
 
 def load(library: str | Path | None = None) -> bool:
@@ -127,6 +140,14 @@ def _register() -> None:
     def _(run_lengths, run_offsets):
         characters = run_lengths.new_empty(library.get_ctx().new_dynamic_size(), dtype=torch.uint8)
         return characters, run_offsets.new_empty(run_offsets.shape, dtype=torch.int64)
+
+    @library.register_fake("rdsnet::mask_targets")
+    def _(masks, windows, height, width):
+        return masks.new_empty((masks.shape[0], height, width), dtype=torch.uint8)
+
+    @library.register_fake("rdsnet::refine_edges")
+    def _(column_maxima, row_maxima, boxes, *_):
+        return boxes.new_empty(boxes.shape, dtype=torch.float32)
 
     def save_correlate(ctx, inputs, output):
         ctx.save_for_backward(*inputs)

@@ -43,6 +43,15 @@ def operator_calls(device: str) -> dict[str, tuple]:
         "mask_ohem_loss": (psi, phi, *scene[2:], 1.0),
         "assemble_masks": (psi[0].detach(), phi.detach(), scene.windows, *taps, 0.4),
         "encode_runs": (masks.run_lengths, masks.run_offsets),
+        "mask_targets": (scene.targets, scene.windows[:3], 2, 2),
+        "refine_edges": (
+            masks.column_maxima,
+            masks.row_maxima,
+            scene.windows.float(),
+            torch.randn(1, 1, 9),
+            torch.zeros(1),
+            *(0.05, 1.0, -5.4, 3.3, 0.4),
+        ),
     }
 
 
@@ -52,7 +61,16 @@ def _taps():
 
 @needs_compiled
 @pytest.mark.parametrize(
-    "name", ["correlate", "correlate_backward", "mask_ohem_loss", "assemble_masks", "encode_runs"]
+    "name",
+    [
+        "correlate",
+        "correlate_backward",
+        "mask_ohem_loss",
+        "assemble_masks",
+        "encode_runs",
+        "mask_targets",
+        "refine_edges",
+    ],
 )
 def test_opcheck(name, device):
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key

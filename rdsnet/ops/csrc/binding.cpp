@@ -17,6 +17,8 @@
 #include "arguments.h"
 #include "cpu/assemble.h"
 #include "cpu/correlate.h"
+#include "cpu/edges.h"
+#include "cpu/targets.h"
 #include "schemas.h"
 
 namespace rdsnet {
@@ -245,6 +247,52 @@ std::tuple<Tensor, Tensor> encode_runs_cpu(const Tensor& run_lengths, const Tens
   return {characters, text_offsets};
 }
 
+Tensor mask_targets_cpu(const Tensor& masks, const Tensor& windows, int64_t height,
+                        int64_t width) {
+  const char* const op = "mask_targets";
+  TORCH_CHECK_VALUE(masks.dim() == 3, op, ": masks must have shape (M, H, W), got ",
+                    masks.sizes());
+  TORCH_CHECK_TYPE(masks.scalar_type() == at::kByte || masks.scalar_type() == at::kBool, op,
+                   ": masks must be uint8 or bool, got ", masks.dtype());
+  const int64_t count = masks.size(0);
+  const Tensor corners = checked_windows(windows, count, op), pixels = masks.contiguous();
+  std::vector<Window> clamped;
+  for (int64_t m = 0; m < count; ++m) {
+    clamped.push_back(clamp_window(corners.const_data_ptr<int64_t>() + 4 * m, height, width));
+  }
+  Tensor targets = at::zeros({count, height, width}, masks.options().dtype(at::kByte));
+  mask_targets(static_cast<const uint8_t*>(pixels.const_data_ptr()), count, masks.size(1),
+               masks.size(2), clamped.data(), height, width, targets.mutable_data_ptr<uint8_t>());
+  return targets;
+}
+
+Tensor refine_edges_cpu(const Tensor& column_maxima, const Tensor& row_maxima,
+                        const Tensor& boxes, const Tensor& weight, const Tensor& bias,
+                        double gamma, double min_sigma, double log_cut, double reach,
+                        double empty_threshold) {
+  const char* const op = "refine_edges";
+  const int64_t count = boxes.size(0);
+  TORCH_CHECK_VALUE(boxes.dim() == 2 && boxes.size(1) == 4 && column_maxima.dim() == 2 &&
+                        row_maxima.dim() == 2 && column_maxima.size(0) == count &&
+                        row_maxima.size(0) == count && weight.numel() % 2 == 1,
+                    op, ": column_maxima (N, W), row_maxima (N, H) and boxes (N, 4) must be of the "
+                    "same objects, got ", column_maxima.sizes(), ", ", row_maxima.sizes(), " and ",
+                    boxes.sizes());
+  const Tensor columns = contiguous_as(column_maxima, at::kFloat);
+  const Tensor rows = contiguous_as(row_maxima, at::kFloat);
+  const Tensor regressed = contiguous_as(boxes, at::kFloat);
+  const Tensor kernel = contiguous_as(weight, at::kFloat);
+  Tensor refined = at::empty_like(regressed);
+  const EdgeModel model = {kernel.const_data_ptr<float>(), bias.item<float>(),
+                           kernel.numel() / 2,             float(gamma),
+                           float(min_sigma),               float(log_cut),
+                           reach,                          float(empty_threshold)};
+  refine_edges(columns.const_data_ptr<float>(), rows.const_data_ptr<float>(),
+               regressed.const_data_ptr<float>(), count, columns.size(1), rows.size(1), model,
+               refined.mutable_data_ptr<float>());
+  return refined;
+}
+
 }  // namespace
 
 TORCH_LIBRARY(rdsnet, m) {
@@ -257,6 +305,8 @@ TORCH_LIBRARY_IMPL(rdsnet, CPU, m) {
   m.impl("mask_ohem_loss", mask_ohem_loss_cpu);
   m.impl("assemble_masks", assemble_masks_cpu);
   m.impl("encode_runs", encode_runs_cpu);
+  m.impl("mask_targets", mask_targets_cpu);
+  m.impl("refine_edges", refine_edges_cpu);
 }
 
 }  // namespace rdsnet

@@ -23,6 +23,11 @@ inline void define_operators(torch::Library& m) {
   m.def(
       "encode_runs(Tensor run_lengths, Tensor run_offsets)"
       " -> (Tensor characters, Tensor offsets)");
+  m.def("mask_targets(Tensor masks, Tensor windows, int height, int width) -> Tensor");
+  m.def(
+      "refine_edges(Tensor column_maxima, Tensor row_maxima, Tensor boxes, Tensor weight,"
+      " Tensor bias, float gamma, float min_sigma, float log_cut, float reach,"
+      " float empty_threshold) -> Tensor");
 }
 
 }  // namespace rdsnet
