@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
-from detectron2.engine import DefaultTrainer
+from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.solver import build_optimizer, get_default_optimizer_params
 from detectron2.solver.build import maybe_add_gradient_clipping
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from rdsnet.data.mapper import RDSNetDatasetMapper
+from rdsnet.engine.hooks import StopTraining, with_own_hooks
 from rdsnet.evaluation import RDSNetEvaluator
 
 
@@ -33,8 +35,13 @@ class Trainer(DefaultTrainer):
 
     def train(self) -> OrderedDict | None:
         """Train to the end and return the results of the last evaluation."""
-        super().train()
+        with suppress(StopTraining):
+            super().train()
         return getattr(self, "_last_eval_results", None)
+
+    def build_hooks(self) -> list[HookBase | None]:
+        """Detectron2's hooks, with those that keep the best model and average its weights."""
+        return with_own_hooks(self, super().build_hooks())
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):

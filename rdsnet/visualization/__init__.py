@@ -8,10 +8,11 @@ from rdsnet.visualization.objects import (
     objects_from_instances,
 )
 from rdsnet.visualization.overlay import draw_objects
-from rdsnet.visualization.sheet import contact_sheet
+from rdsnet.visualization.sheet import captioned, contact_sheet
 
 __all__ = [
     "Objects",
+    "captioned",
     "contact_sheet",
     "draw_objects",
     "match_colors",
