@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 
 from rdsnet.cli import main
 from rdsnet.engine import prediction
-from rdsnet.engine.prediction import find_images, unused_name
+from rdsnet.engine.prediction_input import find_images, unused_name
 from rdsnet.engine.prediction_output import outlines
 
 OBJECTS = 7  # per image: TEST.DETECTIONS_PER_IMAGE of the model
@@ -240,7 +240,10 @@ def test_weights_that_are_missing_or_damaged_are_named(kind, model_files, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--format", "png,pdf"], "'pdf' is not among the formats png, coco, labelme"),
+        (
+            ["--format", "png,pdf"],
+            "'pdf' is not among the formats png, mp4, coco, labelme, masks, csv",
+        ),
         (["--score-threshold", "50"], "'50' is not a number from 0 to 1"),
     ],
 )
