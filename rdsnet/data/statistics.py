@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import pycocotools.mask as mask_util
 
 from rdsnet.data.rle import compressed_rle
+
+# Annotations whose polygons are looked at together, to bound memory.
+BATCH = 10_000
 
 
 @dataclass(frozen=True)
@@ -84,20 +88,29 @@ def mask_boxes(annotations: Sequence[dict], sizes: Sequence[tuple[int, int]]) ->
         their points, cut off at the border of the image. NaN for a mask without pixels.
     """
     boxes = np.full((len(annotations), 4), np.nan)
-    coded = []
-    for n, (annotation, (height, width)) in enumerate(zip(annotations, sizes, strict=True)):
-        segmentation = annotation["segmentation"]
-        if isinstance(segmentation, dict):
-            coded.append(n)
-            continue
-        points = np.concatenate([np.asarray(p, dtype=np.float64) for p in segmentation])
-        x, y = points[0::2].clip(0, width), points[1::2].clip(0, height)
-        boxes[n] = x.min(), y.min(), x.max(), y.max()
-    if coded:
+    is_coded = [isinstance(annotation["segmentation"], dict) for annotation in annotations]
+    coded = np.flatnonzero(is_coded)
+    if len(coded):
         rles = [compressed_rle(annotations[n]["segmentation"]) for n in coded]
         found = np.asarray(mask_util.toBbox(rles), dtype=np.float64).reshape(-1, 4)
         found[:, 2:] += found[:, :2]
         boxes[coded] = found
-    empty = (boxes[:, 2:] <= boxes[:, :2]).any(1)
-    boxes[empty] = np.nan
+    polygons = np.flatnonzero(~np.array(is_coded, dtype=bool))
+    for part in np.split(polygons, range(BATCH, len(polygons), BATCH)):
+        if len(part):
+            boxes[part] = _extents([annotations[n]["segmentation"] for n in part])
+    limits = np.array([(width, height) for height, width in sizes], dtype=np.float64)
+    limits = np.tile(limits.reshape(-1, 2), 2)
+    boxes = np.minimum(boxes.clip(min=0), limits)
+    boxes[(boxes[:, 2:] <= boxes[:, :2]).any(1)] = np.nan
     return boxes
+
+
+def _extents(polygons: list[list[list[float]]]) -> np.ndarray:
+    """(N, 4) XYXY of N lists of polygons."""
+    flat = [list(chain.from_iterable(parts)) for parts in polygons]
+    starts = np.cumsum([0] + [len(numbers) // 2 for numbers in flat[:-1]])
+    points = np.fromiter(chain.from_iterable(flat), dtype=np.float64).reshape(-1, 2)
+    return np.concatenate(
+        [np.minimum.reduceat(points, starts), np.maximum.reduceat(points, starts)], axis=1
+    )
