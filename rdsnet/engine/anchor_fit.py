@@ -34,8 +34,8 @@ class AnchorFit:
 
 
 def uses_anchors(cfg: CfgNode) -> bool:
-    """Whether the model's detector works with anchors (an FCOS, for one, does not)."""
-    return "FCOS" not in cfg.MODEL.RDSNET.OBJECT_STREAM
+    """Whether the detector matches anchors as they are compared here: RetinaNet's does."""
+    return cfg.MODEL.RDSNET.OBJECT_STREAM == "RetinaNetStream"
 
 
 def fit_anchors(cfg: CfgNode, boxes: np.ndarray) -> AnchorFit:

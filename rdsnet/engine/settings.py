@@ -87,6 +87,9 @@ def input_scales(cfg: CfgNode, image_sizes: np.ndarray) -> np.ndarray:
 
 def _choose_input(settings: Settings, cfg: CfgNode, train: DataStatistics) -> np.ndarray:
     """Resized images, or crops of images at their own resolution; returns the factors (I,)."""
+    if cfg.MODEL.META_ARCHITECTURE != "RDSNet":  # may resize by itself, as YOLACT does
+        settings.notes.append(("Input", "as the config says"))
+        return np.ones(len(train.image_sizes))
     scales = input_scales(cfg, train.image_sizes)
     of_objects = scales[train.image_index]
     lost = (of_objects < 1) & (train.object_sizes * of_objects < SMALL_OBJECT)

@@ -129,10 +129,14 @@ def test_evaluation_keeps_the_best_and_may_stop():
     assert options["MODEL.RDSNET.MBRM.FIT.AFTER_TRAINING"]
 
 
+PROJECTS = sorted(map(str, Path(rdsnet.__file__).parents[1].glob("projects/*/configs/*.yaml")))
+
+
 def test_options_are_valid_for_every_model():
     """Each option exists in the config and has the right type."""
     data = statistics([(2000, 3000)] * 50, random_boxes(5000, 15, 40, 2000))
-    for name in own_data.MODELS:
+    assert len(PROJECTS) > 4
+    for name in [*own_data.MODELS, *PROJECTS]:
         _, cfg = base_config(name)
         derived = derive_settings(cfg, data, data, Wishes(patience=3, ema=True))
         cfg.merge_from_list(derived.opts())
