@@ -7,6 +7,7 @@ prediction needs.
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def save_model(
 def read_config(path: str | os.PathLike) -> CfgNode | None:
     """The config that a checkpoint was trained with; None when it holds none.
 
-    Reads tensors and plain values only (``weights_only``).
+    Reads tensors and plain values only (``weights_only``); a file with more holds none.
 
     Raises:
         ValueError: when the file is damaged or no PyTorch checkpoint.
@@ -63,10 +64,12 @@ def read_config(path: str | os.PathLike) -> CfgNode | None:
         return None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError:  # more than data; whoever loads the weights says so
+        return None
     except Exception as error:  # what torch raises depends on where the file is broken
         raise ValueError(
-            f"'{path}' cannot be loaded: the file is cut off, not a checkpoint, or holds more than "
-            f"tensors and plain values ({type(error).__name__}: {error})"
+            f"'{path}' cannot be loaded: the file is cut off or not a checkpoint "
+            f"({type(error).__name__}: {error})"
         ) from error
     description = content.get(KEY) if isinstance(content, Mapping) else None
     if not isinstance(description, Mapping) or "config" not in description:
