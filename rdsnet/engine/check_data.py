@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -33,6 +34,8 @@ from rdsnet.engine.settings import Wishes, derive_settings
 from rdsnet.visualization import captioned, contact_sheet, draw_objects, objects_from_annotations
 
 SHEET_IMAGES, SHEET_COLUMNS, CELL_WIDTH = 12, 4, 480
+# Annotations from which on one may wonder whether something is going on.
+MANY = 20_000
 # Classes that a report lists.
 CLASSES_SHOWN = 10
 
@@ -80,6 +83,8 @@ def check_data(
         FileNotFoundError, ValueError: if the json does not exist or is no COCO file at all.
     """
     content = read_coco_json(json_file)
+    if len(content["annotations"]) > MANY:  # takes some seconds
+        print(f"Checking {len(content['annotations'])} annotations ...", file=sys.stderr)
     sizes = read_sizes(content, image_root) if read_images else {}
     problems = structure_findings(content)
     usable = None
