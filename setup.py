@@ -154,7 +154,10 @@ setup(
     python_requires=">=3.10",
     packages=packages,
     package_dir=package_dir,
-    package_data={"": ["*.yaml", "*/*.yaml", "*/*/*.yaml"]},
+    package_data={
+        "": ["*.yaml", "*/*.yaml", "*/*/*.yaml"],
+        "rdsnet.visualization": ["templates/*"],
+    },
     install_requires=[
         # detectron2 belongs here: see the top of this file.
         "torch>=2.6",
@@ -166,10 +169,14 @@ setup(
         "Pillow",
         "tqdm",
         "matplotlib",
+        "jinja2",
         "tabulate",
         "shapely",  # Detectron2 cuts polygons with it when INPUT.CROP is enabled
     ],
-    extras_require={"test": ["pytest", "ruff"]},
+    extras_require={
+        # tidecv: an independent implementation of the error breakdown
+        "test": ["pytest", "ruff", "tidecv"],
+    },
     entry_points=entry_points(),
     **compiled_operators(),
 )

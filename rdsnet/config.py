@@ -26,6 +26,10 @@ def add_rdsnet_config(cfg: CN) -> None:
     # them out and says how many.
     cfg.DATASETS.INVALID_ANNOTATIONS = "error"
 
+    # Write OUTPUT_DIR/report.html at the end of a training run and after an evaluation: curves, APs
+    # in parts, kinds of errors, the best and worst images (docs/evaluate.md).
+    cfg.TEST.REPORT = True
+
     # "SGD" (with momentum; the paper's) or "AdamW".
     cfg.SOLVER.OPTIMIZER = "SGD"
 

@@ -31,6 +31,7 @@ from tqdm import tqdm
 from rdsnet.data.mapper import read_image
 from rdsnet.data.shapes import make_shapes_dataset
 from rdsnet.engine.launch import load_config
+from rdsnet.engine.machine import machine
 from rdsnet.engine.prediction import predict_image
 from rdsnet.engine.trainer import Trainer
 from rdsnet.evaluation import results_table
@@ -244,19 +245,6 @@ data, evaluation and pictures)
 
 ![losses](loss_curve.png)
 """
-
-
-def machine(cfg: CfgNode) -> str:
-    """The processor that the model ran on, in words."""
-    if cfg.MODEL.DEVICE.startswith("cuda"):
-        return torch.cuda.get_device_name(cfg.MODEL.DEVICE)
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    return f"{name}, {torch.get_num_threads()} threads"
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from detectron2.engine import default_setup, launch
 
 from rdsnet.config import get_cfg
 from rdsnet.data.datasets import check_num_classes, register_coco_files, with_num_classes
+from rdsnet.engine.report import report
 from rdsnet.engine.trainer import Trainer
 
 
@@ -79,7 +80,9 @@ def main(args: argparse.Namespace) -> OrderedDict | None:
         model = Trainer.build_model(cfg).eval()
         checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        return Trainer.test(cfg, model)
+        results = Trainer.test(cfg, model)
+        report(cfg, model)
+        return results
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()

@@ -8,13 +8,14 @@ from collections.abc import Callable
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
-from detectron2.engine import DefaultTrainer
+from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.solver import build_optimizer, get_default_optimizer_params
 from detectron2.solver.build import maybe_add_gradient_clipping
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from rdsnet.data.mapper import RDSNetDatasetMapper
+from rdsnet.engine.report import ReportHook
 from rdsnet.evaluation import RDSNetEvaluator
 
 
@@ -35,6 +36,10 @@ class Trainer(DefaultTrainer):
         """Train to the end and return the results of the last evaluation."""
         super().train()
         return getattr(self, "_last_eval_results", None)
+
+    def build_hooks(self) -> list[HookBase | None]:
+        """Detectron2's hooks, and behind them the report."""
+        return [*super().build_hooks(), ReportHook(self.cfg)]
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):

@@ -6,6 +6,7 @@ from rdsnet.visualization.objects import (
     match_colors,
     objects_from_annotations,
     objects_from_instances,
+    objects_from_results,
 )
 from rdsnet.visualization.overlay import draw_objects
 from rdsnet.visualization.sheet import contact_sheet
@@ -17,5 +18,6 @@ __all__ = [
     "match_colors",
     "objects_from_annotations",
     "objects_from_instances",
+    "objects_from_results",
     "plot_training_curves",
 ]
