@@ -14,10 +14,12 @@ import yaml
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.engine import default_setup, launch
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
 from rdsnet.config import get_cfg
 from rdsnet.data.datasets import check_num_classes, register_coco_files, with_num_classes
-from rdsnet.engine.report import report
+from rdsnet.engine.report import report_run
 from rdsnet.engine.trainer import Trainer
 
 
@@ -70,6 +72,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         )
     cfg.freeze()
     default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="rdsnet")
     return cfg
 
 
@@ -81,7 +84,7 @@ def main(args: argparse.Namespace) -> OrderedDict | None:
         checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         results = Trainer.test(cfg, model)
-        report(cfg, model)
+        report_run(cfg, model)
         return results
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)

@@ -45,10 +45,10 @@ class ReportHook(HookBase):
 
     def after_train(self) -> None:
         if self.trainer.iter + 1 >= self.trainer.max_iter:  # not after an interruption
-            report(self.cfg, self.trainer.model)
+            report_run(self.cfg, self.trainer.model)
 
 
-def report(cfg: CfgNode, model: nn.Module | None = None) -> Path | None:
+def report_run(cfg: CfgNode, model: nn.Module | None = None) -> Path | None:
     """Write the report if ``TEST.REPORT`` says so, in the main process; never raises.
 
     Returns:
@@ -147,7 +147,7 @@ def _numbers(evaluation: Evaluation) -> list[tuple[str, str]]:
 
 
 def _training_section(curves: dict[str, list[tuple[int, float]]], cfg: CfgNode) -> Section:
-    last = max(points[-1][0] for name, points in curves.items() if "loss" in name) + 1
+    last = max(points[-1][0] for points in curves.values()) + 1
     text = f"{last:,} iterations of {cfg.SOLVER.IMS_PER_BATCH} images."
     seconds = [value for _, value in curves.get("time", ())]
     if seconds:

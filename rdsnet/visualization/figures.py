@@ -6,17 +6,19 @@ Every function returns an ``<svg>`` element: text and axes have the colour of th
 
 from __future__ import annotations
 
+import functools
 import io
+import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from typing import ParamSpec, TypeVar
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from rdsnet.visualization.curves import LOSSES
 
@@ -32,56 +34,68 @@ TASKS = {
 }
 LOSS_COLORS = {"total_loss": INK, "loss_cls": BLUE, "loss_box_reg": ORANGE, "loss_mask": GREEN}
 
+P, T = ParamSpec("P"), TypeVar("T")
 Curve = Sequence[tuple[int, float]]
 
 
-class SVG:
-    """Collects one figure: ``with SVG(...) as axes`` draws, ``text`` is the element."""
+STYLE = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.size": 9.5,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRAY,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+}
 
-    count = 0
+
+def _styled(draw: Callable[P, T]) -> Callable[P, T]:
+    """Draw in the style of the report, whatever matplotlib's settings are."""
+
+    @functools.wraps(draw)
+    def styled(*args: P.args, **kwargs: P.kwargs) -> T:
+        with matplotlib.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+class SVG:
+    """One figure with a row of axes; ``text()`` is its ``<svg>`` element.
+
+    Args:
+        width, height: inches; on a page the figure is as wide as there is room.
+        columns: axes.
+        subplots: further arguments of matplotlib's ``Figure.subplots``.
+    """
+
+    numbers = itertools.count(1)
 
     def __init__(self, width: float, height: float, columns: int = 1, **subplots) -> None:
         self.figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(self.figure)
-        with _style():
-            self.axes = self.figure.subplots(1, columns, squeeze=False, **subplots)[0]
+        self.axes = self.figure.subplots(1, columns, squeeze=False, **subplots)[0]
 
     def text(self) -> str:
         stream = io.StringIO()
-        SVG.count += 1
-        with _style():
-            self.figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+        self.figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
         text = stream.getvalue()
         text = text[text.index("<svg") :].replace(INK, "currentColor")
         # Several figures stand on one page: what they refer to inside gets a name of its own.
-        text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>f{SVG.count}-", text)
+        text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>f{next(self.numbers)}-", text)
         # The page decides how large it is; the viewBox keeps its proportions.
         return re.sub(r'(<svg [^>]*?) width="[^"]*" height="[^"]*"', r"\1", text, count=1)
 
 
-@contextmanager
-def _style() -> Iterator[None]:
-    style = {
-        "svg.fonttype": "none",
-        "text.parse_math": False,
-        "font.size": 9.5,
-        "text.color": INK,
-        "axes.labelcolor": INK,
-        "axes.edgecolor": INK,
-        "xtick.color": INK,
-        "ytick.color": INK,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.color": GRAY,
-        "grid.alpha": 0.25,
-        "legend.frameon": False,
-    }
-    with matplotlib.rc_context(style):
-        yield
-
-
+@_styled
 def loss_figure(curves: Mapping[str, Curve]) -> str:
     """Losses over the iterations, on a logarithmic axis.
 
@@ -102,13 +116,15 @@ def loss_figure(curves: Mapping[str, Curve]) -> str:
         _smooth_line(axis, curves[name], color, label)
     axis.set_yscale("log")
     axis.yaxis.set_major_formatter("{x:g}")
-    axis.yaxis.set_minor_formatter("")
+    axis.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axis.yaxis.set_minor_formatter("{x:g}")
     axis.set_ylabel("loss")
     _iterations(axis)
     _legend_beside(axis)
     return svg.text()
 
 
+@_styled
 def ap_over_time_figure(curves: Mapping[str, Curve], dataset: str = "") -> str | None:
     """AP of every evaluation during training; None where there was none.
 
@@ -135,6 +151,7 @@ def ap_over_time_figure(curves: Mapping[str, Curve], dataset: str = "") -> str |
     return svg.text()
 
 
+@_styled
 def iou_and_size_figure(breakdown: Mapping[str, Mapping]) -> str:
     """AP over the IoU that a detection must reach, and AP by the size of the objects.
 
@@ -172,6 +189,7 @@ def iou_and_size_figure(breakdown: Mapping[str, Mapping]) -> str:
     return svg.text()
 
 
+@_styled
 def error_figure(errors: Mapping[str, Mapping[str, float]]) -> str:
     """What each kind of error costs.
 
@@ -187,12 +205,14 @@ def error_figure(errors: Mapping[str, Mapping[str, float]]) -> str:
         for y, value in enumerate(values):
             axis.text(value + 0.015 * longest, y, f"{value:.1f}", va="center", fontsize=8.5)
         axis.set_xlim(0, 1.15 * longest)
+        axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.set_xlabel(f"points of {TASKS[task][0]} AP50 lost")
         axis.grid(axis="y", visible=False)
         axis.tick_params(axis="y", length=0)
     return svg.text()
 
 
+@_styled
 def edge_figure(shifts: np.ndarray, before: np.ndarray, after: np.ndarray) -> str:
     """Moves of box edges made by MBRM, and their distance from the true edges before and after.
 
@@ -232,6 +252,7 @@ def edge_figure(shifts: np.ndarray, before: np.ndarray, after: np.ndarray) -> st
     return svg.text()
 
 
+@_styled
 def points_figure(
     pixels: np.ndarray, pixel_colors: np.ndarray, objects: np.ndarray, object_colors: np.ndarray
 ) -> str:
@@ -247,7 +268,7 @@ def points_figure(
     zero = 0 * angle
     for ring in ((np.cos(angle), np.sin(angle), zero), (np.cos(angle), zero, np.sin(angle))):
         axis.plot(*ring, color=GRAY, alpha=0.35, linewidth=0.8)
-    axis.scatter(*pixels.T, c=pixel_colors, s=2.5, alpha=0.35, linewidths=0, rasterized=True)
+    axis.scatter(*pixels.T, c=pixel_colors, s=5, alpha=0.6, linewidths=0, rasterized=True)
     axis.scatter(*objects.T, c=object_colors, s=46, edgecolors=INK, linewidths=1, depthshade=False)
     axis.set(xlim=(-0.8, 0.8), ylim=(-0.8, 0.8), zlim=(-0.8, 0.8))
     axis.set_box_aspect((1, 1, 1), zoom=1.25)
