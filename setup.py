@@ -13,6 +13,9 @@ from pathlib import Path
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
+# The local page, `rdsnet app`.
+APP = ["gradio>=6"]
+
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "rdsnet" / "ops" / "csrc"
 
@@ -174,8 +177,10 @@ setup(
         "shapely",  # Detectron2 cuts polygons with it when INPUT.CROP is enabled
     ],
     extras_require={
-        # tidecv: an independent implementation of the error breakdown
-        "test": ["pytest", "ruff", "tidecv"],
+        "app": APP,
+        # tidecv: an independent implementation of the error breakdown; playwright: drives the
+        # Chromium of the system, to test the local page
+        "test": ["pytest", "ruff", "tidecv", "playwright", *APP],
     },
     entry_points=entry_points(),
     **compiled_operators(),
