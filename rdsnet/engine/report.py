@@ -44,8 +44,13 @@ class ReportHook(HookBase):
         self.cfg = cfg
 
     def after_train(self) -> None:
-        if self.trainer.iter + 1 >= self.trainer.max_iter:  # not after an interruption
+        if self.trainer.iter + 1 >= self.trainer.max_iter or self._ended_early():
             report_run(self.cfg, self.trainer.model)
+
+    def _ended_early(self) -> bool:
+        """Whether training has stopped on purpose, which an interruption has not."""
+        last = Path(self.cfg.OUTPUT_DIR) / "last_checkpoint"
+        return last.is_file() and last.read_text().strip() == "model_final.pth"
 
 
 def report_run(cfg: CfgNode, model: nn.Module | None = None) -> Path | None:
@@ -147,7 +152,9 @@ def _numbers(evaluation: Evaluation) -> list[tuple[str, str]]:
 
 
 def _training_section(curves: dict[str, list[tuple[int, float]]], cfg: CfgNode) -> Section:
-    last = max(points[-1][0] for points in curves.values()) + 1
+    # The last evaluation is logged one iteration later than the last losses.
+    losses = [points for name, points in curves.items() if "loss" in name]
+    last = max(points[-1][0] for points in losses or curves.values()) + 1
     text = f"{last:,} iterations of {cfg.SOLVER.IMS_PER_BATCH} images."
     seconds = [value for _, value in curves.get("time", ())]
     if seconds:

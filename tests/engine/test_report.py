@@ -142,9 +142,9 @@ def test_everything_an_evaluation_shows(tmp_path):
     cfg = run(tmp_path, ["cat", "<b>&dog"], good)
     metrics = [
         {"iteration": k, "total_loss": 2 / (k + 1), "loss_mask": 1 / (k + 1), "time": 0.25}
-        for k in range(0, 600, 20)
+        for k in (*range(0, 600, 20), 599)
     ]
-    metrics += [{"iteration": k, "bbox/AP": 0.1 * k, "segm/AP": float("nan")} for k in (300, 599)]
+    metrics += [{"iteration": k, "bbox/AP": k / 10, "segm/AP": float("nan")} for k in (300, 600)]
     (tmp_path / "output" / "metrics.json").write_text("\n".join(map(json.dumps, metrics)))
     page = read(cfg)
     for heading in ("Average precision", "Training", "By overlap and size", "By class", "Errors",
