@@ -185,7 +185,7 @@ def _facts(cfg: CfgNode, curves: dict) -> list[tuple[str, str]]:
     facts = [
         ("trained on", ", ".join(cfg.DATASETS.TRAIN) or "–"),
         ("evaluated on", ", ".join(cfg.DATASETS.TEST) or "–"),
-        ("weights", cfg.MODEL.WEIGHTS or "random"),
+        ("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS or "none: from random weights"),
         (
             "model",
             f"{cfg.MODEL.META_ARCHITECTURE}, {cfg.MODEL.RDSNET.OBJECT_STREAM}, "
