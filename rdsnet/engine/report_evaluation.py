@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from rdsnet.data.mapper import read_image
 from rdsnet.evaluation.breakdown import FILE_NAME as BREAKDOWN_FILE
@@ -133,7 +134,15 @@ def errors_section(evaluation: Evaluation) -> Section | None:
     if evaluation.detections is None:
         return None
     errors: dict[str, Errors] = {
-        task: error_breakdown(evaluation.detections.images(task))
+        task: error_breakdown(
+            tqdm(
+                evaluation.detections.images(task),
+                f"Errors ({task})",
+                total=len(evaluation.detections.records),
+                unit="image",
+                disable=None,
+            )
+        )
         for task in evaluation.detections.tasks()
         if task != "bbox_regressed"
     }
