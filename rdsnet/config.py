@@ -29,6 +29,10 @@ def add_rdsnet_config(cfg: CN) -> None:
     # begins, and kept with the model, which then needs no json to name what it finds.
     cfg.DATASETS.CLASSES = []
 
+    # Write OUTPUT_DIR/report.html at the end of a training run and after an evaluation: curves, APs
+    # in parts, kinds of errors, the best and worst images (docs/evaluate.md).
+    cfg.TEST.REPORT = True
+
     # "SGD" (with momentum; the paper's) or "AdamW".
     cfg.SOLVER.OPTIMIZER = "SGD"
     cfg.SOLVER.EMA = CN()

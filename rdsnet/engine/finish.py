@@ -17,6 +17,7 @@ from torch import Tensor
 from rdsnet.checkpoint.description import save_model
 from rdsnet.engine.fit_mbrm import fit_mbrm
 from rdsnet.engine.hooks import BEST_MODEL
+from rdsnet.engine.report import report_run
 from rdsnet.engine.trainer import Trainer
 from rdsnet.evaluation import results_table
 
@@ -105,4 +106,6 @@ def evaluate(cfg: CfgNode, weights: dict[str, Tensor]) -> OrderedDict:
     """Evaluate weights on ``DATASETS.TEST``."""
     model = Trainer.build_model(cfg).eval()
     model.load_state_dict(weights)
-    return Trainer.test(cfg, model)
+    results = Trainer.test(cfg, model)
+    report_run(cfg, model)
+    return results

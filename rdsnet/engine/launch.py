@@ -26,6 +26,7 @@ from rdsnet.data.datasets import (
     with_num_classes,
 )
 from rdsnet.engine.finish import finish
+from rdsnet.engine.report import report_run
 from rdsnet.engine.trainer import Trainer
 
 
@@ -107,7 +108,9 @@ def main(args: argparse.Namespace) -> OrderedDict | None:
         model = Trainer.build_model(cfg).eval()
         checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        return Trainer.test(cfg, model)
+        results = Trainer.test(cfg, model)
+        report_run(cfg, model)
+        return results
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()

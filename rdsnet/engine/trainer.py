@@ -17,6 +17,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from rdsnet.data.mapper import RDSNetDatasetMapper
 from rdsnet.engine.hooks import StopTraining, with_own_hooks
+from rdsnet.engine.report import ReportHook
 from rdsnet.evaluation import RDSNetEvaluator
 
 
@@ -40,8 +41,8 @@ class Trainer(DefaultTrainer):
         return getattr(self, "_last_eval_results", None)
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Detectron2's hooks, with those that keep the best model and average its weights."""
-        return with_own_hooks(self, super().build_hooks())
+        """Detectron2's hooks, those for the best model and averaged weights, and the report."""
+        return [*with_own_hooks(self, super().build_hooks()), ReportHook(self.cfg)]
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):

@@ -6,6 +6,7 @@ from rdsnet.visualization.objects import (
     match_colors,
     objects_from_annotations,
     objects_from_instances,
+    objects_from_results,
 )
 from rdsnet.visualization.overlay import draw_objects
 from rdsnet.visualization.sheet import captioned, contact_sheet
@@ -18,5 +19,6 @@ __all__ = [
     "match_colors",
     "objects_from_annotations",
     "objects_from_instances",
+    "objects_from_results",
     "plot_training_curves",
 ]
