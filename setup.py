@@ -13,6 +13,9 @@ from pathlib import Path
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
+# The local page, `rdsnet app`.
+APP = ["gradio>=6"]
+
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "rdsnet" / "ops" / "csrc"
 
@@ -203,7 +206,10 @@ setup(
     python_requires=">=3.10",
     packages=packages,
     package_dir=package_dir,
-    package_data={"": ["*.yaml", "*/*.yaml", "*/*/*.yaml"]},
+    package_data={
+        "": ["*.yaml", "*/*.yaml", "*/*/*.yaml"],
+        "rdsnet.visualization": ["templates/*"],
+    },
     install_requires=[
         # detectron2 belongs here: see the top of this file.
         "torch>=2.6",
@@ -215,10 +221,16 @@ setup(
         "Pillow",
         "tqdm",
         "matplotlib",
+        "jinja2",
         "tabulate",
         "shapely",  # Detectron2 cuts polygons with it when INPUT.CROP is enabled
     ],
-    extras_require={"test": ["pytest", "ruff"]},
+    extras_require={
+        "app": APP,
+        # tidecv: an independent implementation of the error breakdown; playwright: drives the
+        # Chromium of the system, to test the local page
+        "test": ["pytest", "ruff", "tidecv", "playwright", *APP],
+    },
     entry_points=entry_points(),
     **compiled_operators(),
 )

@@ -32,10 +32,13 @@ _BROKEN_IMAGE = (OSError, SyntaxError, EOFError, struct.error, zlib.error)
 
 
 def read_image(file_name: str, format: str) -> np.ndarray:
-    """Read an image as Detectron2 does, but keep the grey levels of 16-bit images.
+    """Read an image as Detectron2 does, but as a person expects it where Pillow does not.
 
-    Pillow makes every value above 255 of a 16-bit grey image white; here 0..65535 becomes 0..255.
-    Grey, palette and RGBA images are converted to ``format``, EXIF rotation is applied.
+    - 16-bit grey: 0 .. 2^n - 1 becomes 0 .. 255, where n is the smallest of 8, 10, 12, 14 and 16
+      bits that hold the image. (Pillow makes all above 255 white; and cameras put 12 bits into 16.)
+    - Transparency: what is transparent is white. (Pillow shows colours that nobody has seen.)
+
+    Grey, palette and CMYK images are converted to ``format``, EXIF rotation is applied.
 
     Args:
         file_name: path of the image.
@@ -56,9 +59,12 @@ def read_image(file_name: str, format: str) -> np.ndarray:
                     "it to 8 or 16 bit."
                 )
             if image.mode.startswith("I"):
-                grey = np.asarray(ImageOps.exif_transpose(image)).astype(np.int64) // 256
-                eight_bit = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+                grey = np.asarray(ImageOps.exif_transpose(image)).astype(np.int64)
+                eight_bit = Image.fromarray(_eight_bit(grey))
                 return detection_utils.convert_PIL_to_numpy(eight_bit, format)
+            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+                opaque = _on_white(ImageOps.exif_transpose(image))
+                return detection_utils.convert_PIL_to_numpy(opaque, format)
         return detection_utils.read_image(file_name, format)
     except FileNotFoundError as error:
         raise FileNotFoundError(
@@ -74,6 +80,21 @@ def read_image(file_name: str, format: str) -> np.ndarray:
             f"image {file_name} cannot be read: {error}. The file is damaged or not an image: "
             "replace it, or remove it from the dataset."
         ) from error
+
+
+def _eight_bit(grey: np.ndarray) -> np.ndarray:
+    """Grey levels of up to 16 bits as 0 .. 255, see :func:`read_image`."""
+    grey = grey.clip(0, 65535)
+    most = int(grey.max(initial=0))
+    bits = next(n for n in (8, 10, 12, 14, 16) if most < 2**n)
+    return (grey >> (bits - 8)).astype(np.uint8)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """RGB of an image with transparency, laid onto white."""
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
 
 
 @DATASET_MAPPER_REGISTRY.register()

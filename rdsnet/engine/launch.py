@@ -14,16 +14,30 @@ import yaml
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.engine import default_setup, launch
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
+from rdsnet.checkpoint.description import read_config
 from rdsnet.config import get_cfg
-from rdsnet.data.datasets import check_num_classes, register_coco_files, with_num_classes
+from rdsnet.data.datasets import (
+    check_num_classes,
+    register_coco_files,
+    with_classes,
+    with_num_classes,
+)
+from rdsnet.engine.finish import finish
+from rdsnet.engine.report import report_run
 from rdsnet.engine.trainer import Trainer
 
 
 def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
-    """The config of a yaml file with command-line options merged over it.
+    """The config of a file with command-line options merged over it.
 
-    Registers ``DATASETS.COCO_FILES`` and settles the number of classes.
+    Registers ``DATASETS.COCO_FILES`` and settles the number of classes and their names.
+
+    Args:
+        config_file: a yaml file, or a checkpoint (.pth) that holds the config it was trained with.
+        opts: KEY VALUE words.
 
     Raises:
         FileNotFoundError: if the file is missing.
@@ -41,11 +55,25 @@ def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
         )
     cfg = get_cfg()
     with naming(f"config file '{config_file}'"):
-        cfg.merge_from_file(config_file)
+        merge_config_file(cfg, config_file)
     with naming(f"config options '{' '.join(opts)}'"):
         cfg.merge_from_list(opts)
     register_coco_files(cfg)
-    return with_num_classes(cfg)
+    return with_classes(with_num_classes(cfg))
+
+
+def merge_config_file(cfg: CfgNode, config_file: str) -> None:
+    """Merge a yaml file, or the config that a checkpoint (.pth) holds, into a config."""
+    if Path(config_file).suffix != ".pth":
+        cfg.merge_from_file(config_file)
+        return
+    stored = read_config(config_file)
+    if stored is None:
+        raise ValueError(
+            "this checkpoint holds no config. Give the yaml file that it was trained with (a "
+            "training run keeps it as config.yaml beside its checkpoints)"
+        )
+    cfg.merge_from_other_cfg(stored)
 
 
 @contextmanager
@@ -69,6 +97,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         )
     cfg.freeze()
     default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="rdsnet")
     return cfg
 
 
@@ -79,21 +108,26 @@ def main(args: argparse.Namespace) -> OrderedDict | None:
         model = Trainer.build_model(cfg).eval()
         checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        return Trainer.test(cfg, model)
+        results = Trainer.test(cfg, model)
+        report_run(cfg, model)
+        return results
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()
 
 
 def run(args: argparse.Namespace) -> OrderedDict | None:
-    """:func:`main` in one process per GPU."""
+    """:func:`main` in one process per GPU; after training, what completes the model.
+
+    See :func:`rdsnet.engine.finish.finish`.
+    """
     available = torch.cuda.device_count()
     if args.num_gpus > max(available, 1):
         raise ValueError(
             f"--num-gpus {args.num_gpus}, but torch sees {available} GPUs on this machine "
             f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')})."
         )
-    return launch(
+    results = launch(
         main,
         args.num_gpus,
         num_machines=args.num_machines,
@@ -101,6 +135,9 @@ def run(args: argparse.Namespace) -> OrderedDict | None:
         dist_url=args.dist_url,
         args=(args,),
     )
+    if args.eval_only or args.machine_rank > 0:
+        return results
+    return finish(load_config(args.config_file, args.opts), results)
 
 
 __all__ = ["load_config", "main", "run", "setup"]

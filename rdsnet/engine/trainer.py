@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
-from detectron2.engine import DefaultTrainer
+from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.solver import build_optimizer, get_default_optimizer_params
 from detectron2.solver.build import maybe_add_gradient_clipping
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from rdsnet.data.mapper import build_mapper
+from rdsnet.engine.hooks import StopTraining, with_own_hooks
+from rdsnet.engine.report import ReportHook
 from rdsnet.evaluation import RDSNetEvaluator
 
 
@@ -33,8 +36,13 @@ class Trainer(DefaultTrainer):
 
     def train(self) -> OrderedDict | None:
         """Train to the end and return the results of the last evaluation."""
-        super().train()
+        with suppress(StopTraining):
+            super().train()
         return getattr(self, "_last_eval_results", None)
+
+    def build_hooks(self) -> list[HookBase | None]:
+        """Detectron2's hooks, those for the best model and averaged weights, and the report."""
+        return [*with_own_hooks(self, super().build_hooks()), ReportHook(self.cfg)]
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):

@@ -19,7 +19,7 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
-from rdsnet.data.datasets import with_num_classes
+from rdsnet.data.datasets import register_class_names, with_num_classes
 from rdsnet.data.masks import dense_ground_truth_masks
 from rdsnet.modeling.cropping import expanded_windows
 from rdsnet.modeling.loading import check_device, require_complete_weights
@@ -199,6 +199,7 @@ class RDSNet(nn.Module):
     def from_config(cls, cfg: CfgNode) -> dict:
         check_device(cfg)
         cfg = with_num_classes(cfg)
+        register_class_names(cfg)
         backbone = build_backbone(cfg)
         rdsnet = cfg.MODEL.RDSNET
         return {
