@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou
 from tqdm import tqdm
 
-from rdsnet.data.mapper import RDSNetDatasetMapper
+from rdsnet.data.mapper import build_mapper
 
 logger = logging.getLogger(__name__)
 
@@ -248,7 +248,7 @@ def _run(
 ) -> Iterator[ImageProfiles]:
     loader = build_detection_test_loader(
         records,
-        mapper=RDSNetDatasetMapper(cfg, is_train=False),
+        mapper=build_mapper(cfg, is_train=False),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
     was_training, dense_masks = model.training, model.dense_masks

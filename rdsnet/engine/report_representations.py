@@ -13,7 +13,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from rdsnet.data.mapper import RDSNetDatasetMapper, read_image
+from rdsnet.data.mapper import build_mapper, read_image
 from rdsnet.evaluation.detections import Quality
 from rdsnet.modeling.mask_loss import STRIDE
 from rdsnet.visualization import draw_objects, figures, objects_from_instances
@@ -46,7 +46,7 @@ def representations_section(
     records = _choose(DatasetCatalog.get(names[0]), quality)
     threshold = quality.score_threshold if quality and quality.f1 > 0 else 0.5
     rng = np.random.default_rng(0)
-    mapper = RDSNetDatasetMapper(cfg, is_train=False)
+    mapper = build_mapper(cfg, is_train=False)
     rows = [_row(model, mapper(record), record, threshold, rng) for record in records]
     return Section(
         "Representations",

@@ -218,7 +218,7 @@ def test_profiles_are_what_mbrm_sees_at_inference(shapes, tmp_path):
     refined_model = build_model(shapes).eval()
     DetectionCheckpointer(refined_model).load(shapes.MODEL.WEIGHTS)
     loader = profiling.build_detection_test_loader(
-        DatasetCatalog.get("fit_val"), mapper=profiling.RDSNetDatasetMapper(shapes, is_train=False)
+        DatasetCatalog.get("fit_val"), mapper=profiling.build_mapper(shapes, is_train=False)
     )
     assert [len(image.boxes) for image in images] == [20, 20]
     for image, inputs in zip(images, loader, strict=True):

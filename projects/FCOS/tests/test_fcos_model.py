@@ -105,11 +105,11 @@ def test_p6_and_p7_come_from_p5():
 def test_train_evaluate_and_predict_on_own_data(tmp_path):
     """One story: classes from the json, two iterations, evaluation, prediction."""
     data = make_shapes_dataset(tmp_path / "shapes", num_train=4, num_val=2, size=(96, 128), seed=3)
-    files = [["a_train", data["train_json"], data["train_images"]]]
-    files += [["a_val", data["val_json"], data["val_images"]]]
+    files = [["fcos_train", data["train_json"], data["train_images"]]]
+    files += [["fcos_val", data["val_json"], data["val_images"]]]
     opts = [*FCOS, "MODEL.RETINANET.SCORE_THRESH_TEST", "0.05"]
     opts += ["DATASETS.COCO_FILES", str(files), "OUTPUT_DIR", str(tmp_path / "out"), "SEED", "1"]
-    opts += ["DATASETS.TRAIN", "('a_train',)", "DATASETS.TEST", "('a_val',)"]
+    opts += ["DATASETS.TRAIN", "('fcos_train',)", "DATASETS.TEST", "('fcos_val',)"]
     opts += ["INPUT.MIN_SIZE_TRAIN", "(96,)", "INPUT.MIN_SIZE_TEST", "96", "SOLVER.STEPS", "()"]
     opts += ["SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "DATALOADER.NUM_WORKERS", "0"]
     args = default_argument_parser().parse_args(["--config-file", SMALL, *opts])
