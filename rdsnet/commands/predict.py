@@ -22,6 +22,8 @@ from __future__ import annotations
 
 import argparse
 
+from rdsnet.commands.train import TRUST_HELP
+
 FORMATS = ("png", "coco", "labelme")
 
 
@@ -75,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="leave out objects with a lower score (default: 0.5)",
     )
+    parser.add_argument("--trust-checkpoint", action="store_true", help=TRUST_HELP)
     parser.add_argument(
         "--opts",
         nargs=argparse.REMAINDER,
@@ -95,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
         formats=args.format,
         score_threshold=args.score_threshold,
         opts=args.opts,
+        trust_checkpoint=args.trust_checkpoint,
     )
     print(summary.text())
     return 1 if summary.unreadable else 0

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import torch
 import yaml
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.engine import default_setup, launch
+from detectron2.engine import default_argument_parser, default_setup, launch
 
+from rdsnet.checkpoint import Checkpointer
+from rdsnet.commands.train import TRUST_HELP
 from rdsnet.config import get_cfg
 from rdsnet.data.datasets import check_num_classes, register_coco_files, with_num_classes
+from rdsnet.engine.processes import is_started_by_launcher, process_group
 from rdsnet.engine.trainer import Trainer
 
 
@@ -72,26 +74,38 @@ def setup(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def main(args: argparse.Namespace) -> OrderedDict | None:
-    """Train, or evaluate with ``--eval-only``, as ``args`` of Detectron2's parser say."""
+def main(args: argparse.Namespace, trainer_class: type[Trainer] = Trainer) -> OrderedDict | None:
+    """Train, or evaluate with ``--eval-only``, as ``args`` of :func:`argument_parser` say."""
     cfg = setup(args)
+    trust = getattr(args, "trust_checkpoint", False)
     if args.eval_only:
-        model = Trainer.build_model(cfg).eval()
-        checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        model = trainer_class.build_model(cfg).eval()
+        checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trust=trust)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        return Trainer.test(cfg, model)
-    trainer = Trainer(cfg)
+        return trainer_class.test(cfg, model)
+    trainer = trainer_class(cfg, trust_checkpoint=trust)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()
 
 
-def run(args: argparse.Namespace) -> OrderedDict | None:
-    """:func:`main` in one process per GPU."""
+def argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
+    """Detectron2's parser with ``--trust-checkpoint``."""
+    parser = default_argument_parser(epilog)
+    parser.add_argument("--trust-checkpoint", action="store_true", help=TRUST_HELP)
+    return parser
+
+
+def run(args: argparse.Namespace, trainer_class: type[Trainer] = Trainer) -> OrderedDict | None:
+    """:func:`main` in one process per GPU, or in those that torchrun or Slurm have started."""
+    if is_started_by_launcher():
+        with process_group(args):
+            return main(args, trainer_class)
     available = torch.cuda.device_count()
     if args.num_gpus > max(available, 1):
         raise ValueError(
             f"--num-gpus {args.num_gpus}, but torch sees {available} GPUs on this machine "
-            f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')})."
+            f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}). Several "
+            "processes on a CPU are started by torchrun --nproc-per-node N train_net.py ..."
         )
     return launch(
         main,
@@ -99,8 +113,5 @@ def run(args: argparse.Namespace) -> OrderedDict | None:
         num_machines=args.num_machines,
         machine_rank=args.machine_rank,
         dist_url=args.dist_url,
-        args=(args,),
+        args=(args, trainer_class),
     )
-
-
-__all__ = ["load_config", "main", "run", "setup"]

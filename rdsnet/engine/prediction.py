@@ -1,7 +1,7 @@
 """Predictions for files: which images, which model, what is written.
 
 Images are read, predicted and written one at a time, so memory depends on the size of an image, not
-on how many there are. Detectron2's DefaultPredictor is used as it is.
+on how many there are.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.engine import DefaultPredictor
 from detectron2.structures import Instances
 from tqdm import tqdm
 
@@ -27,6 +26,7 @@ from rdsnet.data.datasets import coco_files
 from rdsnet.data.mapper import read_image
 from rdsnet.engine.launch import load_config
 from rdsnet.engine.prediction_output import build_writers
+from rdsnet.engine.predictor import Predictor
 
 IMAGE_ENDINGS = frozenset(
     (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
@@ -67,6 +67,7 @@ def predict(
     formats: Sequence[str] = ("png",),
     score_threshold: float = 0.5,
     opts: Sequence[str] = (),
+    trust_checkpoint: bool = False,
 ) -> PredictionSummary:
     """Predict the objects in image files and write them in some formats.
 
@@ -78,6 +79,7 @@ def predict(
         formats: "png", "coco", "labelme", see :mod:`rdsnet.engine.prediction_output`.
         score_threshold: objects with lower scores are left out.
         opts: config options KEY VALUE that override the file.
+        trust_checkpoint: load weights that hold arbitrary Python objects, running their code.
 
     Raises:
         FileNotFoundError, ValueError: for what is missing or does not fit. Files that exist but
@@ -85,7 +87,7 @@ def predict(
     """
     paths = find_images(inputs)
     cfg = prediction_config(config_file, weights, score_threshold, opts)
-    predictor = DefaultPredictor(cfg)
+    predictor = Predictor(cfg, trust_checkpoint)
     summary = PredictionSummary(Path(output), score_threshold)
     metadata = class_metadata(cfg)
     with ExitStack() as stack:
@@ -110,9 +112,7 @@ def predict(
     return summary
 
 
-def predict_image(
-    predictor: DefaultPredictor, image: np.ndarray, score_threshold: float
-) -> Instances:
+def predict_image(predictor: Predictor, image: np.ndarray, score_threshold: float) -> Instances:
     """Objects of one (H, W, 3) uint8 BGR image with at least this score, on the CPU."""
     instances = predictor(image)["instances"].to("cpu")
     return instances[instances.scores >= score_threshold]
@@ -121,7 +121,7 @@ def predict_image(
 def prediction_config(
     config_file: str, weights: str, score_threshold: float = 0.0, opts: Sequence[str] = ()
 ) -> CfgNode:
-    """The config for a DefaultPredictor whose masks stay compact.
+    """The config for a Predictor whose masks stay compact.
 
     The data that the model was trained on may be gone: entries of ``DATASETS.COCO_FILES`` without
     their json are ignored as long as the number of classes is given.
