@@ -11,6 +11,9 @@ from rdsnet.engine import load_config
 from rdsnet.engine.trainer import Trainer
 
 
+ITERATIONS = 6
+
+
 @pytest.fixture
 def cfg(data, tmp_path):
     return load_config(tiny.SMALL, tiny.options(data, tmp_path, 12))
@@ -85,9 +88,9 @@ def loss_curve(cfg, dtype: torch.dtype | None, iterations: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_gives_the_curve_of_float32_within_noise(cfg, dtype):
-    exact, half = loss_curve(cfg, None, 12), loss_curve(cfg, dtype, 12)
+    exact, half = loss_curve(cfg, None, ITERATIONS), loss_curve(cfg, dtype, ITERATIONS)
     assert half.isfinite().all()
-    # Measured: docs/reliability.md. The losses themselves change by far more in 12 iterations.
+    # Measured: docs/reliability.md. The losses themselves change by far more in these iterations.
     assert (half.sum(1) / exact.sum(1) - 1).abs().max() < 0.03
 
 

@@ -129,7 +129,7 @@ def test_damaged_pickles_are_refused(tmp_path, content):
 
 CODE = """\
 MODEL:
-  WEIGHTS: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ["{}"]]
+  WEIGHTS: !!python/object/apply:os.mkdir ["{}"]
 """
 
 
