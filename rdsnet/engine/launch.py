@@ -98,7 +98,7 @@ def argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace, trainer_class: type[Trainer] = Trainer) -> OrderedDict | None:
     """:func:`main` in one process per GPU, or in those that torchrun or Slurm have started."""
     if is_started_by_launcher():
-        with process_group(args):
+        with process_group(args.opts):
             return main(args, trainer_class)
     available = torch.cuda.device_count()
     if args.num_gpus > max(available, 1):

@@ -6,7 +6,6 @@ GPU by gloo.
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,8 +31,11 @@ def is_started_by_launcher() -> bool:
 
 
 @contextmanager
-def process_group(args: argparse.Namespace) -> Iterator[None]:
+def process_group(opts: list[str]) -> Iterator[None]:
     """The default process group of torch, and Detectron2's group of the processes of a machine.
+
+    Args:
+        opts: options KEY VALUE of the command line; MODEL.DEVICE cpu counts.
 
     Raises:
         ValueError: the launcher's environment is not complete, or there are more processes on this
@@ -45,7 +47,7 @@ def process_group(args: argparse.Namespace) -> Iterator[None]:
     if missing:
         raise ValueError(f"a launcher has to set {', '.join(missing)} in the environment")
     local_rank, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-    on_cpu = gpus == 0 or _device_of(args.opts).startswith("cpu")
+    on_cpu = gpus == 0 or _device_of(opts).startswith("cpu")
     if not on_cpu and local_rank >= gpus:
         raise ValueError(
             f"process {local_rank} of this machine has no GPU, torch sees {gpus}. Start fewer "

@@ -10,7 +10,6 @@ from reliability import tiny
 from rdsnet.engine import load_config
 from rdsnet.engine.trainer import Trainer
 
-
 ITERATIONS = 6
 
 

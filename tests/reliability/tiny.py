@@ -1,4 +1,4 @@
-"""A training so small that it can be killed and resumed many times: shapes, 0.2 M parameters."""
+"""A training so small that it can be killed and resumed many times: shapes, half a million parameters or so."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = str(ROOT / "configs" / "small" / "rdsnet_small.yaml")
 TINY = [
-    *("MODEL.FPN.OUT_CHANNELS", "32", "MODEL.RDSNET.PIXEL_STREAM.CONV_DIM", "32"),
+    *("MODEL.FPN.OUT_CHANNELS", "64", "MODEL.RDSNET.PIXEL_STREAM.CONV_DIM", "32"),
     *("MODEL.RESNETS.STEM_OUT_CHANNELS", "32", "MODEL.RESNETS.RES2_OUT_CHANNELS", "32"),
     *("MODEL.RETINANET.NUM_CONVS", "1", "MODEL.DEVICE", "cpu"),
     *("INPUT.MIN_SIZE_TRAIN", "(64,72,80)", "INPUT.MIN_SIZE_TEST", "64"),
