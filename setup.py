@@ -169,7 +169,7 @@ setup(
         "tabulate",
         "shapely",  # Detectron2 cuts polygons with it when INPUT.CROP is enabled
     ],
-    extras_require={"test": ["pytest", "ruff"]},
+    extras_require={"test": ["hypothesis", "pytest", "ruff"]},
     entry_points=entry_points(),
     **compiled_operators(),
 )

@@ -43,6 +43,9 @@ def add_rdsnet_config(cfg: CN) -> None:
     # them out and says how many.
     cfg.DATASETS.INVALID_ANNOTATIONS = "error"
 
+    # Images with more pixels are refused: a file of a few kB can unpack to gigabytes.
+    cfg.INPUT.MAX_PIXELS = 178_956_970
+
     # "SGD" (with momentum; the paper's) or "AdamW".
     cfg.SOLVER.OPTIMIZER = "SGD"
 

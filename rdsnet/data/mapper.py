@@ -24,6 +24,17 @@ from rdsnet.data.rle import compressed_rle
 _BROKEN_IMAGE = (OSError, SyntaxError, EOFError, struct.error, zlib.error)
 
 
+def limit_pixels(pixels: int) -> None:
+    """Refuse to read images with more pixels, in this process and those it starts by fork.
+
+    Raises:
+        ValueError: for a limit below 1.
+    """
+    if pixels < 1:
+        raise ValueError(f"INPUT.MAX_PIXELS must be at least 1, got {pixels}")
+    Image.MAX_IMAGE_PIXELS = -(-pixels // 2)  # Pillow warns from there on and refuses twice as many
+
+
 def read_image(file_name: str, format: str) -> np.ndarray:
     """Read an image as Detectron2 does, but keep the grey levels of 16-bit images.
 
@@ -60,7 +71,7 @@ def read_image(file_name: str, format: str) -> np.ndarray:
     except Image.DecompressionBombError as error:
         raise ValueError(
             f"image {file_name} is refused: {error} If you trust it, set "
-            "PIL.Image.MAX_IMAGE_PIXELS to a larger number."
+            "INPUT.MAX_PIXELS in the config to a larger number."
         ) from error
     except _BROKEN_IMAGE as error:
         raise ValueError(

@@ -18,6 +18,7 @@ from rdsnet.checkpoint import Checkpointer
 from rdsnet.commands.train import TRUST_HELP
 from rdsnet.config import get_cfg
 from rdsnet.data.datasets import check_num_classes, register_coco_files, with_num_classes
+from rdsnet.data.mapper import limit_pixels
 from rdsnet.engine.processes import is_started_by_launcher, process_group
 from rdsnet.engine.trainer import Trainer
 
@@ -46,6 +47,7 @@ def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
         cfg.merge_from_file(config_file)
     with naming(f"config options '{' '.join(opts)}'"):
         cfg.merge_from_list(opts)
+    limit_pixels(cfg.INPUT.MAX_PIXELS)
     register_coco_files(cfg)
     return with_num_classes(cfg)
 

@@ -37,6 +37,7 @@ def in_processes(count: int, folder: Path, work) -> list:
             status = 1
             try:
                 torch.set_num_threads(1)
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
                 os.environ.update(
                     RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), GROUP_RANK="0"
                 )

@@ -1,4 +1,4 @@
-"""A training so small that it can be killed and resumed many times: shapes, half a million parameters or so."""
+"""A training on shapes so small that it can be killed and resumed many times."""
 
 from __future__ import annotations
 
