@@ -241,7 +241,7 @@ def test_file_that_is_no_image_is_named(tmp_path, data):
 def test_image_too_large_for_pillow_is_named_with_the_remedy(image_dict, monkeypatch):
     path = image_dict()["file_name"]
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(ValueError, match="image.png is refused.*MAX_IMAGE_PIXELS"):
+    with pytest.raises(ValueError, match="image.png is refused.*INPUT.MAX_PIXELS"):
         read_image(path, "RGB")
 
 

@@ -22,7 +22,7 @@ import tiny
 import torch
 
 GROWTH = 24  # MiB that memory may grow after the first tenth
-LARGE_BOUND, MANY_BOUND = 4096, 2048  # MiB, of the whole process
+LARGE_BOUND, MANY_BOUND = 1536, 1024  # MiB, of the whole process
 
 
 def resident() -> float:

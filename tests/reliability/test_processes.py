@@ -43,9 +43,8 @@ def stream(cfg, monkeypatch, rank=0, world_size=1, workers=0, start=0, number=8)
 def test_the_data_stream_depends_on_the_seed_alone(data, tmp_path, monkeypatch):
     cfg = load_config(tiny.SMALL, tiny.options(data, tmp_path, 1))
     expected = stream(cfg, monkeypatch)
-    assert (
-        len({image for batch in expected for image in batch}) > 12
-    )  # images there are: augmented differently
+    # More than there are images: they are augmented differently each time.
+    assert len({image for batch in expected for image in batch}) > 12
     torch.manual_seed(99)
     assert stream(cfg, monkeypatch, workers=2) == expected
     assert stream(cfg, monkeypatch, start=5) == expected[5:]
