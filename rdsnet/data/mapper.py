@@ -174,8 +174,8 @@ def check_size(dataset_dict: dict, image: np.ndarray) -> None:
         detection_utils.check_image_size(dataset_dict, image)
     except detection_utils.SizeMismatchError:
         raise ValueError(
-            f"image {dataset_dict['file_name']} is {image.shape[1]} x {image.shape[0]} pixels (EXIF "
-            f"rotation applied), its 'width' and 'height' say {dataset_dict['width']} x "
+            f"image {dataset_dict['file_name']} is {image.shape[1]} x {image.shape[0]} pixels "
+            f"(EXIF rotation applied), its 'width' and 'height' say {dataset_dict['width']} x "
             f"{dataset_dict['height']}. Correct them in the annotation file."
         ) from None
 

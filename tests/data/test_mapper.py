@@ -247,7 +247,9 @@ def test_image_too_large_for_pillow_is_named_with_the_remedy(image_dict, monkeyp
 
 def test_image_of_another_size_than_declared_is_named(image_dict):
     record = image_dict()
-    with pytest.raises(ValueError, match="image.png.*width/height"):
+    with pytest.raises(
+        ValueError, match="image.png is 60 x 40 pixels.*'width' and 'height' say 61 x 40"
+    ):
         map_file(record["file_name"], (H, W + 1))
 
 
