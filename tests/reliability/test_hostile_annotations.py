@@ -156,10 +156,13 @@ def use(content, folder, mapper, on_invalid) -> str:
 
 
 def check(content, folder, mapper, on_invalid):
-    logging.getLogger("rdsnet.data.checks").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        use(content, folder, mapper, on_invalid)
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            use(content, folder, mapper, on_invalid)
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def test_the_file_that_is_broken_is_valid(folder, mapper):
