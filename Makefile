@@ -9,7 +9,7 @@ INSTALLED_FROM := setup.py pyproject.toml constraints.txt \
 	tools/make_env.py tools/install_detectron2.py tools/pure_detectron2.py \
 	$(wildcard projects/*/*/__init__.py rdsnet/ops/csrc/*.* rdsnet/ops/csrc/*/*.*)
 
-.PHONY: help env demo test test-slow test-matrix lint format clean clean-env
+.PHONY: help env demo test test-slow test-matrix benchmark lint format cuda-build gpu-check clean clean-env
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 12
@@ -32,6 +32,10 @@ test-slow: env ## the long tests
 test-matrix: ## the test suite on the oldest and the newest torch, in environments of their own
 	$(PYTHON) tools/test_matrix.py
 
+benchmark: env ## speed and memory on this machine, into benchmarks/ (10 minutes; stop all else)
+	$(BIN)/rdsnet benchmark --mask-path --output benchmarks/mask_path
+	$(BIN)/rdsnet benchmark --models --output benchmarks/models
+
 lint: env ## check style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -39,6 +43,12 @@ lint: env ## check style
 format: env ## bring files into style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+cuda-build: env ## compile the CUDA kernels (sm_80, sm_90) where nvcc is found
+	$(BIN)/python tools/build_cuda.py
+
+gpu-check: env ## on a machine with a GPU: build, test, sanitize and time the CUDA kernels
+	$(BIN)/python tools/gpu_check.py
 
 clean: ## remove what building and testing left (not the environment, not output/)
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache

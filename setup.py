@@ -13,6 +13,9 @@ from pathlib import Path
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
+# The local page, `rdsnet app`.
+APP = ["gradio>=6"]
+
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "rdsnet" / "ops" / "csrc"
 
@@ -72,22 +75,35 @@ class BuildOperators(build_ext):
     """Builds rdsnet._C where torch and a compiler are there; never fails the installation.
 
     With FORCE_CUDA=1, or where torch sees a GPU, the CUDA kernels are built too; that needs the
-    CUDA toolkit (CUDA_HOME). torch is imported here and not before.
+    CUDA toolkit (CUDA_HOME). Where they can't be built the library is for the CPU alone, and where
+    that can't be built either, the PyTorch definitions do the work. torch is imported here and not
+    before.
     """
 
     def run(self) -> None:
         try:
-            command = self.torch_command()
-            command.run()
+            torch_extension = self.import_torch_extension()
+            if cuda_is_wanted():
+                try:
+                    self.build(torch_extension, cuda=True)
+                    print("rdsnet: the compiled operators were built for CPU and CUDA")
+                    return
+                except Exception as error:  # no toolkit, another version, a broken nvcc ...
+                    print(
+                        f"rdsnet: the CUDA kernels were not built: {reason_of(error)}\n"
+                        "rdsnet: the operators are built for the CPU only"
+                    )
+            self.build(torch_extension, cuda=False)
+            print("rdsnet: the compiled operators were built for the CPU")
         except Exception as error:  # whatever it is, rdsnet works without
-            reason = str(error).strip() or type(error).__name__
             print(
-                f"rdsnet: the compiled operators were not built: {reason}\n"
+                f"rdsnet: the compiled operators were not built: {reason_of(error)}\n"
                 "rdsnet: their PyTorch definitions will be used; 'rdsnet doctor' shows which run."
             )
 
-    def torch_command(self) -> build_ext:
-        """PyTorch's command for the same job, with the settings of this one."""
+    @staticmethod
+    def import_torch_extension():
+        """The module of PyTorch that compiles extensions."""
         if os.environ.get("RDSNET_DISABLE_OPS", "0") not in ("", "0"):
             raise RuntimeError("RDSNET_DISABLE_OPS is set")
         if find_spec("torch") is None:
@@ -95,49 +111,85 @@ class BuildOperators(build_ext):
                 "torch cannot be imported here; install it first, then rdsnet with "
                 "'pip install --no-build-isolation'"
             )
-        import torch
         from torch.utils import cpp_extension
 
-        forced = os.environ.get("FORCE_CUDA", "0") not in ("", "0")
-        cuda_sources = [str(x.relative_to(ROOT)) for x in sorted(CSRC.glob("cuda/*.cu"))]
-        cuda = bool(cuda_sources) and (forced or torch.cuda.is_available())
-        if cuda and cpp_extension.CUDA_HOME is None:
-            if forced:
-                raise RuntimeError("FORCE_CUDA=1, but no CUDA toolkit was found: set CUDA_HOME")
-            print("rdsnet: no CUDA toolkit found (CUDA_HOME): the operators are built for CPU only")
-            cuda = False
-        make = cpp_extension.CUDAExtension if cuda else cpp_extension.CppExtension
+        return cpp_extension
+
+    def build(self, torch_extension, cuda: bool) -> None:
+        """Run PyTorch's command for the same job, with the settings of this one."""
         (declared,) = self.extensions
+        sources = cpu_sources()
         # The inner loops are compiled for AVX2 whatever the flags, and chosen at run time.
         flags = ["-O3", "-g0", "-Wno-psabi"]
         if sys.platform.startswith("linux"):
             flags.append("-fopenmp")
+        make = torch_extension.CppExtension
+        if cuda:
+            torch_extension.CUDA_HOME = cuda_toolkit(torch_extension.CUDA_HOME)
+            make = torch_extension.CUDAExtension
+            sources += cuda_sources()
         built = make(
             declared.name,
-            sources=declared.sources + (cuda_sources if cuda else []),
+            sources=sources,
             extra_compile_args={"cxx": flags, "nvcc": ["-O3"]},
             extra_link_args=["-fopenmp"] if "-fopenmp" in flags else [],
         )
+        built.depends, built._needs_stub = declared.depends, False
         # Loaded with torch.ops.load_library: nothing in it knows Python.
-        for name in ("include_dirs", "define_macros", "library_dirs", "libraries", "language"):
-            setattr(declared, name, getattr(built, name))
-        declared.libraries = [name for name in declared.libraries if name != "torch_python"]
-        declared.sources = built.sources
-        declared.extra_compile_args = built.extra_compile_args
-        declared.extra_link_args = built.extra_link_args
-        command = cpp_extension.BuildExtension(self.distribution)
+        built.libraries = [name for name in built.libraries if name != "torch_python"]
+        command = torch_extension.BuildExtension(self.distribution)
         vars(command).update(vars(self))
-        return command
+        command.extensions = [built]
+        for attribute in ("_full_name", "_file_name"):
+            if hasattr(declared, attribute):
+                setattr(built, attribute, getattr(declared, attribute))
+        command.run()
+
+
+def reason_of(error: Exception) -> str:
+    return str(error).strip() or type(error).__name__
+
+
+def cuda_is_wanted() -> bool:
+    """FORCE_CUDA=1, or a GPU that torch sees."""
+    import torch
+
+    return os.environ.get("FORCE_CUDA", "0") not in ("", "0") or torch.cuda.is_available()
+
+
+def cuda_toolkit(guess: str | None) -> str:
+    """The folder of the CUDA toolkit: CUDA_HOME, what PyTorch found, or the usual place.
+
+    An nvcc on PATH may be a script that lies elsewhere; PyTorch then guesses a folder without
+    headers.
+    """
+    usual = [] if os.environ.get("CUDA_HOME") else ["/usr/local/cuda"]
+    tried = [folder for folder in (guess, *usual) if folder]
+    for folder in tried:
+        if os.path.isfile(os.path.join(folder, "include", "cuda_runtime.h")):
+            return folder
+    looked = f"; there is no include/cuda_runtime.h in {', '.join(tried)}" if tried else ""
+    raise RuntimeError(f"no CUDA toolkit was found: set CUDA_HOME to its folder{looked}")
+
+
+def relative(paths) -> list[str]:
+    return [path.relative_to(ROOT).as_posix() for path in sorted(paths)]
+
+
+def cpu_sources() -> list[str]:
+    return relative(CSRC.glob("*.cpp")) + relative(CSRC.glob("cpu/*.cpp"))
+
+
+def cuda_sources() -> list[str]:
+    return relative(CSRC.glob("cuda/*.cpp")) + relative(CSRC.glob("cuda/*.cu"))
 
 
 def compiled_operators() -> dict:
     """``ext_modules`` and ``cmdclass`` for the C++/CUDA operators."""
-    sources = sorted(CSRC.glob("*.cpp")) + sorted(CSRC.glob("cpu/*.cpp"))
-    if not sources or sys.platform == "win32":  # the inner loops need GCC or Clang
+    if not cpu_sources() or sys.platform == "win32":  # the inner loops need GCC or Clang
         return {}
-    files = [source.relative_to(ROOT).as_posix() for source in sources]
-    headers = [x.relative_to(ROOT).as_posix() for x in sorted(CSRC.rglob("*.h"))]
-    operators = Extension("rdsnet._C", files, depends=headers, optional=True)
+    depends = relative(CSRC.rglob("*.h")) + cuda_sources()
+    operators = Extension("rdsnet._C", cpu_sources(), depends=depends)
     return {"ext_modules": [operators], "cmdclass": {"build_ext": BuildOperators}}
 
 
@@ -154,7 +206,10 @@ setup(
     python_requires=">=3.10",
     packages=packages,
     package_dir=package_dir,
-    package_data={"": ["*.yaml", "*/*.yaml", "*/*/*.yaml"]},
+    package_data={
+        "": ["*.yaml", "*/*.yaml", "*/*/*.yaml"],
+        "rdsnet.visualization": ["templates/*"],
+    },
     install_requires=[
         # detectron2 belongs here: see the top of this file.
         "torch>=2.6",
@@ -166,10 +221,16 @@ setup(
         "Pillow",
         "tqdm",
         "matplotlib",
+        "jinja2",
         "tabulate",
         "shapely",  # Detectron2 cuts polygons with it when INPUT.CROP is enabled
     ],
-    extras_require={"test": ["hypothesis", "pytest", "ruff"]},
+    extras_require={
+        "app": APP,
+        # tidecv: an independent implementation of the error breakdown; playwright: drives the
+        # Chromium of the system, to test the local page
+        "test": ["hypothesis", "pytest", "ruff", "tidecv", "playwright", *APP],
+    },
     entry_points=entry_points(),
     **compiled_operators(),
 )

@@ -42,12 +42,35 @@ def add_rdsnet_config(cfg: CN) -> None:
     # three points, ...) in those files: "error" names the first ones and stops, "skip" leaves
     # them out and says how many.
     cfg.DATASETS.INVALID_ANNOTATIONS = "error"
+    # [category id, name] of every class of the model, in order. Taken from the data when training
+    # begins, and kept with the model, which then needs no json to name what it finds.
+    cfg.DATASETS.CLASSES = []
+
+    # Write OUTPUT_DIR/report.html at the end of a training run and after an evaluation: curves, APs
+    # in parts, kinds of errors, the best and worst images (docs/evaluate.md).
+    cfg.TEST.REPORT = True
+
+    # How images and annotations become the model's input: a name in
+    # rdsnet.data.mapper.DATASET_MAPPER_REGISTRY.
+    cfg.DATASETS.MAPPER = "RDSNetDatasetMapper"
 
     # Images with more pixels are refused: a file of a few kB can unpack to gigabytes.
     cfg.INPUT.MAX_PIXELS = 178_956_970
 
     # "SGD" (with momentum; the paper's) or "AdamW".
     cfg.SOLVER.OPTIMIZER = "SGD"
+    cfg.SOLVER.EMA = CN()
+    # Exponential moving average of the weights over iterations: what is evaluated and kept as
+    # model_best.pth. Checkpoints to resume from hold both.
+    cfg.SOLVER.EMA.ENABLED = False
+    # Weight of the past; smaller in the first iterations: min(DECAY, (1 + n) / (10 + n)).
+    cfg.SOLVER.EMA.DECAY = 0.999
+
+    # A metric of the evaluation, such as "segm/AP" (mask AP): the model that has the most of it at
+    # any evaluation (TEST.EVAL_PERIOD) is kept as OUTPUT_DIR/model_best.pth. "": none is kept.
+    cfg.TEST.BEST_METRIC = ""
+    # Stop when so many evaluations in a row have not improved BEST_METRIC. 0: never.
+    cfg.TEST.PATIENCE = 0
 
     cfg.MODEL.RDSNET = CN()
     # D: numbers in a pixel's representation; an object has 2 x D (background, foreground).
@@ -105,6 +128,9 @@ def add_rdsnet_config(cfg: CN) -> None:
 
     # "rdsnet fit-mbrm": the kernel is fitted to the finished model's masks of DATASETS.TRAIN.
     cfg.MODEL.RDSNET.MBRM.FIT = CN()
+    # Fit when training ends; the kernel goes into model_best.pth if box AP on DATASETS.TEST (where
+    # there is any) is not lower with it.
+    cfg.MODEL.RDSNET.MBRM.FIT.AFTER_TRAINING = False
     # Steps of the optimizer. Paper: 1000.
     cfg.MODEL.RDSNET.MBRM.FIT.MAX_ITER = 1000
     # Objects per step, drawn at random.

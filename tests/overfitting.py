@@ -36,8 +36,11 @@ def overfit(folder: Path, *opts: str, config_file: Path = CONFIG) -> dict[str, d
     few = folder / "few.json"
     source = tiny_coco / "annotations" / "instances_val2017.json"
     assert write_subset(source, IMAGES, few) == 19
+    # A name stands for one json in a process, and several tests may run in this one.
+    name = f"few_{folder.name}"
     arguments = ["--config-file", str(config_file), "OUTPUT_DIR", str(folder / "output")]
-    arguments += ["DATASETS.COCO_FILES", str([["few", str(few), str(tiny_coco / "val2017")]])]
+    arguments += ["DATASETS.COCO_FILES", str([[name, str(few), str(tiny_coco / "val2017")]])]
+    arguments += ["DATASETS.TRAIN", f"('{name}',)", "DATASETS.TEST", f"('{name}',)"]
     arguments += ["SEED", "1", *opts]
     return main(default_argument_parser().parse_args(arguments))
 

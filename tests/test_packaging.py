@@ -124,6 +124,68 @@ def test_wheel_holds_every_config_with_its_base(tmp_path: Path):
             assert (config.parent / name).is_file(), f"{config} builds on {name}"
 
 
+# The compiled operators
+
+
+def build_operators(checkout: Path, **environment: str) -> tuple[bool, str]:
+    """Whether setup.py built a library from one small source, and what it said."""
+    for name in ("cpu/answer.cpp", "cuda/kernel.cu"):
+        write(checkout, f"rdsnet/ops/csrc/{name}")
+    (checkout / "rdsnet/ops/csrc/cpu/answer.cpp").write_text("int answer() { return 42; }\n")
+    kept = {k: v for k, v in os.environ.items() if k not in ("FORCE_CUDA", "RDSNET_DISABLE_OPS")}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "setup.py", "build_ext", "--inplace"],
+        cwd=checkout,
+        env={**kept, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return any((checkout / "rdsnet").glob("_C*.so")), done.stdout
+
+
+needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+
+
+@needs_compiler
+def test_missing_toolkit_does_not_matter_where_cuda_is_not_wanted(checkout, tmp_path):
+    built, said = build_operators(
+        checkout, CUDA_HOME=str(tmp_path / "nowhere"), CUDA_VISIBLE_DEVICES=""
+    )
+    assert built and "were built for the CPU" in said and "not built" not in said
+
+
+@needs_compiler
+def test_broken_nvcc_leaves_the_operators_for_the_cpu(checkout, tmp_path):
+    toolkit = tmp_path / "cuda"
+    write(toolkit, "include/cuda_runtime.h", "bin/nvcc", "lib64/libcudart.so")
+    (toolkit / "bin/nvcc").write_text("#!/bin/sh\necho nvcc is broken >&2\nexit 1\n")
+    (toolkit / "bin/nvcc").chmod(0o755)
+    built, said = build_operators(
+        checkout, FORCE_CUDA="1", CUDA_HOME=str(toolkit), TORCH_CUDA_ARCH_LIST="8.0"
+    )
+    assert built
+    assert "the CUDA kernels were not built" in said and "nvcc" in said
+    assert said.splitlines()[-1] == "rdsnet: the compiled operators were built for the CPU"
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_toolkit_that_is_not_there_is_named(checkout, tmp_path):
+    built, said = build_operators(checkout, FORCE_CUDA="1", CUDA_HOME=str(tmp_path / "nowhere"))
+    assert built and "were built for the CPU" in said
+    assert "no CUDA toolkit was found: set CUDA_HOME" in said and f"{tmp_path / 'nowhere'}" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", ["/bin/false", "/no/such/compiler"])
+def test_broken_compiler_leaves_the_definitions(checkout, compiler):
+    built, said = build_operators(checkout, CXX=compiler, CC=compiler, FORCE_CUDA="1")
+    assert not built
+    assert "the compiled operators were not built" in said
+    assert "their PyTorch definitions will be used" in said.splitlines()[-1]
+
+
 # Makefile and .ci/run
 
 
@@ -166,10 +228,11 @@ def test_ci_runs_everything_in_the_checkout_with_the_data_beside_it(tmp_path: Pa
     status, calls = run_ci(tmp_path, failing="nothing")
     assert status == 0
     place = f"{tmp_path}/checkout {tmp_path}/shared/data"
-    assert calls == [f"{target} {place}" for target in ("env", "lint", "test", "test-slow")]
+    targets = ("env", "lint", "cuda-build", "test", "test-slow")
+    assert calls == [f"{target} {place}" for target in targets]
 
 
-@pytest.mark.parametrize("failing", ["env", "lint", "test", "test-slow"])
+@pytest.mark.parametrize("failing", ["env", "lint", "cuda-build", "test", "test-slow"])
 def test_ci_fails_and_stops_at_the_first_failure(failing, tmp_path):
     status, calls = run_ci(tmp_path, failing)
     assert status != 0

@@ -8,4 +8,14 @@ A module ``fit_mbrm`` here, named "fit-mbrm" in :data:`COMMANDS`, is the subcomm
 """
 
 # In the order of `rdsnet --help`.
-COMMANDS = ("train", "eval", "predict", "fit-mbrm", "convert", "doctor")
+COMMANDS = (
+    "check-data",
+    "train",
+    "eval",
+    "predict",
+    "app",
+    "fit-mbrm",
+    "convert",
+    "benchmark",
+    "doctor",
+)

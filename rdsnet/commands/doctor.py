@@ -1,7 +1,8 @@
 """Check the installation; the output is made for bug reports.
 
-Lists versions, GPUs and how the operators run, and sends a random image through a small untrained
-model. The exit status is 1 when something is missing or fails.
+Lists versions, where Detectron2 comes from, GPUs, and whether the compiled operators agree with
+their definition in PyTorch, and sends a random image through a small untrained model. The exit
+status is 1 when something is missing or fails.
 
 Example:
   rdsnet doctor
@@ -12,6 +13,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.metadata
+import importlib.util
+import json
 import os
 import platform
 import sys
@@ -51,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     if "torch" in installed:
         rows += describe_devices()
         rows.append(describe_operators())
+        rows += check_operators()
     if {"torch", "torchvision", "detectron2"} <= installed:
         rows += smoke_runs()
     else:
@@ -77,10 +81,24 @@ def describe_package(distribution: str, module: str) -> tuple[str, str, bool]:
         version = importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         version = getattr(imported, "__version__", "of unknown version")
-    note = ""
-    if module == "detectron2" and "pure" in version:
-        note = ", pure Python: no compiled operators; RDSNet needs none of them"
-    return distribution, f"{version} ({os.path.dirname(imported.__file__)}){note}", True
+    text = f"{version} ({os.path.dirname(imported.__file__)})"
+    if module == "detectron2":
+        text += f", {detectron2_origin()}"
+    return distribution, text, True
+
+
+def detectron2_origin() -> str:
+    """In which way the installed Detectron2 was built, and from where."""
+    distribution = importlib.metadata.distribution("detectron2")
+    if "pure" in distribution.version:
+        return "pure Python: no compiled operators; RDSNet needs none of them"
+    origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+    source = origin.get("url", "a source that is not recorded")
+    if commit := origin.get("vcs_info", {}).get("commit_id"):
+        source += f" at commit {commit[:10]}"
+    compiled = importlib.util.find_spec("detectron2._C")
+    state = "with" if compiled is not None else "WITHOUT"
+    return f"built from {source}, {state} compiled operators"
 
 
 def describe_devices() -> list[tuple[str, str, bool]]:
@@ -106,6 +124,28 @@ def describe_operators() -> tuple[str, str, bool]:
 
     reason = compiled.why_not_compiled()
     return "operators", compiled.active_path() + (f": {reason}" if reason else ""), True
+
+
+def check_operators() -> list[tuple[str, str, bool]]:
+    """Compiled operators beside their definitions, on every device they are compiled for."""
+    from rdsnet.ops import compiled
+    from rdsnet.ops.self_check import TOLERANCE, largest_differences
+
+    rows = []
+    for device in ("cpu", "cuda"):
+        if device not in compiled.active_path():
+            continue
+        name = f"operators {device}"
+        try:
+            differences = largest_differences(device)
+        except Exception as error:  # whatever it is, it is what the report is for
+            rows.append((name, f"{type(error).__name__}: {error}", False))
+            continue
+        shown = ", ".join(f"{op} {value:.1e}" for op, value in differences.items())
+        agree = max(differences.values()) <= TOLERANCE
+        verdict = "agree with" if agree else "DIFFER from"
+        rows.append((name, f"{verdict} their definition, largest difference: {shown}", agree))
+    return rows
 
 
 def smoke_runs() -> list[tuple[str, str, bool]]:

@@ -1,20 +1,28 @@
-"""Find objects in images and write pictures, COCO results or labelme files.
+"""Find objects in images and videos and write pictures, COCO results, labelme files, masks or CSV.
 
-Into the output folder go, for the formats that are asked for,
+--input takes images, folders (the images directly inside), quoted patterns, videos, and the number
+of a camera (0 is the first; Ctrl-C ends it). Into the output folder go, for the formats asked for,
   png      overlays/NAME.png: the image with masks, boxes (solid: final, dashed: before MBRM),
-           classes and scores; small images are enlarged
+           classes and scores; small images are enlarged. Of a video overlays/NAME.mp4 (mp4 is
+           another name of this format)
   coco     coco_instances_results.json: one COCO result per object, with bbox (after MBRM),
            bbox_regressed (before) and the mask as RLE;
            images.json: the images and categories that its image_id and category_id stand for
   labelme  labelme/NAME.json: outlines to open and correct in labelme (without holes)
+  masks    masks/NAME/000.png, ...: a black and white picture per object
+  csv      objects.csv: class, score, box and area of every object
 
+Images are turned as their EXIF entry says. Of 16-bit images the brightness range that they use (10,
+12, 14 or 16 bit) is shown; what is transparent becomes white. Training reads images the same way.
 Files that cannot be read are reported and skipped; the exit status is then 1.
 
 Examples:
+  rdsnet predict --weights output/mine/model_best.pth --input photo.jpg holiday/ 'scans/**/*.tif' \\
+      --output predictions
+  rdsnet predict --weights output/mine/model_best.pth --input clip.mp4 --output predictions \\
+      --format mp4,csv --score-threshold 0.3 --classes dog cat
   rdsnet predict --config-file output/mine/config.yaml --weights output/mine/model_final.pth \\
-      --input photo.jpg holiday/ 'scans/**/*.tif' --output predictions
-  rdsnet predict --config-file output/mine/config.yaml --weights output/mine/model_final.pth \\
-      --input holiday/ --output predictions --format png,coco --score-threshold 0.3 \\
+      --input holiday/ --output predictions --format png,coco \\
       --opts INPUT.MIN_SIZE_TEST 600 MODEL.DEVICE cpu
 """
 
@@ -22,9 +30,9 @@ from __future__ import annotations
 
 import argparse
 
-from rdsnet.commands.train import TRUST_HELP
+from rdsnet.commands.train import TRUST_HELP, positive
 
-FORMATS = ("png", "coco", "labelme")
+FORMATS = ("png", "mp4", "coco", "labelme", "masks", "csv")
 
 
 def formats(text: str) -> list[str]:
@@ -51,7 +59,11 @@ def score(text: str) -> float:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="yaml config file")
+    parser.add_argument(
+        "--config-file",
+        metavar="FILE",
+        help="yaml config file (default: the config in the checkpoint, or config.yaml beside it)",
+    )
     parser.add_argument(
         "--weights", required=True, metavar="FILE", help="checkpoint (.pth or .pkl)"
     )
@@ -60,7 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         nargs="+",
         metavar="PATH",
-        help="images, folders of images, or quoted patterns such as 'scans/**/*.png'",
+        help="images, folders of images, quoted patterns such as 'scans/**/*.png', videos, or the "
+        "number of a camera",
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to write into")
     parser.add_argument(
@@ -68,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=formats,
         default=["png"],
         metavar="LIST",
-        help="any of png,coco,labelme (default: png)",
+        help=f"any of {','.join(FORMATS)} (default: png)",
     )
     parser.add_argument(
         "--score-threshold",
@@ -78,6 +91,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave out objects with a lower score (default: 0.5)",
     )
     parser.add_argument("--trust-checkpoint", action="store_true", help=TRUST_HELP)
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="keep only these classes (names or category ids)",
+    )
+    parser.add_argument(
+        "--max-frames", type=positive(int), metavar="N", help="of every video or camera at most N"
+    )
     parser.add_argument(
         "--opts",
         nargs=argparse.REMAINDER,
@@ -97,6 +120,8 @@ def run(args: argparse.Namespace) -> int:
         args.output,
         formats=args.format,
         score_threshold=args.score_threshold,
+        classes=args.classes,
+        max_frames=args.max_frames,
         opts=args.opts,
         trust_checkpoint=args.trust_checkpoint,
     )

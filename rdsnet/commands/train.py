@@ -1,10 +1,16 @@
-"""Train a model, as train_net.py does.
+"""Train a model: on your own data with --data, or with any config as train_net.py does.
+
+With --data, everything else is decided from the data and printed: classes, input size or crops,
+anchors, detections per image, schedule, learning rate, evaluation; and the train_net.py command
+that does the same. OUTPUT_DIR then has model_best.pth, the model to use: the best by mask AP, with
+MBRM fitted to it, its config and the names of its classes. Without --val, a tenth of the images is
+held out (--no-val: none, and no evaluation).
 
 Examples:
+  rdsnet train --data train.json photos/ --val val.json photos/ --output output/mine
+  rdsnet train --data train.json photos/ --config R_101 --epochs 24 --batch-size 8 --patience 5
+  rdsnet train --data train.json photos/ --output output/mine --resume
   rdsnet train --config-file configs/COCO-InstanceSegmentation/rdsnet_R_50_FPN_1x.yaml --num-gpus 4
-  rdsnet train --config-file configs/small/rdsnet_small.yaml OUTPUT_DIR output/mine \\
-      DATASETS.COCO_FILES "[['mine', 'data/train.json', 'data/images']]" \\
-      DATASETS.TRAIN "('mine',)" DATASETS.TEST "('mine',)"
   rdsnet train --config-file output/mine/config.yaml --resume
 """
 
@@ -19,16 +25,72 @@ TRUST_HELP = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of Detectron2's ``default_argument_parser``."""
-    add_run_arguments(parser)
+    """The arguments of Detectron2's ``default_argument_parser``, and those for own data."""
+    own = parser.add_argument_group("own data")
+    own.add_argument(
+        "--data", nargs=2, metavar=("JSON", "IMAGES"), help="annotations in COCO format, and images"
+    )
+    own.add_argument(
+        "--val", nargs=2, metavar=("JSON", "IMAGES"), help="the same, to evaluate on while training"
+    )
+    own.add_argument("--no-val", action="store_true", help="train on all of --data")
+    own.add_argument(
+        "--config",
+        metavar="NAME",
+        help="small, R_50, R_101 or a yaml file, also of projects/ (default: R_50 with a GPU, else "
+        "small)",
+    )
+    own.add_argument("--output", metavar="DIR", help="default: output/ and the name of the data")
+    length = own.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=positive(float), metavar="N", help="passes over the data")
+    length.add_argument("--iterations", type=positive(int), metavar="N", help="or iterations")
+    own.add_argument(
+        "--batch-size", type=positive(int), metavar="N", help="images per iteration, on all GPUs"
+    )
+    own.add_argument(
+        "--patience",
+        type=positive(int),
+        metavar="N",
+        help="stop when mask AP has not improved in N evaluations (20 in a whole run)",
+    )
+    own.add_argument(
+        "--ema", action="store_true", help="use a moving average of the weights over iterations"
+    )
+    own.add_argument("--device", metavar="NAME", help="cpu or cuda")
+    add_run_arguments(parser, required=False)
     parser.add_argument(
         "--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, do not train"
     )
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """What training and evaluation have in common."""
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="yaml config file")
+def positive(kind: type) -> type:
+    """A positive number; as argparse type."""
+
+    def convert(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = 0
+        if not value > 0:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a positive number")
+        return value
+
+    return convert
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """What training and evaluation have in common.
+
+    Args:
+        required: whether ``--config-file`` must be given.
+    """
+    parser.add_argument(
+        "--config-file",
+        required=required,
+        default="",
+        metavar="FILE",
+        help="yaml config file, or a checkpoint that holds its config",
+    )
     parser.add_argument(
         "--resume",
         action="store_true",
@@ -66,6 +128,55 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     if args.num_machines > 1 and args.dist_url == "auto":
         raise ValueError("--num-machines above 1 needs --dist-url tcp://HOST:PORT of machine 0")
+    if getattr(args, "data", None):
+        use_own_data(args)
+    elif not args.config_file:
+        raise ValueError(
+            "give --data JSON IMAGES to train on your own data, or --config-file FILE for a config "
+            "that names its data"
+        )
+    elif alone := [f"--{name.replace('_', '-')}" for name in OWN_DATA if getattr(args, name, None)]:
+        raise ValueError(f"{', '.join(alone)} can only be given together with --data")
     from rdsnet.engine import run
 
     run(args)
+
+
+# What only --data makes sense of.
+OWN_DATA = (
+    *("val", "no_val", "config", "output", "epochs", "iterations", "batch_size", "patience"),
+    *("ema", "device"),
+)
+
+
+def use_own_data(args: argparse.Namespace) -> None:
+    """Replace the arguments about own data by the config file and options that they mean."""
+    if args.config_file or args.eval_only:
+        raise ValueError("--data goes with --config NAME, not with --config-file or --eval-only")
+    if args.val and args.no_val:
+        raise ValueError("--val and --no-val contradict each other")
+    from rdsnet.engine.own_data import command_line, prepare
+    from rdsnet.engine.settings import Wishes
+
+    wishes = Wishes(
+        epochs=args.epochs,
+        iterations=args.iterations,
+        batch_size=args.batch_size,
+        num_gpus=args.num_gpus,
+        patience=args.patience or 0,
+        ema=args.ema,
+    )
+    device = ["MODEL.DEVICE", args.device] if args.device else []
+    args.config_file, args.opts, settings = prepare(
+        tuple(args.data),
+        tuple(args.val) if args.val else None,
+        config=args.config,
+        output=args.output,
+        wishes=wishes,
+        hold_out=not args.no_val,
+        opts=[*device, *args.opts],
+        resume=args.resume,
+    )
+    for topic, text in settings.notes:
+        print(f"{topic:<12}{text}")
+    print(f"\nThe same by hand:\n{command_line(args.config_file, args.opts, args.num_gpus)}\n")

@@ -15,7 +15,7 @@ import logging
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import pycocotools.mask as mask_util
@@ -37,6 +37,9 @@ REMEDIES = {
     "pixels.",
     "image file": "Set the third entry of this file in DATASETS.COCO_FILES to the folder that "
     "'file_name' is relative to, or remove these images from the json.",
+    "unreadable image": "Replace these files, or remove the images from the json.",
+    "image size": "Correct 'height' and 'width' (as the image is shown, after EXIF rotation), "
+    "or use the images that were annotated.",
     "annotation": "Give every annotation its own integer 'id' and the 'image_id' of an image in "
     "this file.",
     "unknown category": "Use the ids that 'categories' declares, or declare the missing ones.",
@@ -45,6 +48,7 @@ REMEDIES = {
     "polygon": "A polygon is [x1, y1, x2, y2, x3, y3, ...], and 'segmentation' a list of polygons.",
     "RLE": "RLE is {'size': [height, width], 'counts': ...} of the whole image, column by column.",
     "iscrowd": "'iscrowd' is 0 or 1.",
+    "no object": "At least one annotation must be usable and not a crowd.",
 }
 
 
@@ -111,22 +115,29 @@ def clean_coco(
             f"{dropped} of {len(content['annotations'])} annotations are left out because "
             f"DATASETS.INVALID_ANNOTATIONS is 'skip'. {report(findings, json_path)}"
         )
-    return {**content, "annotations": _completed(annotations, content["images"])}
+    return {**content, "annotations": complete_annotations(annotations, content["images"])}
 
 
 def report(findings: Iterable[Finding], json_path: str | os.PathLike) -> str:
     """A message with the number of findings per kind, the first of each and the remedies."""
+    findings = list(findings)
+    problems = f"{len(findings)} problem{'s' if len(findings) > 1 else ''}"
+    lines = finding_lines(findings, REMEDIES)
+    return "\n".join([f"{problems} in {os.fspath(json_path)}:", *lines])
+
+
+def finding_lines(findings: Iterable[Finding], remedies: Mapping[str, str]) -> list[str]:
+    """Per kind of finding: how many, what to do about it, and the first ones."""
     by_kind = defaultdict(list)
     for finding in findings:
         by_kind[finding.kind].append(finding)
-    count = sum(map(len, by_kind.values()))
-    lines = [f"{count} problem{'s' if count > 1 else ''} in {os.fspath(json_path)}:"]
+    lines = []
     for kind, found in by_kind.items():
-        lines.append(f"  {kind}: {len(found)}. {REMEDIES[kind]}")
+        lines.append(f"  {kind}: {len(found)}. {remedies[kind]}")
         lines += [f"    {finding.where}: {finding.message}" for finding in found[:SHOWN]]
         if len(found) > SHOWN:
             lines.append(f"    ... and {len(found) - SHOWN} more")
-    return "\n".join(lines)
+    return lines
 
 
 def coco_categories(json_path: str | os.PathLike) -> dict[int, str]:
@@ -157,7 +168,7 @@ def structure_findings(content: dict) -> list[Finding]:
         if not isinstance(image.get("file_name"), str) or not image["file_name"]:
             findings.append(Finding("image", where, _value(image, "file_name")))
         for key in ("height", "width"):
-            if not _is_int(image.get(key)) or image[key] < 1:
+            if not is_id(image.get(key)) or image[key] < 1:
                 findings.append(Finding("image", where, _value(image, key)))
             elif image[key] > MAX_SIDE:
                 message = f"'{key}' is {_short(image[key])}, more than {MAX_SIDE} pixels"
@@ -331,8 +342,8 @@ def _rle_counts(annotation: dict) -> object:
 # What evaluation needs
 
 
-def _completed(annotations: list[dict], images: list[dict]) -> list[dict]:
-    """Annotations with ``area`` and ``iscrowd``, none with id 0; unchanged ones are shared."""
+def complete_annotations(annotations: list[dict], images: list[dict]) -> list[dict]:
+    """Usable annotations with ``area``, ``iscrowd`` and id above 0; unchanged ones are shared."""
     sizes = {image["id"]: (image["height"], image["width"]) for image in images}
     free_id = max((annotation["id"] for annotation in annotations), default=0) + 1
     completed = []
@@ -359,7 +370,8 @@ def _area(segmentation: list | dict, size: tuple[int, int]) -> int:
 # Small helpers
 
 
-def _is_int(value: object) -> bool:
+def is_id(value: object) -> bool:
+    """Whether a value is an integer, as ids and sizes must be."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -368,11 +380,11 @@ def _is_number(value: object) -> bool:
 
 
 def _has_id(entry: object) -> bool:
-    return isinstance(entry, dict) and _is_int(entry.get("id"))
+    return isinstance(entry, dict) and is_id(entry.get("id"))
 
 
 def _is_in(value: object, ids: set[int]) -> bool:
-    return _is_int(value) and value in ids
+    return is_id(value) and value in ids
 
 
 def _value(entry: dict, key: str) -> str:

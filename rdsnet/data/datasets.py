@@ -143,6 +143,60 @@ def with_num_classes(cfg: CfgNode) -> CfgNode:
     return known
 
 
+def with_classes(cfg: CfgNode) -> CfgNode:
+    """The config with ``DATASETS.CLASSES`` as the data declares them.
+
+    Returns:
+        A clone with [category id, name] of every class, from the first dataset of
+        ``DATASETS.TRAIN`` and ``DATASETS.TEST`` whose categories are known and as many as
+        ``MODEL.RETINANET.NUM_CLASSES``; where there is none, ``cfg`` itself.
+    """
+    for name in dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]):
+        try:
+            classes = _categories(cfg, name)
+        except FileNotFoundError:  # prediction needs no data
+            continue
+        if classes and len(classes) == cfg.MODEL.RETINANET.NUM_CLASSES:
+            known = cfg.clone()
+            known.defrost()
+            known.DATASETS.CLASSES = [[id_, label] for id_, label in classes.items()]
+            if cfg.is_frozen():
+                known.freeze()
+            return known
+    return cfg
+
+
+def class_metadata(cfg: CfgNode) -> tuple[list[str] | None, list[int]]:
+    """Names of the model's classes (None: unknown), and the category id of each.
+
+    From the data where it is there, else from ``DATASETS.CLASSES``; where neither is, ids are the
+    class numbers from 0.
+    """
+    num_classes = cfg.MODEL.RETINANET.NUM_CLASSES
+    classes = with_classes(cfg).DATASETS.CLASSES
+    if len(classes) != num_classes:
+        return None, list(range(num_classes))
+    return [label for _, label in classes], [id_ for id_, _ in classes]
+
+
+def register_class_names(cfg: CfgNode) -> None:
+    """Give the datasets of a config their class names, also where they cannot be loaded any more.
+
+    So that ``MetadataCatalog.get(cfg.DATASETS.TEST[0])``, which Detectron2's DefaultPredictor and
+    Visualizer use, has ``thing_classes`` without the json. Registered datasets keep theirs.
+    """
+    if len(cfg.DATASETS.CLASSES) != cfg.MODEL.RETINANET.NUM_CLASSES:
+        return
+    names = [label for _, label in cfg.DATASETS.CLASSES]
+    ids = {id_: k for k, (id_, _) in enumerate(cfg.DATASETS.CLASSES)}
+    for name in dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]):
+        if name in DatasetCatalog:
+            continue
+        if MetadataCatalog.get(name).get("thing_classes") != names:
+            MetadataCatalog.pop(name)  # of another model: metadata cannot be changed
+        MetadataCatalog.get(name).set(thing_classes=names, thing_dataset_id_to_contiguous_id=ids)
+
+
 def check_num_classes(cfg: CfgNode) -> None:
     """Refuse datasets whose categories don't fit the config or each other.
 
@@ -184,7 +238,7 @@ def load_coco_file(file: CocoFile) -> list[dict]:
         ``category_id`` (0 .. K-1 in the order of the json's category ids), ``iscrowd`` and
         ``segmentation`` (polygons or compressed RLE).
     """
-    return _records(_checked_content(file)[0], file.image_root)
+    return coco_records(_checked_content(file)[0], file.image_root)
 
 
 def _register(file: CocoFile) -> None:
@@ -226,7 +280,7 @@ def _load_registered(file: CocoFile) -> list[dict]:
         # COCO's evaluation reads the json itself and would stumble over what was left out here.
         # (Metadata refuses that an attribute gets another value, hence vars.)
         vars(MetadataCatalog.get(file.name))["json_file"] = _write_copy(file, content)
-    return _records(content, file.image_root)
+    return coco_records(content, file.image_root)
 
 
 def _checked_content(file: CocoFile) -> tuple[dict, bool]:
@@ -235,7 +289,8 @@ def _checked_content(file: CocoFile) -> tuple[dict, bool]:
     return content, content != original
 
 
-def _records(content: dict, image_root: str) -> list[dict]:
+def coco_records(content: dict, image_root: str) -> list[dict]:
+    """What :func:`load_coco_file` returns, from the content of a file without problems."""
     classes = {id_: i for i, id_ in enumerate(sorted(c["id"] for c in content["categories"]))}
     records = {}
     for image in sorted(content["images"], key=lambda image: image["id"]):

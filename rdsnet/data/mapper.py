@@ -9,13 +9,20 @@ from __future__ import annotations
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Instances, PolygonMasks, polygons_to_bitmask
 from detectron2.utils.file_io import PathManager
+from detectron2.utils.registry import Registry
 from PIL import Image, ImageOps
 
 from rdsnet.data.rle import compressed_rle
+
+DATASET_MAPPER_REGISTRY = Registry("DATASET_MAPPER")
+DATASET_MAPPER_REGISTRY.__doc__ = """
+Dataset mappers for ``DATASETS.MAPPER``. Called with ``(cfg, is_train)``.
+"""
 
 
 def limit_pixels(pixels: int) -> None:
@@ -30,10 +37,13 @@ def limit_pixels(pixels: int) -> None:
 
 
 def read_image(file_name: str, format: str) -> np.ndarray:
-    """Read an image as Detectron2 does, but keep the grey levels of 16-bit images.
+    """Read an image as Detectron2 does, but as a person expects it where Pillow does not.
 
-    Pillow makes every value above 255 of a 16-bit grey image white; here 0..65535 becomes 0..255.
-    Grey, palette and RGBA images are converted to ``format``, EXIF rotation is applied.
+    - 16-bit grey: 0 .. 2^n - 1 becomes 0 .. 255, where n is the smallest of 8, 10, 12, 14 and 16
+      bits that hold the image. (Pillow makes all above 255 white; and cameras put 12 bits into 16.)
+    - Transparency: what is transparent is white. (Pillow shows colours that nobody has seen.)
+
+    Grey, palette and CMYK images are converted to ``format``, EXIF rotation is applied.
 
     Args:
         file_name: path of the image.
@@ -50,9 +60,12 @@ def read_image(file_name: str, format: str) -> np.ndarray:
         with PathManager.open(file_name, "rb") as stream, Image.open(stream) as image:
             is_floating = image.mode.startswith("F")
             if image.mode.startswith("I"):
-                grey = np.asarray(ImageOps.exif_transpose(image)).astype(np.int64) // 256
-                eight_bit = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+                grey = np.asarray(ImageOps.exif_transpose(image)).astype(np.int64)
+                eight_bit = Image.fromarray(_eight_bit(grey))
                 return detection_utils.convert_PIL_to_numpy(eight_bit, format)
+            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+                opaque = _on_white(ImageOps.exif_transpose(image))
+                return detection_utils.convert_PIL_to_numpy(opaque, format)
         if not is_floating:
             return detection_utils.read_image(file_name, format)
     except FileNotFoundError as error:
@@ -75,6 +88,22 @@ def read_image(file_name: str, format: str) -> np.ndarray:
     )
 
 
+def _eight_bit(grey: np.ndarray) -> np.ndarray:
+    """Grey levels of up to 16 bits as 0 .. 255, see :func:`read_image`."""
+    grey = grey.clip(0, 65535)
+    most = int(grey.max(initial=0))
+    bits = next(n for n in (8, 10, 12, 14, 16) if most < 2**n)
+    return (grey >> (bits - 8)).astype(np.uint8)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """RGB of an image with transparency, laid onto white."""
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+@DATASET_MAPPER_REGISTRY.register()
 class RDSNetDatasetMapper(DatasetMapper):
     """Detectron2's :class:`DatasetMapper` with masks for every image.
 
@@ -106,13 +135,13 @@ class RDSNetDatasetMapper(DatasetMapper):
         dataset_dict = dict(dataset_dict)
         image = read_image(dataset_dict["file_name"], self.image_format)
         check_size(dataset_dict, image)
-        augmented = T.AugInput(image)
+        augmented = self.augmentation_input(image, dataset_dict)
         transforms = self.augmentations(augmented)
         image = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
         dataset_dict["image"] = torch.from_numpy(image)
         annotations = dataset_dict.pop("annotations", None)
         if self.is_train and annotations is not None:
-            objects = [dict(a) for a in annotations if a.get("iscrowd", 0) == 0]
+            objects = self.learned(annotations, transforms, image.shape[1:])
             try:
                 dataset_dict["instances"] = self._instances(
                     objects,
@@ -123,6 +152,22 @@ class RDSNetDatasetMapper(DatasetMapper):
             except ValueError as error:
                 raise ValueError(f"image {dataset_dict['file_name']}: {error}") from error
         return dataset_dict
+
+    def augmentation_input(self, image: np.ndarray, dataset_dict: dict) -> T.AugInput:
+        """What augmentations see: the image. A subclass may add boxes."""
+        return T.AugInput(image)
+
+    def learned(
+        self, annotations: list[dict], transforms: T.TransformList, size: tuple[int, int]
+    ) -> list[dict]:
+        """Copies of the annotations that become ground truth: all but crowds."""
+        return [dict(a) for a in annotations if a.get("iscrowd", 0) == 0]
+
+    def to_instances(
+        self, objects: list[dict], size: tuple[int, int], mask_format: str
+    ) -> Instances:
+        """Instances of an image of ``size`` from its augmented annotations."""
+        return detection_utils.annotations_to_instances(objects, size, mask_format=mask_format)
 
     def _instances(
         self,
@@ -153,9 +198,7 @@ class RDSNetDatasetMapper(DatasetMapper):
             )
             if "mask" in obj:
                 obj["segmentation"] = obj.pop("mask")
-        instances = detection_utils.annotations_to_instances(
-            objects, size, mask_format="polygon" if as_polygons else "bitmask"
-        )
+        instances = self.to_instances(objects, size, "polygon" if as_polygons else "bitmask")
         if self.use_instance_mask and not objects:
             no_masks = PolygonMasks([]) if as_polygons else BitMasks(torch.zeros(0, *size))
             instances.gt_masks = no_masks
@@ -221,3 +264,8 @@ def augmented_mask(
             "have the height and width of its image."
         )
     return transforms.apply_segmentation(np.asarray(mask, dtype=np.uint8)).astype(bool)
+
+
+def build_mapper(cfg: CfgNode, is_train: bool) -> DatasetMapper:
+    """The mapper that ``DATASETS.MAPPER`` names."""
+    return DATASET_MAPPER_REGISTRY.get(cfg.DATASETS.MAPPER)(cfg, is_train)

@@ -23,7 +23,7 @@ import torch
 import torchvision
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.engine import DefaultPredictor, HookBase, hooks
+from detectron2.engine import HookBase, hooks
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter
 from tqdm import tqdm
@@ -31,7 +31,10 @@ from tqdm import tqdm
 from rdsnet.data.mapper import read_image
 from rdsnet.data.shapes import make_shapes_dataset
 from rdsnet.engine.launch import load_config
+from rdsnet.engine.machine import machine
 from rdsnet.engine.prediction import predict_image
+from rdsnet.engine.predictor import Predictor
+from rdsnet.engine.report import ReportHook, report_run
 from rdsnet.engine.trainer import Trainer
 from rdsnet.evaluation import results_table
 from rdsnet.visualization import (
@@ -54,7 +57,8 @@ METRICS = ("AP", "AP50", "AP75", "AP90")
 LOGGERS = ("detectron2", "fvcore", "rdsnet", "py.warnings")
 # What an earlier run may have left in the output folder; files of other names are not touched.
 OWN_FILES = (
-    "*.png results.md config.yaml log.txt metrics.json *.pth last_checkpoint data inference"
+    "*.png results.md report.html config.yaml log.txt metrics.json *.pth last_checkpoint data "
+    "inference"
 ).split()
 
 
@@ -79,7 +83,8 @@ def run_demo(
     Writes into ``output``: ``overview.png`` (held-out images with ground truth and predictions),
     ``results.md`` (APs and how they were obtained), ``loss_curve.png``, ``model_final.pth`` and
     ``config.yaml`` (for ``rdsnet predict``), ``log.txt``, ``metrics.json``, ``data/`` (the images)
-    and ``inference/`` (all detections on held-out images). Progress goes to stderr.
+    and ``inference/`` (all detections on held-out images)
+    and ``report.html``. Progress goes to stderr.
 
     Args:
         config_file: the model and its schedule; data and output folder are the demo's.
@@ -103,6 +108,7 @@ def run_demo(
         print(f"Evaluating on {num_val} held-out images ...", file=sys.stderr, flush=True)
         with contextlib.redirect_stdout(log):
             results = Trainer.test(cfg, trainer.model)
+            report_run(cfg, trainer.model)
         draw_overview(cfg, output / "overview.png")
         plot_training_curves(output / "metrics.json", output / "loss_curve.png")
     seconds = time.perf_counter() - start
@@ -182,10 +188,11 @@ class ProgressBar(HookBase):
 
 
 class DemoTrainer(Trainer):
-    """Shows a progress bar; evaluation comes after training, once."""
+    """Shows a progress bar; evaluation and report come after training, once."""
 
     def build_hooks(self) -> list[HookBase]:
-        kept = [hook for hook in super().build_hooks() if not isinstance(hook, hooks.EvalHook)]
+        later = hooks.EvalHook, ReportHook
+        kept = [hook for hook in super().build_hooks() if not isinstance(hook, later)]
         return [ProgressBar(), *kept]
 
     def build_writers(self) -> list[EventWriter]:
@@ -199,7 +206,7 @@ def draw_overview(cfg: CfgNode, path: Path) -> None:
     cfg.defrost()
     cfg.MODEL.WEIGHTS = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
     cfg.MODEL.RDSNET.DENSE_MASKS = False
-    predictor = DefaultPredictor(cfg)
+    predictor = Predictor(cfg)
     names = MetadataCatalog.get(VAL).thing_classes
     pictures: list[np.ndarray] = []
     for record in DatasetCatalog.get(VAL)[:OVERVIEW_IMAGES]:
@@ -244,19 +251,6 @@ data, evaluation and pictures)
 
 ![losses](loss_curve.png)
 """
-
-
-def machine(cfg: CfgNode) -> str:
-    """The processor that the model ran on, in words."""
-    if cfg.MODEL.DEVICE.startswith("cuda"):
-        return torch.cuda.get_device_name(cfg.MODEL.DEVICE)
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    return f"{name}, {torch.get_num_threads()} threads"
 
 
 @contextlib.contextmanager

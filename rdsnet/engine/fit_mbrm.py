@@ -19,6 +19,7 @@ from detectron2.modeling import build_model
 from torch import Tensor, nn
 
 from rdsnet.checkpoint import Checkpointer
+from rdsnet.checkpoint.description import save_model
 from rdsnet.engine.profiles import ImageProfiles, ObjectProfiles, collect_profiles
 from rdsnet.modeling.mbrm import MBRM, build_refinement
 
@@ -70,8 +71,8 @@ def fit_mbrm(cfg: CfgNode, trust_checkpoint: bool = False) -> tuple[MBRM, Kernel
     mbrm.to(model.device)
     fit = fit_kernel(mbrm, objects, cfg.MODEL.RDSNET.MBRM.FIT, state_file=folder / "unfinished.pth")
     weights = {**model.state_dict(), **mbrm.state_dict(prefix="mbrm.")}
-    torch.save({"model": weights}, folder / "model_final.pth")
-    _write_config(cfg, folder)
+    fitted_cfg = _write_config(cfg, folder)
+    save_model(folder / "model_final.pth", weights, fitted_cfg)
     (folder / "kernel.json").write_text(json.dumps(asdict(fit), indent=2) + "\n")
     return mbrm, fit
 
@@ -214,13 +215,14 @@ def _with_mbrm(cfg: CfgNode, **keys) -> CfgNode:
     return cfg
 
 
-def _write_config(cfg: CfgNode, folder: Path) -> None:
+def _write_config(cfg: CfgNode, folder: Path) -> CfgNode:
     """A config with which the checkpoint in the same folder is evaluated or used."""
     cfg = _with_mbrm(cfg, ENABLED=True, METHOD="mbrm")
     cfg.MODEL.WEIGHTS = str(folder / "model_final.pth")
     # Detectron2 writes the config of every run, with its options, into the run's OUTPUT_DIR.
     cfg.OUTPUT_DIR = str(folder / "evaluation")
     (folder / "config.yaml").write_text(cfg.dump())
+    return cfg
 
 
 def _batch_loss(mbrm: MBRM, objects: ObjectProfiles, index: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,20 +13,34 @@ import torch
 import yaml
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
 from rdsnet.checkpoint import Checkpointer
+from rdsnet.checkpoint.description import read_config
 from rdsnet.commands.train import TRUST_HELP
 from rdsnet.config import get_cfg
-from rdsnet.data.datasets import check_num_classes, register_coco_files, with_num_classes
+from rdsnet.data.datasets import (
+    check_num_classes,
+    register_coco_files,
+    with_classes,
+    with_num_classes,
+)
 from rdsnet.data.mapper import limit_pixels
+from rdsnet.engine.finish import finish
 from rdsnet.engine.processes import is_started_by_launcher, process_group
+from rdsnet.engine.report import report_run
 from rdsnet.engine.trainer import Trainer
 
 
 def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
-    """The config of a yaml file with command-line options merged over it.
+    """The config of a file with command-line options merged over it.
 
-    Registers ``DATASETS.COCO_FILES`` and settles the number of classes.
+    Registers ``DATASETS.COCO_FILES`` and settles the number of classes and their names.
+
+    Args:
+        config_file: a yaml file, or a checkpoint (.pth) that holds the config it was trained with.
+        opts: KEY VALUE words.
 
     Raises:
         FileNotFoundError: if the file is missing.
@@ -44,12 +58,26 @@ def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
         )
     cfg = get_cfg()
     with naming(f"config file '{config_file}'"):
-        cfg.merge_from_file(config_file)
+        merge_config_file(cfg, config_file)
     with naming(f"config options '{' '.join(opts)}'"):
         cfg.merge_from_list(opts)
     limit_pixels(cfg.INPUT.MAX_PIXELS)
     register_coco_files(cfg)
-    return with_num_classes(cfg)
+    return with_classes(with_num_classes(cfg))
+
+
+def merge_config_file(cfg: CfgNode, config_file: str) -> None:
+    """Merge a yaml file, or the config that a checkpoint (.pth) holds, into a config."""
+    if Path(config_file).suffix != ".pth":
+        cfg.merge_from_file(config_file)
+        return
+    stored = read_config(config_file)
+    if stored is None:
+        raise ValueError(
+            "this checkpoint holds no config. Give the yaml file that it was trained with (a "
+            "training run keeps it as config.yaml beside its checkpoints)"
+        )
+    cfg.merge_from_other_cfg(stored)
 
 
 @contextmanager
@@ -73,6 +101,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         )
     cfg.freeze()
     default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="rdsnet")
     return cfg
 
 
@@ -84,7 +113,9 @@ def main(args: argparse.Namespace, trainer_class: type[Trainer] = Trainer) -> Or
         model = trainer_class.build_model(cfg).eval()
         checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trust=trust)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        return trainer_class.test(cfg, model)
+        results = trainer_class.test(cfg, model)
+        report_run(cfg, model)
+        return results
     trainer = trainer_class(cfg, trust_checkpoint=trust)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()
@@ -98,22 +129,40 @@ def argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace, trainer_class: type[Trainer] = Trainer) -> OrderedDict | None:
-    """:func:`main` in one process per GPU, or in those that torchrun or Slurm have started."""
+    """:func:`main` in several processes; after training, what completes the model.
+
+    The processes are one per GPU, or those that torchrun or Slurm have started. See
+    :func:`rdsnet.engine.finish.finish`.
+    """
     if is_started_by_launcher():
         with process_group(args.opts):
-            return main(args, trainer_class)
+            results = main(args, trainer_class)
+            is_first = comm.is_main_process()
+    else:
+        check_gpus(args.num_gpus)
+        results = launch(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args, trainer_class),
+        )
+        is_first = args.machine_rank == 0
+    if args.eval_only or not is_first:
+        return results
+    return finish(load_config(args.config_file, args.opts), results)
+
+
+def check_gpus(number: int) -> None:
+    """Raise ValueError when there are fewer GPUs."""
     available = torch.cuda.device_count()
-    if args.num_gpus > max(available, 1):
+    if number > max(available, 1):
         raise ValueError(
-            f"--num-gpus {args.num_gpus}, but torch sees {available} GPUs on this machine "
+            f"--num-gpus {number}, but torch sees {available} GPUs on this machine "
             f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}). Several "
             "processes on a CPU are started by torchrun --nproc-per-node N train_net.py ..."
         )
-    return launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args, trainer_class),
-    )
+
+
+__all__ = ["argument_parser", "load_config", "main", "run", "setup"]

@@ -1,4 +1,4 @@
-"""Predictions for files: which images, which model, what is written.
+"""Predictions for files, videos and cameras: which model, what is kept, what is written.
 
 Images are read, predicted and written one at a time, so memory depends on the size of an image, not
 on how many there are.
@@ -6,31 +6,26 @@ on how many there are.
 
 from __future__ import annotations
 
-import glob
-import os
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
 from tqdm import tqdm
 
+from rdsnet.checkpoint.description import read_config
 from rdsnet.config import get_cfg
-from rdsnet.data.datasets import coco_files
-from rdsnet.data.mapper import read_image
-from rdsnet.engine.launch import load_config
+from rdsnet.data.datasets import class_metadata, coco_files
+from rdsnet.engine.launch import load_config, merge_config_file
+from rdsnet.engine.prediction_input import Frame, Source, find_sources
 from rdsnet.engine.prediction_output import build_writers
 from rdsnet.engine.predictor import Predictor
-
-IMAGE_ENDINGS = frozenset(
-    (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
-)
 
 
 @dataclass
@@ -59,25 +54,31 @@ class PredictionSummary:
 
 
 def predict(
-    config_file: str,
+    config_file: str | None,
     weights: str,
     inputs: Sequence[str],
     output: str | Path,
     *,
     formats: Sequence[str] = ("png",),
     score_threshold: float = 0.5,
+    classes: Sequence[str] = (),
+    max_frames: int | None = None,
     opts: Sequence[str] = (),
     trust_checkpoint: bool = False,
 ) -> PredictionSummary:
-    """Predict the objects in image files and write them in some formats.
+    """Predict the objects in images and videos and write them in some formats.
 
     Args:
-        config_file: the config that the weights were trained with.
+        config_file: the config that the weights were trained with; None: the one in or beside the
+            checkpoint.
         weights: a checkpoint, a path or an address that Detectron2 knows.
-        inputs: images, folders and patterns, see :func:`find_images`.
+        inputs: images, folders, patterns, videos and cameras, see
+            :func:`rdsnet.engine.prediction_input.find_sources`.
         output: folder to write into; made if missing, files in it are overwritten.
-        formats: "png", "coco", "labelme", see :mod:`rdsnet.engine.prediction_output`.
+        formats: see :mod:`rdsnet.engine.prediction_output`.
         score_threshold: objects with lower scores are left out.
+        classes: names or category ids of the classes to keep; empty: all.
+        max_frames: of every video or camera; None: all.
         opts: config options KEY VALUE that override the file.
         trust_checkpoint: load weights that hold arbitrary Python objects, running their code.
 
@@ -85,31 +86,57 @@ def predict(
         FileNotFoundError, ValueError: for what is missing or does not fit. Files that exist but
             cannot be read as images are reported on stderr and counted instead.
     """
-    paths = find_images(inputs)
+    sources = find_sources(inputs)
+    if "labelme" in formats and any(source.is_video for source in sources):
+        raise ValueError("labelme opens image files: it is no --format for videos and cameras")
     cfg = prediction_config(config_file, weights, score_threshold, opts)
+    metadata = names_and_ids(cfg)
+    kept = chosen_classes(classes, *metadata)
     predictor = Predictor(cfg, trust_checkpoint)
     summary = PredictionSummary(Path(output), score_threshold)
-    metadata = class_metadata(cfg)
     with ExitStack() as stack:
         writers = [
             stack.enter_context(writer) for writer in build_writers(formats, output, metadata)
         ]
         summary.written = [file for writer in writers for file in writer.files]
-        names: set[str] = set()
-        for path in tqdm(paths, unit="image", disable=None):
-            try:
-                image = read_image(str(path), "BGR")
-            except (OSError, ValueError) as error:
-                tqdm.write(f"skipped: {error}", file=sys.stderr)
-                summary.unreadable += 1
-                continue
-            instances = predict_image(predictor, image, score_threshold)
-            name = unused_name(path.stem, names)
+        for frame in _frames(sources, max_frames, summary):
+            instances = predict_image(predictor, frame.image, score_threshold)
+            if kept is not None:
+                instances = instances[torch.isin(instances.pred_classes, kept)]
             for writer in writers:
-                writer.write(name, path, image, instances)
+                writer.write(frame, instances)
             summary.images += 1
             summary.objects += len(instances)
     return summary
+
+
+def _frames(
+    sources: Sequence[Source], most: int | None, summary: PredictionSummary
+) -> Iterator[Frame]:
+    """All frames of all sources, with a progress bar; what cannot be read is counted."""
+    names: set[str] = set()
+    with tqdm(total=len(sources), unit="image", disable=None) as progress:
+        for source in sources:
+            if source.is_video:
+                expected = source.expected()
+                progress.total += min(expected, most or expected) - 1
+                progress.refresh()
+            frames = source.frames(names, most)
+            while True:
+                try:
+                    frame = next(frames)
+                except StopIteration:
+                    break
+                except (OSError, ValueError) as error:
+                    tqdm.write(f"skipped: {error}", file=sys.stderr)
+                    summary.unreadable += 1
+                    break
+                try:
+                    yield frame
+                except GeneratorExit:
+                    frames.close()
+                    raise
+                progress.update()
 
 
 def predict_image(predictor: Predictor, image: np.ndarray, score_threshold: float) -> Instances:
@@ -119,9 +146,12 @@ def predict_image(predictor: Predictor, image: np.ndarray, score_threshold: floa
 
 
 def prediction_config(
-    config_file: str, weights: str, score_threshold: float = 0.0, opts: Sequence[str] = ()
+    config_file: str | None, weights: str, score_threshold: float = 0.0, opts: Sequence[str] = ()
 ) -> CfgNode:
     """The config for a Predictor whose masks stay compact.
+
+    Without ``config_file``, it is the one that the checkpoint holds, or config.yaml beside it.
+    A model that was trained on a GPU runs on the CPU where there is none.
 
     The data that the model was trained on may be gone: entries of ``DATASETS.COCO_FILES`` without
     their json are ignored as long as the number of classes is given.
@@ -131,9 +161,12 @@ def prediction_config(
             missing or damaged.
     """
     check_weights(weights)
+    config_file = config_file or find_config(weights)
     settings = ["MODEL.WEIGHTS", weights, "MODEL.RDSNET.DENSE_MASKS", "False"]
     # Spares the model the masks that nobody will see; below 1, which no score exceeds.
     settings += ["MODEL.RETINANET.SCORE_THRESH_TEST", str(min(score_threshold, 0.99))]
+    if "MODEL.DEVICE" not in opts and not torch.cuda.is_available():
+        settings += ["MODEL.DEVICE", "cpu"]
     settings = [*opts, *settings]
     try:
         return load_config(config_file, settings)
@@ -141,13 +174,67 @@ def prediction_config(
         if not Path(config_file).is_file():
             raise
         cfg = get_cfg()
-        cfg.merge_from_file(config_file)
+        merge_config_file(cfg, config_file)
         cfg.merge_from_list(list(opts))
         if cfg.MODEL.RETINANET.NUM_CLASSES < 1:
             raise
         files = [f for f in coco_files(cfg) if Path(f.json_file).is_file()]
         there = [[file.name, file.json_file, file.image_root] for file in files]
         return load_config(config_file, [*settings, "DATASETS.COCO_FILES", repr(there)])
+
+
+def find_config(weights: str) -> str:
+    """The checkpoint itself where it holds its config, else config.yaml beside it.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    is_local = "://" not in weights
+    if is_local and Path(weights).suffix == ".pth" and read_config(weights) is not None:
+        return weights
+    beside = Path(weights).parent / "config.yaml"
+    if is_local and beside.is_file():
+        return str(beside)
+    raise ValueError(
+        f"weights '{weights}' hold no config, and there is no config.yaml beside them: give the "
+        "config that they were trained with by --config-file"
+    )
+
+
+def names_and_ids(cfg: CfgNode) -> tuple[list[str] | None, list[int]]:
+    """As :func:`rdsnet.data.datasets.class_metadata`; asks the checkpoint for unknown names."""
+    metadata, weights = class_metadata(cfg), cfg.MODEL.WEIGHTS
+    if metadata[0] is None and Path(weights).is_file():
+        stored = read_config(weights)
+        if stored is not None:
+            cfg = cfg.clone()
+            cfg.DATASETS.CLASSES = stored.DATASETS.get("CLASSES", [])
+            metadata = class_metadata(cfg)
+    return metadata
+
+
+def chosen_classes(
+    classes: Sequence[str], names: list[str] | None, category_ids: list[int]
+) -> torch.Tensor | None:
+    """Class numbers of the names or category ids to keep; None: all.
+
+    Several may stand in one word, separated by commas.
+
+    Raises:
+        ValueError: for a class that the model does not have; the message lists those it has.
+    """
+    if not classes:
+        return None
+    number = {str(id_): k for k, id_ in enumerate(category_ids)}
+    number.update({name: k for k, name in enumerate(names or [])})
+    words = []
+    for text in classes:  # a name may have a comma
+        words += [text] if text in number else [word.strip() for word in text.split(",")]
+    unknown = [word for word in words if word not in number]
+    if unknown:
+        known = ", ".join(names or map(str, category_ids))
+        raise ValueError(f"--classes: the model has no '{unknown[0]}'. It has: {known}")
+    return torch.tensor(sorted({number[word] for word in words}))
 
 
 def check_weights(weights: str) -> None:
@@ -166,69 +253,3 @@ def check_weights(weights: str) -> None:
             f"weights '{weights}' cannot be loaded: the file is cut off or not a checkpoint. "
             "Copy it again, or use another checkpoint of the run."
         )
-
-
-def class_metadata(cfg: CfgNode) -> tuple[list[str] | None, list[int]]:
-    """Class names (None: unknown) and the category id of each class.
-
-    From the first data set of the config whose number of classes is the model's; where there is
-    none, ids are the class numbers from 0.
-    """
-    num_classes = cfg.MODEL.RETINANET.NUM_CLASSES
-    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        metadata = MetadataCatalog.get(name)
-        names = metadata.get("thing_classes")
-        if names is not None and len(names) == num_classes:
-            ids = metadata.get("thing_dataset_id_to_contiguous_id")
-            ids = range(num_classes) if ids is None else sorted(ids, key=ids.get)
-            return list(names), list(ids)
-    return None, list(range(num_classes))
-
-
-def find_images(inputs: Sequence[str]) -> list[Path]:
-    """The image files that a command line names, in its order, none twice.
-
-    Args:
-        inputs: paths of files (of any ending); folders (the image files directly inside, sorted by
-            name); patterns with ``*``, ``?``, ``**`` (sorted). ``~`` is the home folder.
-
-    Raises:
-        FileNotFoundError: for a path that does not exist, or a folder or pattern without images.
-    """
-    found: dict[str, None] = {}
-    for given in inputs:
-        path = os.path.expanduser(given)
-        if os.path.isfile(path):
-            found[path] = None
-            continue
-        if os.path.isdir(path):
-            with os.scandir(path) as entries:
-                inside = [entry.path for entry in entries if is_image_file(entry)]
-            if not inside:
-                endings = ", ".join(sorted(IMAGE_ENDINGS))
-                raise FileNotFoundError(
-                    f"--input: the folder '{given}' has no images ({endings}). Images in folders "
-                    f"inside are named by a pattern, such as '{given.rstrip('/')}/**/*.jpg'."
-                )
-        elif glob.has_magic(path):
-            inside = [name for name in glob.glob(path, recursive=True) if os.path.isfile(name)]
-            if not inside:
-                raise FileNotFoundError(f"--input: no file fits the pattern '{given}'.")
-        else:
-            raise FileNotFoundError(f"--input: '{given}' does not exist.")
-        found.update(dict.fromkeys(sorted(inside)))
-    return [Path(path) for path in found]
-
-
-def is_image_file(entry: os.DirEntry) -> bool:
-    return entry.is_file() and os.path.splitext(entry.name)[1].lower() in IMAGE_ENDINGS
-
-
-def unused_name(stem: str, taken: set[str]) -> str:
-    """The stem, with a number if it is taken: "cat", "cat_2"; adds it to ``taken``."""
-    name, number = stem, 1
-    while name.lower() in taken:  # some file systems do not tell cases apart
-        number += 1
-        name = f"{stem}_{number}"
-    taken.add(name.lower())
-    return name

@@ -1,13 +1,13 @@
 """The formats that predictions are written in, one writer each.
 
-A writer is a context manager with ``write(name, path, image, instances)`` for every image: the name
-of its outputs, the file that it came from, (H, W, 3) uint8 BGR pixels, and its objects on the CPU.
-``files`` says what it writes, relative to the output folder. The JSON files of the whole run are
-written as they grow and are complete also when the run is interrupted.
+A writer is a context manager with ``write(frame, instances)`` for every image, the objects on the
+CPU. ``files`` says what it writes, relative to the output folder. The files of the whole run are
+written as they grow, and complete also when the run is interrupted.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from collections.abc import Sequence
@@ -16,8 +16,10 @@ from types import TracebackType
 
 import cv2
 import numpy as np
+import pycocotools.mask as coco_mask
 from detectron2.structures import Instances
 
+from rdsnet.engine.prediction_input import Frame
 from rdsnet.evaluation import instances_to_coco_json
 from rdsnet.visualization import draw_objects, objects_from_instances
 from rdsnet.visualization.objects import class_name
@@ -46,7 +48,8 @@ def build_writers(
     unknown = [name for name in formats if name not in WRITERS]
     if unknown:
         raise ValueError(f"formats must be among {', '.join(WRITERS)}; got {', '.join(unknown)}")
-    return [WRITERS[name](Path(output), *classes) for name in formats]
+    writers = dict.fromkeys(WRITERS[name] for name in formats)  # "png" and "mp4" are one
+    return [writer(Path(output), *classes) for writer in writers]
 
 
 class Writer:
@@ -69,32 +72,113 @@ class Writer:
     ) -> None:
         """Close the files."""
 
-    def write(self, name: str, path: Path, image: np.ndarray, instances: Instances) -> None:
+    def write(self, frame: Frame, instances: Instances) -> None:
         raise NotImplementedError
 
 
 class PictureWriter(Writer):
-    """``overlays/NAME.png``: the image with its objects drawn."""
+    """``overlays/NAME.png``: the image with its objects drawn; of a video ``overlays/NAME.mp4``."""
 
     files = ("overlays/",)
 
-    def write(self, name: str, path: Path, image: np.ndarray, instances: Instances) -> None:
-        file = self.output / "overlays" / f"{name}.png"
-        file.parent.mkdir(exist_ok=True)
-        if file.exists() and file.samefile(path):
+    def __enter__(self) -> PictureWriter:
+        super().__enter__()
+        self._video: tuple[str, cv2.VideoWriter] | None = None
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._close_video()
+
+    def write(self, frame: Frame, instances: Instances) -> None:
+        folder = self.output / "overlays"
+        folder.mkdir(exist_ok=True)
+        file = folder / f"{frame.video or frame.name}{'.mp4' if frame.video else '.png'}"
+        if frame.index == 0 and file.exists() and frame.path.exists() and file.samefile(frame.path):
             raise ValueError(
                 f"'{file}' would be overwritten by its own overlay: choose another --output, or "
                 "other --input files."
             )
-        picture = draw_objects(image[:, :, ::-1], objects_from_instances(instances, self.names))
-        encoded = cv2.imencode(".png", picture[:, :, ::-1])[1]
-        file.write_bytes(encoded.tobytes())  # cv2.imwrite would report no error
+        objects = objects_from_instances(instances, self.names)
+        picture = draw_objects(frame.image[:, :, ::-1], objects)[:, :, ::-1]
+        if frame.video:
+            self._add_to_video(file, frame, picture)
+        else:
+            encoded = cv2.imencode(".png", picture)[1]
+            file.write_bytes(encoded.tobytes())  # cv2.imwrite would report no error
+
+    def _add_to_video(self, file: Path, frame: Frame, picture: np.ndarray) -> None:
+        height, width = (side // 2 * 2 for side in picture.shape[:2])  # as video formats want it
+        if self._video is None or self._video[0] != frame.video:
+            self._close_video()
+            # MPEG-4: OpenCV as pip installs it cannot write H.264.
+            code = cv2.VideoWriter_fourcc(*"mp4v")
+            video = cv2.VideoWriter(str(file), code, frame.frames_per_second, (width, height))
+            if not video.isOpened():
+                raise OSError(f"OpenCV cannot write the video {file}")
+            self._video = frame.video, video
+        self._video[1].write(np.ascontiguousarray(picture[:height, :width]))
+
+    def _close_video(self) -> None:
+        if self._video is not None:
+            self._video[1].release()
+            self._video = None
+
+
+class MaskWriter(Writer):
+    """``masks/NAME/000.png``, ...: per object its mask, 255 on it and 0 elsewhere.
+
+    The numbers are those of ``objects.csv``: the surest object is 0.
+    """
+
+    files = ("masks/",)
+
+    def write(self, frame: Frame, instances: Instances) -> None:
+        folder = self.output / "masks" / frame.name
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("[0-9][0-9][0-9]*.png"):  # of an earlier run with more objects
+            old.unlink()
+        objects = objects_from_instances(instances, self.names)
+        for n in range(len(objects)):
+            encoded = cv2.imencode(".png", objects.mask(n) * np.uint8(255))[1]
+            (folder / f"{n:03d}.png").write_bytes(encoded.tobytes())
+
+
+class CsvWriter(Writer):
+    """``objects.csv``: one row per object.
+
+    Boxes in pixels of the image, from its left or upper border; ``area`` is the number of pixels of
+    the mask. ``frame`` is empty for image files.
+    """
+
+    files = ("objects.csv",)
+    columns = "file frame object class score x1 y1 x2 y2 width height area".split()
+
+    def __enter__(self) -> CsvWriter:
+        super().__enter__()
+        self._file = open(self.output / "objects.csv", "w", newline="", encoding="utf-8")
+        self._rows = csv.writer(self._file)
+        self._rows.writerow(self.columns)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def write(self, frame: Frame, instances: Instances) -> None:
+        objects = objects_from_instances(instances, self.names)
+        for n, (x1, y1, x2, y2) in enumerate(objects.boxes.tolist()):
+            label = class_name(self.names, int(instances.pred_classes[n]))
+            score = f"{float(instances.scores[n]):.4f}"
+            box = [f"{value:.2f}" for value in (x1, y1, x2, y2, x2 - x1, y2 - y1)]
+            area = int(coco_mask.area(objects.rles[n])) if objects.rles is not None else ""
+            number = frame.index if frame.video else ""
+            self._rows.writerow([frame.path, number, n, label, score, *box, area])
 
 
 class CocoWriter(Writer):
     """``coco_instances_results.json``, COCO results, and ``images.json``, what their ids mean.
 
-    ``image_id`` counts the predicted images from 0. pycocotools loads both:
+    ``image_id`` counts the predicted images from 0; an image of a video has its number as
+    ``frame``. pycocotools loads both:
     ``COCO("images.json").loadRes("coco_instances_results.json")``.
     """
 
@@ -115,12 +199,11 @@ class CocoWriter(Writer):
         self.results.close()
         self.images.close()
 
-    def write(self, name: str, path: Path, image: np.ndarray, instances: Instances) -> None:
-        height, width = image.shape[:2]
+    def write(self, frame: Frame, instances: Instances) -> None:
+        height, width = frame.image.shape[:2]
         image_id = len(self.images)
-        self.images.append(
-            {"id": image_id, "file_name": str(path), "height": height, "width": width}
-        )
+        entry = {"id": image_id, "file_name": str(frame.path), "height": height, "width": width}
+        self.images.append({**entry, "frame": frame.index} if frame.video else entry)
         for result in instances_to_coco_json(instances, image_id):
             result["category_id"] = self.category_ids[result["category_id"]]
             self.results.append(result)
@@ -135,7 +218,7 @@ class LabelmeWriter(Writer):
 
     files = ("labelme/",)
 
-    def write(self, name: str, path: Path, image: np.ndarray, instances: Instances) -> None:
+    def write(self, frame: Frame, instances: Instances) -> None:
         folder = self.output / "labelme"
         folder.mkdir(exist_ok=True)
         objects = objects_from_instances(instances, self.names)
@@ -158,18 +241,21 @@ class LabelmeWriter(Writer):
             "version": LABELME_VERSION,
             "flags": {},
             "shapes": shapes,
-            "imagePath": os.path.relpath(path, folder),
+            "imagePath": os.path.relpath(frame.path, folder),
             "imageData": None,
-            "imageHeight": image.shape[0],
-            "imageWidth": image.shape[1],
+            "imageHeight": frame.image.shape[0],
+            "imageWidth": frame.image.shape[1],
         }
-        (folder / f"{name}.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+        (folder / f"{frame.name}.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 WRITERS: dict[str, type[Writer]] = {
     "png": PictureWriter,
+    "mp4": PictureWriter,
     "coco": CocoWriter,
     "labelme": LabelmeWriter,
+    "masks": MaskWriter,
+    "csv": CsvWriter,
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -18,8 +19,9 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from rdsnet.checkpoint import Checkpointer
-from rdsnet.data.mapper import RDSNetDatasetMapper
+from rdsnet.data.mapper import build_mapper
 from rdsnet.data.train_loader import TrainLoader, build_train_loader
+from rdsnet.engine.hooks import StopTraining, with_own_hooks
 from rdsnet.engine.interruption import (
     LOG_PERIOD,
     MetricsHistory,
@@ -28,6 +30,7 @@ from rdsnet.engine.interruption import (
     StopOnSignal,
 )
 from rdsnet.engine.non_finite import StopOnNonFiniteLoss
+from rdsnet.engine.report import ReportHook
 from rdsnet.engine.steps import AMPStep, distributed
 from rdsnet.evaluation import RDSNetEvaluator
 
@@ -73,14 +76,15 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[HookBase]:
-        """Detectron2's hooks, and around them those that make a training survive.
+        """Detectron2's hooks, those for the best model, averaged weights and the report, and around
+        them those that make a training survive.
 
         What comes before :class:`StopOnSignal` is in the checkpoint of an iteration; what comes
         after it (evaluation, log) is caught up with by a resumed training.
         """
         output_dir = Path(self.cfg.OUTPUT_DIR)
         before, after = [], []
-        for hook in super().build_hooks():
+        for hook in with_own_hooks(self, super().build_hooks()):
             if isinstance(hook, hooks.PeriodicWriter):
                 after.append(PeriodicWriter(hook._writers, LOG_PERIOD))
             elif isinstance(hook, hooks.EvalHook):
@@ -94,6 +98,7 @@ class Trainer(DefaultTrainer):
             *before,
             StopOnSignal(self.checkpointer),
             *after,
+            ReportHook(self.cfg),
         ]
 
     def before_train(self) -> None:
@@ -147,16 +152,17 @@ class Trainer(DefaultTrainer):
 
     def train(self) -> OrderedDict | None:
         """Train to the end and return the results of the last evaluation."""
-        super().train()
+        with suppress(StopTraining):
+            super().train()
         return getattr(self, "_last_eval_results", None)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
-        return build_train_loader(cfg, RDSNetDatasetMapper(cfg, is_train=True))
+        return build_train_loader(cfg, build_mapper(cfg, is_train=True))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
-        mapper = RDSNetDatasetMapper(cfg, is_train=False)
+        mapper = build_mapper(cfg, is_train=False)
         return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     @classmethod

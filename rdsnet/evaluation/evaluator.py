@@ -13,7 +13,9 @@ from collections.abc import Iterable
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.evaluation import COCOEvaluator
+from detectron2.utils import comm
 
+from rdsnet.evaluation.breakdown import ap_breakdown, write_breakdown
 from rdsnet.evaluation.coco_results import instances_to_coco_json
 from rdsnet.evaluation.table import results_table
 
@@ -29,7 +31,8 @@ class RDSNetEvaluator(COCOEvaluator):
     the AP at IoU 0.9, where sharper boxes show most.
 
     With ``output_dir``, ``coco_instances_results.json`` holds all detections, with
-    ``bbox_regressed`` beside ``bbox``.
+    ``bbox_regressed`` beside ``bbox``, and ``breakdown.json`` the results and their parts
+    (:mod:`rdsnet.evaluation.breakdown`).
     """
 
     @classmethod
@@ -57,7 +60,10 @@ class RDSNetEvaluator(COCOEvaluator):
 
     def evaluate(self, img_ids: Iterable[int] | None = None) -> OrderedDict:
         """{task: {metric: value}}; in distributed runs in the main process, elsewhere empty."""
+        self._breakdown: dict[str, dict] = {}
         results = super().evaluate(img_ids)
+        if self._output_dir and comm.is_main_process() and os.path.isdir(self._output_dir):
+            write_breakdown(self._output_dir, results, self._breakdown)
         if results:
             self._logger.info("COCO evaluation:\n" + results_table(results))
         return results
@@ -79,14 +85,16 @@ class RDSNetEvaluator(COCOEvaluator):
         if not self._do_evaluation:
             return
         results = self._results
-        kept = self._results, self._output_dir, self._tasks
-        self._results, self._output_dir, self._tasks = {}, None, ["bbox"]
+        kept = self._results, self._output_dir, self._tasks, self._breakdown
+        self._results, self._output_dir, self._tasks, self._breakdown = {}, None, ["bbox"], {}
         try:
             self._logger.info("Boxes as regressed, before MBRM:")
             super()._eval_predictions(regressed, img_ids=img_ids)
             results["bbox_regressed"] = self._results["bbox"]
+            regressed_parts = {f"{task}_regressed": x for task, x in self._breakdown.items()}
         finally:
-            self._results, self._output_dir, self._tasks = kept
+            self._results, self._output_dir, self._tasks, self._breakdown = kept
+        self._breakdown.update(regressed_parts)
         results.move_to_end("bbox_regressed", last=False)
         results.move_to_end("bbox", last=False)
 
@@ -99,6 +107,7 @@ class RDSNetEvaluator(COCOEvaluator):
             precision = coco_eval.eval["precision"][iou_90, :, :, 0, -1]
             precision = precision[precision > -1]
             ap90 = float(precision.mean() * 100) if precision.size else ap90
+            self._breakdown[iou_type] = ap_breakdown(coco_eval, class_names or [])
         results["AP90"] = ap90
         # Behind the other summary figures, before those of the classes.
         return dict(sorted(results.items(), key=lambda item: item[0].startswith("AP-")))

@@ -35,6 +35,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rdsnet.ops import compiled
+
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
@@ -122,6 +124,19 @@ class MBRM(nn.Module):
             empty masks, edges too far outside the image for the prior to reach it, boxes that were
             reversed, and boxes that would be left without extent.
         """
+        if self._compiled(column_maxima, row_maxima, boxes):
+            return torch.ops.rdsnet.refine_edges(
+                column_maxima,
+                row_maxima,
+                boxes,
+                self.weight,
+                self.bias,
+                self.gamma,
+                self.min_sigma,
+                math.log(PRIOR_CUT),
+                PRIOR_REACH,
+                self.empty_threshold,
+            )
         edges = self._edges(column_maxima, row_maxima, boxes)
         # Eq. 3 without its denominator: that moves neither the mode nor a mean around it.
         position = edges.origin + edges.direction * self._read_out(self._log_product(edges))
@@ -130,6 +145,13 @@ class MBRM(nn.Module):
         known = edges.reached.view(4, -1).t()
         known = known & _has_mask(column_maxima, self.empty_threshold)[:, None]
         return _where_proper(torch.where(known, refined, boxes), boxes)
+
+    def _compiled(self, *arguments: Tensor) -> bool:
+        """Whether the compiled operator serves :meth:`forward`; its argmax has no gradient."""
+        single_on_cpu = all(
+            x.is_cpu and x.dtype == torch.float32 for x in (*arguments, self.weight)
+        )
+        return self.readout == "argmax" and single_on_cpu and compiled.usable(arguments[0])
 
     def loss(
         self,

@@ -19,11 +19,11 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
-from rdsnet.data.datasets import with_num_classes
+from rdsnet.data.datasets import register_class_names, with_num_classes
 from rdsnet.data.masks import dense_ground_truth_masks
 from rdsnet.modeling.cropping import expanded_windows
 from rdsnet.modeling.loading import check_device, require_complete_weights
-from rdsnet.modeling.mask_loss import STRIDE, mask_loss, mask_targets
+from rdsnet.modeling.mask_loss import STRIDE, mask_loss, mask_targets, training_windows
 from rdsnet.modeling.mbrm import MBRM, EnclosingBoxes, build_refinement
 from rdsnet.modeling.object_stream import (
     ObjectStream,
@@ -101,8 +101,7 @@ class RDSNet(nn.Module):
         objects = self.object_stream(features)  # classes, boxes and representations, all anchors
         psi = self.pixel_stream(features)  # (B, D, h, w)
         if self.training:
-            gt_instances = [x["instances"].to(psi.device) for x in batched_inputs]
-            return self.losses(objects, psi, gt_instances)
+            return self.losses(objects, psi, self.ground_truth(batched_inputs, images.image_sizes))
         return self.inference(objects, psi, images.image_sizes, batched_inputs)
 
     def losses(self, objects, psi: Tensor, gt_instances: list[Instances]) -> dict[str, Tensor]:
@@ -110,7 +109,7 @@ class RDSNet(nn.Module):
         losses, positives = self.object_stream.losses(objects, gt_instances)
         positives = positives.sample(self.max_train_masks)
         phi = self.object_stream.represent(objects, positives.image_index, positives.places)
-        targets = [mask_targets(dense_ground_truth_masks(x), psi.shape[2:]) for x in gt_instances]
+        targets = [self.mask_targets(x, psi.shape[2:]) for x in gt_instances]
         loss_mask = mask_loss(
             psi,
             phi,
@@ -123,6 +122,14 @@ class RDSNet(nn.Module):
             negatives_per_positive=self.negatives_per_positive,
         )
         return {**losses, "loss_mask": loss_mask * self.mask_loss_weight}
+
+    def mask_targets(self, gt: Instances, size: tuple[int, int]) -> Tensor:
+        """Masks of an image's objects (M, h, w) on the grid, where their own windows see them."""
+        first_image = gt.gt_classes.new_zeros(len(gt))
+        windows = training_windows(
+            gt.gt_boxes.tensor, first_image, [gt.image_size], self.train_expand
+        )
+        return mask_targets(dense_ground_truth_masks(gt), size, windows=windows)
 
     def inference(
         self, objects, psi: Tensor, image_sizes: list[tuple[int, int]], batched_inputs: list[dict]
@@ -140,9 +147,9 @@ class RDSNet(nn.Module):
     ) -> list[Instances]:
         """Detections of every image, in pixels of its output."""
         return [
-            detector_postprocess(detections, x.get("height", height), x.get("width", width))
-            for detections, x, (height, width) in zip(
-                self.object_stream.detect(objects, image_sizes), batched_inputs, image_sizes
+            detector_postprocess(detections, *requested_size(x))
+            for detections, x in zip(
+                self.object_stream.detect(objects, image_sizes), batched_inputs
             )
         ]
 
@@ -183,8 +190,10 @@ class RDSNet(nn.Module):
         """Correlation and expanded cropping: masks (N) of ``output_size``."""
         windows = expanded_windows(boxes, self.test_expand, output_size)
         taps_y, taps_x = (
-            resize_taps(output, image, grid, STRIDE, device=psi.device)
-            for output, image, grid in zip(output_size, image_size, psi.shape[1:])
+            resize_taps(output, image, grid, stride, device=psi.device)
+            for output, image, grid, stride in zip(
+                output_size, image_size, psi.shape[1:], self.strides(psi.shape[1:])
+            )
         )
         return assemble_masks(psi, phi, windows, taps_y, taps_x, self.mask_threshold)
 
@@ -192,6 +201,7 @@ class RDSNet(nn.Module):
     def from_config(cls, cfg: CfgNode) -> dict:
         check_device(cfg)
         cfg = with_num_classes(cfg)
+        register_class_names(cfg)
         backbone = build_backbone(cfg)
         rdsnet = cfg.MODEL.RDSNET
         return {
@@ -221,3 +231,19 @@ class RDSNet(nn.Module):
         images = [x["image"].to(self.device) for x in batched_inputs]
         images = [(image - self.pixel_mean) / self.pixel_std for image in images]
         return ImageList.from_tensors(images, self.backbone.size_divisibility)
+
+    def ground_truth(
+        self, batched_inputs: list[dict], image_sizes: list[tuple[int, int]]
+    ) -> list[Instances]:
+        """The objects of every image, in pixels of the network's input (of ``image_sizes``)."""
+        return [x["instances"].to(self.device) for x in batched_inputs]
+
+    def strides(self, grid: tuple[int, int]) -> tuple[float, float]:
+        """Pixels of the network's input per cell of psi (h, w), vertically and horizontally."""
+        return STRIDE, STRIDE
+
+
+def requested_size(inputs: dict) -> tuple[int, int]:
+    """(H, W) that an image's results are wanted in: ``height`` and ``width``, else its own."""
+    height, width = inputs["image"].shape[-2:]
+    return inputs.get("height", height), inputs.get("width", width)

@@ -5,13 +5,16 @@ The library ``rdsnet/_C*.so`` registers its kernels with PyTorch under the names
 which tell the compiler shapes and dtypes without computing, and the link from forward to backward.
 
 Without the library, or with the environment variable ``RDSNET_DISABLE_OPS=1``, the definitions in
-:mod:`rdsnet.ops.reference` do the work.
+:mod:`rdsnet.ops.reference` do the work. ``RDSNET_OPS_LIBRARY`` names another build of the library,
+for tests.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -41,8 +44,21 @@ def usable(tensor: Tensor) -> bool:
     return tensor.device.type in _devices and not torch.jit.is_tracing()
 
 
+@contextmanager
+def definitions_only() -> Iterator[None]:
+    """Within it the PyTorch definitions run, whatever was compiled: for tests and comparisons."""
+    global _devices
+    kept, _devices = _devices, frozenset()
+    try:
+        yield
+    finally:
+        _devices = kept
+
+
 def load(library: str | Path | None = None) -> bool:
-    """Load the library (default: the one beside the package) and register what belongs to it.
+    """Load the library and register what belongs to it.
+
+    The default is the one beside the package, or ``RDSNET_OPS_LIBRARY``.
 
     Returns:
         Whether the compiled operators are active. If not, :func:`why_not_compiled` says why.
@@ -53,6 +69,7 @@ def load(library: str | Path | None = None) -> bool:
     if os.environ.get("RDSNET_DISABLE_OPS", "0") not in ("", "0"):
         _problem = "the environment variable RDSNET_DISABLE_OPS is set"
         return False
+    library = library or os.environ.get("RDSNET_OPS_LIBRARY")
     if library is None:
         found = sorted(Path(__file__).resolve().parents[1].glob("_C*.so"))
         if not found:
@@ -123,6 +140,14 @@ def _register() -> None:
     def _(run_lengths, run_offsets):
         characters = run_lengths.new_empty(library.get_ctx().new_dynamic_size(), dtype=torch.uint8)
         return characters, run_offsets.new_empty(run_offsets.shape, dtype=torch.int64)
+
+    @library.register_fake("rdsnet::mask_targets")
+    def _(masks, windows, height, width):
+        return masks.new_empty((masks.shape[0], height, width), dtype=torch.uint8)
+
+    @library.register_fake("rdsnet::refine_edges")
+    def _(column_maxima, row_maxima, boxes, *_):
+        return boxes.new_empty(boxes.shape, dtype=torch.float32)
 
     def save_correlate(ctx, inputs, output):
         ctx.save_for_backward(*inputs)

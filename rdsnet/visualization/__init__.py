@@ -6,16 +6,19 @@ from rdsnet.visualization.objects import (
     match_colors,
     objects_from_annotations,
     objects_from_instances,
+    objects_from_results,
 )
 from rdsnet.visualization.overlay import draw_objects
-from rdsnet.visualization.sheet import contact_sheet
+from rdsnet.visualization.sheet import captioned, contact_sheet
 
 __all__ = [
     "Objects",
+    "captioned",
     "contact_sheet",
     "draw_objects",
     "match_colors",
     "objects_from_annotations",
     "objects_from_instances",
+    "objects_from_results",
     "plot_training_curves",
 ]

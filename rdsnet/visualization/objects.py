@@ -78,6 +78,22 @@ def objects_from_instances(
     )
 
 
+def objects_from_results(
+    results: Sequence[dict], class_names: Sequence[str] | None = None
+) -> Objects:
+    """COCO results of one image with contiguous ``category_id``; labels are class and score."""
+    regressed = [r["bbox_regressed"] for r in results if "bbox_regressed" in r]
+    return Objects(
+        boxes=_xyxy([r["bbox"] for r in results]),
+        rles=[r["segmentation"] for r in results]
+        if "segmentation" in (results or [{}])[0]
+        else None,
+        labels=[f"{class_name(class_names, r['category_id'])} {r['score']:.0%}" for r in results],
+        colors=[color(n) for n in range(len(results))],
+        regressed_boxes=_xyxy(regressed) if regressed else None,
+    )
+
+
 def objects_from_annotations(
     dataset_dict: dict, class_names: Sequence[str] | None = None
 ) -> Objects:
@@ -113,6 +129,12 @@ def match_colors(objects: Objects, reference: Objects, min_iou: float = 0.4) -> 
             if ious[n, best] >= min_iou:
                 colors[n] = reference.colors[best]
     return replace(objects, colors=colors)
+
+
+def _xyxy(boxes: Sequence[Sequence[float]]) -> np.ndarray:
+    """(N, 4) XYXY from x, y, width, height."""
+    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
 def _encode(mask: np.ndarray) -> dict:

@@ -59,6 +59,23 @@ def contact_sheet(
     return np.array(sheet)
 
 
+def captioned(picture: np.ndarray, text: str, width: int = 480) -> np.ndarray:
+    """A picture for a contact sheet with a line of text below it.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB, brought to ``width`` pixels.
+        text: is cut off where it is too long.
+    """
+    picture = _to_width(picture, width)
+    font = load_font(max(12, width // 30))
+    strip = Image.new("RGB", (width, round(1.6 * font.size)), "white")
+    draw = ImageDraw.Draw(strip)
+    while text and draw.textlength(text, font=font) > width:
+        text = text[:-2] + "…" if len(text) > 2 else ""
+    draw.text((0, strip.height / 2), text, font=font, fill="black", anchor="lm")
+    return np.concatenate([picture, np.array(strip)])
+
+
 def _to_width(picture: np.ndarray, width: int) -> np.ndarray:
     height = max(1, round(picture.shape[0] * width / picture.shape[1]))
     shrinking = width < picture.shape[1]

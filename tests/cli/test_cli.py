@@ -10,7 +10,7 @@ import pytest
 import rdsnet
 import rdsnet.engine
 from rdsnet.cli import build_parser, main
-from rdsnet.commands import COMMANDS, doctor
+from rdsnet.commands import COMMANDS, doctor, train
 from rdsnet.engine import argument_parser
 
 SMALL_CONFIG = str(Path(rdsnet.__file__).parents[1] / "configs" / "small" / "rdsnet_small.yaml")
@@ -48,7 +48,7 @@ def test_help_of_every_command_has_an_example(command, capsys):
 def test_training_arguments_are_those_of_detectron2():
     ours = vars(build_parser().parse_args(["train", "--config-file", "f", "KEY", "VALUE"]))
     theirs = vars(argument_parser().parse_args(["--config-file", "f", "KEY", "VALUE"]))
-    for name in ("command", "run", "traceback"):
+    for name in ("command", "run", "traceback", "data", *train.OWN_DATA):
         del ours[name]
     assert ours.pop("dist_url") == "auto"  # theirs is a fixed port
     assert theirs.pop("dist_url").startswith("tcp://")

@@ -1,6 +1,7 @@
 """rdsnet predict: which files are read, what is written, what happens when something is wrong."""
 
 import contextlib
+import csv
 import io
 import json
 from pathlib import Path
@@ -9,12 +10,15 @@ import cv2
 import numpy as np
 import pycocotools.mask as coco_mask
 import pytest
+import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
+import rdsnet
+from rdsnet.checkpoint.description import save_model
 from rdsnet.cli import main
-from rdsnet.engine import prediction
-from rdsnet.engine.prediction import find_images, unused_name
+from rdsnet.engine import prediction, prediction_input
+from rdsnet.engine.prediction_input import find_images, unused_name
 from rdsnet.engine.prediction_output import outlines
 
 OBJECTS = 7  # per image: TEST.DETECTIONS_PER_IMAGE of the model
@@ -183,6 +187,156 @@ def test_classes_have_numbers_when_the_training_data_is_gone(run, model_files, t
     assert {result["category_id"] for result in results} <= {0, 1}
 
 
+@pytest.fixture
+def own_config(model_files, tmp_path):
+    """The model with names in its config, whose json has never existed."""
+    cfg = rdsnet.get_cfg()
+    cfg.merge_from_file(model_files["config"])
+    cfg.DATASETS.COCO_FILES = [["never", "/never/was.json", "/never"]]
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("never",)
+    cfg.DATASETS.CLASSES = [[4, "disc"], [9, "bar, long"]]
+    return cfg
+
+
+@pytest.mark.parametrize("place", ["in the checkpoint", "beside it"])
+def test_config_and_names_come_with_the_checkpoint(place, own_config, model_files, tmp_path):
+    Image.fromarray(picture()).save(tmp_path / "a.png")
+    weights = tmp_path / "model" / "weights.pth"
+    weights.parent.mkdir()
+    content = torch.load(model_files["weights"], weights_only=True)
+    if place == "in the checkpoint":
+        save_model(weights, content["model"], own_config)
+    else:
+        torch.save(content, weights)
+        (weights.parent / "config.yaml").write_text(own_config.dump())
+    words = ["predict", "--weights", str(weights), "--input", str(tmp_path / "a.png")]
+    words += ["--output", str(tmp_path / "out"), "--format", "coco", "--score-threshold", "0"]
+    many = ["--opts", "TEST.DETECTIONS_PER_IMAGE", "200"]  # the first are all of one class
+    assert main([*words, *many]) == 0
+    images, results = load_coco(tmp_path / "out")
+    assert images["categories"] == [{"id": 4, "name": "disc"}, {"id": 9, "name": "bar, long"}]
+    of_class = [result for result in results if result["category_id"] == 9]
+    assert 0 < len(of_class) < len(results)
+    for given in (["bar, long"], ["9"]):
+        assert main([*words, "--classes", *given, *many]) == 0
+        assert load_coco(tmp_path / "out")[1] == of_class
+    assert main([*words, "--classes", "disc,9", *many]) == 0
+    assert load_coco(tmp_path / "out")[1] == results
+
+
+def test_unknown_class_lists_the_known(run, tmp_path, capsys):
+    Image.fromarray(picture()).save(tmp_path / "a.png")
+    assert run(tmp_path / "a.png", arguments=["--classes", "cat"]) == 2
+    assert "the model has no 'cat'. It has: disc, bar" in capsys.readouterr().err
+
+
+def test_masks_and_csv_say_the_same_as_coco(run, tmp_path):
+    Image.fromarray(picture()).save(tmp_path / "a.png")
+    assert run(tmp_path / "a.png", arguments=["--format", "coco,masks,csv"]) == 0
+    arguments = ["--format", "coco,masks,csv", "--score-threshold", "0"]
+    assert run(tmp_path / "a.png", arguments=arguments) == 0
+    results = load_coco(tmp_path / "out")[1]
+    with open(tmp_path / "out" / "objects.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(results) == OBJECTS
+    names = {4: "disc", 9: "bar"}
+    for n, (row, result) in enumerate(zip(rows, results, strict=True)):
+        mask = cv2.imread(str(tmp_path / "out" / "masks" / "a" / f"{n:03d}.png"), -1)
+        assert set(np.unique(mask)) <= {0, 255}
+        assert (mask > 0).tolist() == coco_mask.decode(result["segmentation"]).astype(bool).tolist()
+        assert int(row["area"]) == (mask > 0).sum() and row["object"] == str(n)
+        x, y, width, height = result["bbox"]
+        box = [float(row[key]) for key in ("x1", "y1", "x2", "y2", "width", "height")]
+        assert box == pytest.approx([x, y, x + width, y + height, width, height], abs=0.011)
+        assert row["class"] == names[result["category_id"]] and row["frame"] == ""
+        assert float(row["score"]) == pytest.approx(result["score"], abs=1e-4)
+    assert len(list((tmp_path / "out" / "masks" / "a").iterdir())) == OBJECTS
+
+
+def write_video(path, frames, size=(96, 64), rate=12.0):
+    video = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), rate, size)
+    for k in range(frames):
+        video.write(picture(size[1], size[0], seed=k))
+    video.release()
+
+
+def test_video_gives_a_video_and_numbered_frames(run, tmp_path):
+    write_video(tmp_path / "clip.mp4", 5)
+    Image.fromarray(picture()).save(tmp_path / "a.png")
+    arguments = ["--format", "mp4,png,coco,csv,masks", "--score-threshold", "0"]
+    assert run(tmp_path / "clip.mp4", tmp_path / "a.png", arguments=arguments) == 0
+    out = tmp_path / "out"
+    assert {p.name for p in (out / "overlays").iterdir()} == {"clip.mp4", "a.png"}
+    video = cv2.VideoCapture(str(out / "overlays" / "clip.mp4"))
+    assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(12.0)
+    shapes = []
+    while True:
+        there, image = video.read()
+        if not there:
+            break
+        shapes.append(image.shape)
+    assert len(shapes) == 5 and shapes[0][1] / shapes[0][0] == pytest.approx(1.5, abs=0.02)
+    images, results = load_coco(out)
+    assert [image.get("frame") for image in images["images"]] == [0, 1, 2, 3, 4, None]
+    assert len(results) == 6 * OBJECTS
+    assert len(list((out / "masks").iterdir())) == 6 and (out / "masks" / "clip_000004").is_dir()
+    assert run(tmp_path / "clip.mp4", arguments=[*arguments, "--max-frames", "2"]) == 0
+    assert len(load_coco(out)[0]["images"]) == 2
+
+
+def test_broken_and_cut_videos_are_reported(run, tmp_path, capfd):
+    write_video(tmp_path / "whole.avi", 40)
+    data = (tmp_path / "whole.avi").read_bytes()
+    (tmp_path / "cut.avi").write_bytes(data[: len(data) // 2])
+    (tmp_path / "text.mp4").write_text("this is no video")
+    arguments = ["--format", "csv", "--opts", "TEST.DETECTIONS_PER_IMAGE", "1"]
+    assert run(tmp_path / "cut.avi", tmp_path / "text.mp4", arguments=arguments) == 1
+    output = capfd.readouterr()
+    assert "text.mp4 cannot be opened" in output.err and "cut.avi ends after" in output.err
+    assert "2 files could not be read" in output.out
+
+
+def test_camera_is_a_number(run, tmp_path, monkeypatch):
+    opened = []
+
+    class Camera:
+        """As cv2.VideoCapture, of a camera that can be unplugged."""
+
+        def __init__(self, index):
+            opened.append(index)
+            self.images = 4
+
+        def isOpened(self):  # noqa: N802
+            return True
+
+        def get(self, key):
+            return 0.0
+
+        def read(self):
+            self.images -= 1
+            return self.images >= 0, picture()
+
+        def release(self):
+            opened.append("released")
+
+    monkeypatch.setattr(prediction_input.cv2, "VideoCapture", Camera)
+    arguments = ["--format", "coco", "--max-frames", "3"]
+    assert run(0, arguments=arguments) == 0
+    assert opened == [0, "released"]
+    images, _ = load_coco(tmp_path / "out")
+    assert [(image["file_name"], image["frame"]) for image in images["images"]] == [
+        ("camera 0", 0),
+        ("camera 0", 1),
+        ("camera 0", 2),
+    ]
+
+
+def test_labelme_is_for_image_files(run, tmp_path, capsys):
+    write_video(tmp_path / "clip.mp4", 2)
+    assert run(tmp_path / "clip.mp4", arguments=["--format", "labelme"]) == 2
+    assert "labelme opens image files" in capsys.readouterr().err
+
+
 def test_files_of_the_same_name_get_different_outputs(run, tmp_path):
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
@@ -240,7 +394,10 @@ def test_weights_that_are_missing_or_damaged_are_named(kind, model_files, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--format", "png,pdf"], "'pdf' is not among the formats png, coco, labelme"),
+        (
+            ["--format", "png,pdf"],
+            "'pdf' is not among the formats png, mp4, coco, labelme, masks, csv",
+        ),
         (["--score-threshold", "50"], "'50' is not a number from 0 to 1"),
     ],
 )

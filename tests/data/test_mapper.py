@@ -276,6 +276,34 @@ def test_16_bit_grey_keeps_its_levels(tmp_path):
     np.testing.assert_array_equal(image, np.repeat((grey // 256).astype(np.uint8)[..., None], 3, 2))
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_16_bit_image_is_scaled_from_the_bits_that_it_uses(tmp_path, bits):
+    grey = np.linspace(0, 2**bits - 1, H * W).astype(np.uint16).reshape(H, W)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    image = read_image(str(tmp_path / "deep.png"), "RGB")[..., 0]
+    np.testing.assert_array_equal(image, grey // 2 ** (bits - 8))
+    assert image.min() == 0 and image.max() == 255
+
+
+def test_transparent_is_white_and_half_transparent_is_mixed(tmp_path):
+    rgba = np.zeros((H, W, 4), np.uint8)
+    rgba[..., 0] = 200  # red below everything
+    rgba[:, 20:, 3], rgba[:, 40:, 3] = 128, 255
+    Image.fromarray(rgba).save(tmp_path / "clear.png")
+    image = read_image(str(tmp_path / "clear.png"), "RGB")
+    assert image[0, 0].tolist() == [255, 255, 255] and image[0, 50].tolist() == [200, 0, 0]
+    mixed = 255 + (np.array([200, 0, 0]) - 255) * 128 / 255
+    np.testing.assert_allclose(image[0, 30], mixed, atol=1)
+
+
+def test_transparent_colour_of_a_palette_is_white(tmp_path):
+    indices = Image.fromarray(np.repeat([[0, 1]], H, 0).astype(np.uint8).repeat(W // 2, 1), "P")
+    indices.putpalette([10, 20, 30, 40, 50, 60])
+    indices.save(tmp_path / "palette.png", transparency=0)
+    image = read_image(str(tmp_path / "palette.png"), "RGB")
+    assert image[0, 0].tolist() == [255, 255, 255] and image[0, -1].tolist() == [40, 50, 60]
+
+
 def test_floating_point_image_is_refused(tmp_path):
     Image.fromarray(np.zeros((H, W), np.float32)).save(tmp_path / "float.tif")
     with pytest.raises(ValueError, match="float.tif has floating-point pixels"):

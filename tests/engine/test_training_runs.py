@@ -62,6 +62,10 @@ def test_train_resume_evaluate_and_predict(shapes, tmp_path):
     checkpoint = torch.load(tmp_path / "model_final.pth", weights_only=True)
     assert checkpoint["iteration"] == 3
     assert "Starting training from iteration 2" in run.stdout + run.stderr
+    report = (tmp_path / "report.html").read_text()
+    assert "4 iterations of 2 images" in report and "could not be made" not in report
+    assert "Representations" in report
+    (tmp_path / "report.html").unlink()
 
     weights = str(tmp_path / "model_final.pth")
     resolved = str(tmp_path / "config.yaml")
@@ -70,6 +74,8 @@ def test_train_resume_evaluate_and_predict(shapes, tmp_path):
     printed = run.stdout + run.stderr
     for task in ("bbox", "bbox_regressed", "segm"):
         assert f"Task: {task}" in printed
+    assert f"Report: {tmp_path / 'report.html'}" in printed
+    assert (tmp_path / "report.html").is_file()
 
     cfg = rdsnet.get_cfg()
     cfg.merge_from_file(resolved)

@@ -4,6 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from rdsnet.modeling.mask_loss import mask_loss, mask_targets, training_windows
+from rdsnet.ops import compiled
 
 
 def naive_mask_loss(psi, phi, image_index, boxes, targets, target_index, sizes, expand, ratio):
@@ -97,6 +98,28 @@ def test_targets_are_foreground_where_three_of_the_four_middle_pixels_are():
                     if 4 * y + dy < 33 and 4 * x + dx < 50
                 )
                 assert targets[m, y, x] == (votes >= 3)
+
+
+def test_targets_inside_windows_do_not_depend_on_the_implementation():
+    generator = torch.Generator().manual_seed(2)
+    for size, grid in (
+        ((33, 50), (10, 14)),
+        ((32, 51), (8, 13)),
+        ((3, 3), (1, 1)),
+        ((2, 9), (8, 8)),
+    ):
+        masks = torch.rand(6, *size, generator=generator) > 0.4
+        windows = torch.tensor([[0, 0, 99, 99], [2, 1, 9, 7], [-3, -3, 2, 2], [5, 5, 5, 9]])
+        windows = torch.cat([windows, torch.tensor([[0, 0, grid[1], 1], [12, 0, 13, 9]])])
+        with compiled.definitions_only():
+            whole = mask_targets(masks, grid)
+        assert torch.equal(mask_targets(masks, grid), whole)
+        with compiled.definitions_only():
+            defined = mask_targets(masks, grid, windows=windows)
+        assert torch.equal(mask_targets(masks, grid, windows=windows), defined)
+        for target, expected, window in zip(defined, whole, windows.clamp(min=0).tolist()):
+            x1, y1, x2, y2 = window
+            assert torch.equal(target[y1:y2, x1:x2], expected[y1:y2, x1:x2])
 
 
 def test_targets_equal_bilinear_downsampling_above_one_half():

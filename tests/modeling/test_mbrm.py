@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rdsnet.modeling.mbrm import MBRM, EnclosingBoxes, build_refinement
+from rdsnet.ops import compiled
 
 
 def edge_detector(**kwargs):
@@ -368,3 +369,25 @@ def test_starts_from_the_published_kernel_at_radius_four_and_an_edge_detector_el
 def test_unusable_parameters_are_named(kwargs, name):
     with pytest.raises(ValueError, match=name):
         MBRM(**kwargs)
+
+
+@pytest.mark.skipif(compiled.active_path() == "pytorch", reason=compiled.why_not_compiled())
+def test_compiled_operator_moves_the_same_edges_to_the_same_pixels():
+    generator = torch.Generator().manual_seed(21)
+    for gamma, radius in ((0.05, 4), (0.2, 2), (0.01, 1)):
+        mbrm = MBRM(gamma, radius)
+        torch.nn.init.normal_(mbrm.weight, generator=generator)
+        columns = torch.rand(400, 90, generator=generator)
+        rows = torch.rand(400, 70, generator=generator)
+        columns[:40], rows[40:80] = 0, 0
+        columns[80:120] = 1  # flat: only the prior decides
+        corner = torch.rand(400, 2, generator=generator) * 140 - 40
+        boxes = torch.cat([corner, corner + 120 * torch.rand(400, 2, generator=generator)], 1)
+        boxes[::3] = (boxes[::3] * 2).round() / 2  # ties between two pixels
+        boxes[5] = boxes[5, [2, 1, 0, 3]]
+        boxes[6:9] = torch.tensor([[-1e12, 0, 1e12, 30], [3, 4, torch.inf, 20], [7, 9, 7, 9.5]])
+        refined = mbrm(columns, rows, boxes)
+        with compiled.definitions_only():
+            expected = mbrm(columns, rows, boxes)
+        assert torch.equal(refined, expected)
+        assert (refined != boxes).any(1).sum() > 100

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+
 import pytest
 import torch
 
-from rdsnet.ops import compiled
+from rdsnet import ops
+from rdsnet.ops import CompactMasks, Taps, compiled
+
+# The CUDA kernels in place of those for the CPU: test_cuda_emulation.py
+EMULATED = "cuda_emulation" in os.environ.get("RDSNET_OPS_LIBRARY", "")
 
 
 @pytest.fixture(params=["pytorch", "compiled"])
@@ -15,6 +22,8 @@ def path(request, monkeypatch) -> str:
         monkeypatch.setattr(compiled, "_devices", frozenset())
     elif compiled.active_path() == "pytorch":
         pytest.skip(f"no compiled operators: {compiled.why_not_compiled()}")
+    elif EMULATED:  # these kernels take rows in any order
+        monkeypatch.setattr(ops, "_sorted", lambda first: True)
     return request.param
 
 
@@ -27,3 +36,20 @@ def device(request, path) -> str:
         if path == "compiled" and "cuda" not in compiled.active_path():
             pytest.skip("rdsnet was built without CUDA")
     return request.param
+
+
+@pytest.fixture
+def run(device) -> Callable:
+    """``run(function, *arguments)`` on the device under test, with the results back on the CPU."""
+
+    def moved(value, place: str):
+        if isinstance(value, (torch.Tensor, Taps, CompactMasks)):
+            return value.to(place)
+        if type(value) in (list, tuple):
+            return type(value)(moved(one, place) for one in value)
+        return value
+
+    def call(function, *arguments):
+        return moved(function(*moved(arguments, device)), "cpu")
+
+    return call

@@ -76,5 +76,6 @@ def random_sizes(seed: int) -> dict[str, int]:
     }
 
 
-def to(device: str, *tensors: Tensor) -> list[Tensor]:
-    return [tensor.to(device) for tensor in tensors]
+def to_device(value, device: str):
+    """Tensors and taps on the device; other values as they are."""
+    return value.to(device) if hasattr(value, "to") else value

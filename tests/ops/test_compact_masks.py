@@ -12,7 +12,7 @@ from rdsnet.ops.masks import run_lengths_from_window
 
 
 @pytest.fixture
-def masks(path) -> CompactMasks:
+def masks(device) -> CompactMasks:
     """Five masks of 24 x 40 pixels; the fourth is empty."""
     g = torch.Generator().manual_seed(0)
     psi, phi = torch.randn(8, 6, 10, generator=g), torch.randn(5, 2, 8, generator=g)
@@ -20,7 +20,8 @@ def masks(path) -> CompactMasks:
         [[0, 0, 40, 24], [3, 4, 17, 20], [20, 0, 40, 9], [7, 7, 7, 9], [0, 0, 40, 24]]
     )
     taps = resize_taps(24, 24, 6, 4), resize_taps(40, 40, 10, 4)
-    return ops.assemble_masks(psi, phi, windows, *taps)
+    arguments = (psi, phi, windows, *taps)
+    return ops.assemble_masks(*(argument.to(device) for argument in arguments))
 
 
 @pytest.mark.parametrize(
@@ -60,13 +61,14 @@ def test_index_out_of_range(masks, item):
 
 def test_rle_is_read_by_pycocotools(masks):
     decoded = coco_mask.decode(masks.rle())
-    assert torch.equal(torch.from_numpy(decoded).permute(2, 0, 1).bool(), masks.dense())
+    assert torch.equal(torch.from_numpy(decoded).permute(2, 0, 1).bool(), masks.dense().cpu())
     assert coco_mask.area(masks.rle()).tolist() == masks.areas.tolist()
     assert masks.areas[3] == 0 and masks.areas.max() > 0
 
 
-def test_no_masks(path):
-    masks = ops.assemble_masks(
+def test_no_masks(run):
+    masks = run(
+        ops.assemble_masks,
         torch.zeros(8, 6, 10),
         torch.zeros(0, 2, 8),
         torch.zeros(0, 4, dtype=torch.int64),
@@ -81,7 +83,7 @@ def test_no_masks(path):
 def test_to_moves_everything_and_keeps_dtypes(masks):
     moved = masks.to("cpu")
     assert moved.device == torch.device("cpu")
-    assert torch.equal(moved.dense(), masks.dense())
+    assert torch.equal(moved.dense(), masks.dense().cpu())
     half = masks.to(torch.float16)
     assert half.row_maxima.dtype == masks.row_maxima.dtype
     assert "num_instances=5, size=(24, 40)" in repr(moved)

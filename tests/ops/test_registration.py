@@ -13,17 +13,29 @@ from ops.scenes import random_scene
 
 from rdsnet import ops
 from rdsnet.ops import compiled, resize_taps
+from rdsnet.ops.masks import encode_runs
 
 needs_compiled = pytest.mark.skipif(
     compiled.active_path() == "pytorch", reason=f"not compiled: {compiled.why_not_compiled()}"
 )
 
 
-def operator_calls() -> dict[str, tuple]:
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request) -> str:
+    if request.param not in compiled.active_path():
+        pytest.skip(f"the operators are {compiled.active_path()}")
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return request.param
+
+
+def operator_calls(device: str) -> dict[str, tuple]:
     scene = random_scene(0, dims=4, height=6, width=7, objects=5, dtype=torch.float32)
+    scene = type(scene)(*(tensor.to(device) for tensor in scene))
     psi, phi = scene.psi.requires_grad_(), scene.phi.requires_grad_()
-    taps = *resize_taps(12, 24, 6, 4), *resize_taps(20, 28, 7, 4)
-    masks = ops.assemble_masks(psi[0].detach(), phi.detach(), scene.windows, *_taps())
+    rows, columns = (taps.to(device) for taps in _taps())
+    taps = *rows, *columns
+    masks = ops.assemble_masks(psi[0].detach(), phi.detach(), scene.windows, rows, columns)
     logits = torch.ops.rdsnet.correlate(psi, phi, *scene[2:4])[0].detach()
     return {
         "correlate": (psi, phi, *scene[2:4]),
@@ -31,6 +43,15 @@ def operator_calls() -> dict[str, tuple]:
         "mask_ohem_loss": (psi, phi, *scene[2:], 1.0),
         "assemble_masks": (psi[0].detach(), phi.detach(), scene.windows, *taps, 0.4),
         "encode_runs": (masks.run_lengths, masks.run_offsets),
+        "mask_targets": (scene.targets, scene.windows[:3], 2, 2),
+        "refine_edges": (
+            masks.column_maxima,
+            masks.row_maxima,
+            scene.windows.float(),
+            torch.randn(1, 1, 9),
+            torch.zeros(1),
+            *(0.05, 1.0, -5.4, 3.3, 0.4),
+        ),
     }
 
 
@@ -40,16 +61,30 @@ def _taps():
 
 @needs_compiled
 @pytest.mark.parametrize(
-    "name", ["correlate", "correlate_backward", "mask_ohem_loss", "assemble_masks", "encode_runs"]
+    "name",
+    [
+        "correlate",
+        "correlate_backward",
+        "mask_ohem_loss",
+        "assemble_masks",
+        "encode_runs",
+        "mask_targets",
+        "refine_edges",
+    ],
 )
-def test_opcheck(name):
-    results = torch.library.opcheck(getattr(torch.ops.rdsnet, name).default, operator_calls()[name])
+def test_opcheck(name, device):
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    if not has_kernel(f"rdsnet::{name}", device.upper()):
+        pytest.skip(f"{name} has no kernel for {device}")
+    operator = getattr(torch.ops.rdsnet, name).default
+    results = torch.library.opcheck(operator, operator_calls(device)[name])
     assert set(results.values()) == {"SUCCESS"}, results
 
 
 @needs_compiled
-def test_training_compiles_into_one_graph():
+def test_training_compiles_into_one_graph(device):
     scene = random_scene(1)
+    scene = type(scene)(*(tensor.to(device) for tensor in scene))
 
     def loss(psi, phi):
         losses = ops.mask_ohem_loss(psi, phi, *scene[2:], 1)
@@ -68,9 +103,10 @@ def test_training_compiles_into_one_graph():
 
 
 @needs_compiled
-def test_inference_compiles_into_one_graph():
+def test_inference_compiles_into_one_graph(device):
     scene = random_scene(2)
-    taps = resize_taps(50, 52, 13, 4), resize_taps(140, 148, 37, 4)
+    scene = type(scene)(*(tensor.to(device) for tensor in scene))
+    taps = [taps.to(device) for taps in (resize_taps(50, 52, 13, 4), resize_taps(140, 148, 37, 4))]
 
     def assemble(psi, phi, windows):
         masks = ops.assemble_masks(psi, phi, windows, *taps)
@@ -80,6 +116,26 @@ def test_inference_compiles_into_one_graph():
     fast = torch.compile(assemble, fullgraph=True, backend="aot_eager")
     for mine, theirs in zip(fast(*arguments), assemble(*arguments)):
         assert torch.equal(mine, theirs)
+
+
+@needs_compiled
+def test_encoding_agrees_on_every_device(device):
+    lengths = [0, 1, 15, 16, 31, 32, 511, 512, 1023, 1024, 16383, 16384, 32767, 32768, 1 << 20]
+    lengths = torch.tensor(lengths * 40 + [7] + lengths[::-1])
+    offsets = torch.tensor([0, 0, 600, 601, 616])
+    expected = encode_runs(lengths, offsets)
+    found = torch.ops.rdsnet.encode_runs(lengths.to(device), offsets.to(device))
+    for mine, theirs in zip(found, expected):
+        assert torch.equal(mine.cpu(), theirs)
+
+
+@needs_compiled
+@pytest.mark.parametrize("offsets", [[0, 3], [1, 4], [0, 5, 4], [0, 3, 2, 4], [0, 2, 9]])
+def test_run_offsets_that_do_not_fit_are_refused(device, offsets):
+    with pytest.raises(ValueError, match="run_offsets must"):
+        torch.ops.rdsnet.encode_runs(
+            torch.ones(4, dtype=torch.int64, device=device), torch.tensor(offsets, device=device)
+        )
 
 
 @needs_compiled

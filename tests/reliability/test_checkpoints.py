@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.engine import HookBase
+from detectron2.engine import HookBase, hooks
 from reliability import tiny
 
 from rdsnet.checkpoint import Checkpointer
@@ -193,7 +193,7 @@ def test_evaluation_that_an_interruption_prevented_is_caught_up_with(data, tmp_p
         raise KeyboardInterrupt  # in the evaluation after iteration 2
 
     for hook in killed._hooks:
-        if type(hook).__name__ == "EvalHook":
+        if isinstance(hook, hooks.EvalHook):
             hook._func = die
     with pytest.raises(KeyboardInterrupt):
         killed.train()

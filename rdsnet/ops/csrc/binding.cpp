@@ -1,4 +1,4 @@
-// Schemas of the operators, and their CPU implementation: tensors in, raw pointers on.
+// The operators on the CPU: tensors in, raw pointers on.
 //
 // torch/library.h rather than the stable ABI: the latter begins with torch 2.10, and parts of what
 // is needed here with 2.11, while the package supports torch 2.6.
@@ -10,18 +10,19 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
-#include <cmath>
 #include <optional>
 #include <tuple>
 #include <vector>
 
+#include "arguments.h"
 #include "cpu/assemble.h"
 #include "cpu/correlate.h"
+#include "cpu/edges.h"
+#include "cpu/targets.h"
+#include "schemas.h"
 
 namespace rdsnet {
 namespace {
-
-using at::Tensor;
 
 void run_parallel(int64_t count, const std::function<void(int64_t)>& task) {
   at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
@@ -29,62 +30,31 @@ void run_parallel(int64_t count, const std::function<void(int64_t)>& task) {
   });
 }
 
-Kind kind_of(const Tensor& tensor, const char* op, const char* name) {
+Kind kind_of(const Tensor& tensor) {
   switch (tensor.scalar_type()) {
-    case at::kFloat: return Kind::kFloat;
     case at::kDouble: return Kind::kDouble;
     case at::kHalf: return Kind::kHalf;
     case at::kBFloat16: return Kind::kBFloat16;
-    default:
-      TORCH_CHECK_TYPE(false, op, ": ", name,
-                       " must be float16, bfloat16, float32 or float64, got ", tensor.dtype());
+    default: return Kind::kFloat;
   }
 }
 
 PsiView view_of(const Tensor& psi, const char* op) {
-  TORCH_CHECK_VALUE(psi.dim() == 4, op, ": psi must have shape (B, D, h, w), got ", psi.sizes());
-  return {psi.data_ptr(),     kind_of(psi, op, "psi"), int64_t(psi.element_size()),
-          psi.stride(0),      psi.stride(1),           psi.stride(2),
-          psi.stride(3),      int(psi.size(0)),        int(psi.size(1)),
-          int(psi.size(2)),   int(psi.size(3))};
-}
-
-Tensor contiguous_as(const Tensor& tensor, at::ScalarType type) {
-  return tensor.to(type).contiguous();
-}
-
-// phi (N, 2, D) -> (N, D), foreground minus background.
-Tensor delta_of(const Tensor& phi, const Tensor& psi, at::ScalarType type, const char* op) {
-  TORCH_CHECK_VALUE(phi.dim() == 3 && phi.size(1) == 2 && phi.size(2) == psi.size(-3), op,
-                    ": phi must have shape (N, 2, D) with the D of psi, ", psi.size(-3), "; got ",
-                    phi.sizes());
-  kind_of(phi, op, "phi");
-  return phi.select(1, 1).to(type).sub(phi.select(1, 0).to(type)).contiguous();
-}
-
-at::ScalarType compute_type(const Tensor& psi, const Tensor& phi) {
-  const bool wide = psi.scalar_type() == at::kDouble || phi.scalar_type() == at::kDouble;
-  return wide ? at::kDouble : at::kFloat;
+  check_psi(psi, op);
+  return {psi.data_ptr(),   kind_of(psi),     int64_t(psi.element_size()),
+          psi.stride(0),    psi.stride(1),    psi.stride(2),
+          psi.stride(3),    int(psi.size(0)), int(psi.size(1)),
+          int(psi.size(2)), int(psi.size(3))};
 }
 
 Tensor checked_index(const Tensor& index, int64_t count, int64_t bound, const char* op,
                      const char* name) {
-  TORCH_CHECK_VALUE(index.dim() == 1 && index.size(0) == count, op, ": ", name,
-                    " must have shape (N,) with N = ", count, ", got ", index.sizes());
-  Tensor checked = contiguous_as(index, at::kLong);
+  Tensor checked = index_of_objects(index, count, op, name);
   const int64_t* values = checked.const_data_ptr<int64_t>();
   for (int64_t n = 0; n < count; ++n) {
-    TORCH_CHECK_VALUE(values[n] >= 0 && values[n] < bound, op, ": ", name, " must lie in 0..",
-                      bound - 1, ", got ", values[n], " for object ", n);
+    if (values[n] < 0 || values[n] >= bound) refuse_index(values[n], n, bound, op, name);
   }
   return checked;
-}
-
-Tensor checked_windows(const Tensor& windows, int64_t count, const char* op) {
-  TORCH_CHECK_VALUE(windows.dim() == 2 && windows.size(0) == count && windows.size(1) == 4, op,
-                    ": windows must have shape (N, 4) with N = ", count, ", got ",
-                    windows.sizes());
-  return contiguous_as(windows, at::kLong);
 }
 
 // Objects with the tensors that their pointers look into.
@@ -147,13 +117,11 @@ std::tuple<Tensor, Tensor> correlate_backward_cpu(const Tensor& logit_gradient,
   const Tensor delta = delta_of(phi, psi, type, op);
   const OwnedObjects objects(psi, image_index, windows, delta.size(0), op);
   const Tensor packed = contiguous_as(logit_gradient, type);
-  TORCH_CHECK_VALUE(packed.numel() == objects.pixels(), op, ": logit_gradient must have ",
-                    objects.pixels(), " elements, got ", packed.numel());
+  check_elements(packed, objects.pixels(), op, "logit_gradient");
   Tensor factors;
   if (scale.has_value()) {
     factors = contiguous_as(*scale, type);
-    TORCH_CHECK_VALUE(factors.numel() == delta.size(0), op, ": scale must have ", delta.size(0),
-                      " elements, got ", factors.numel());
+    check_elements(factors, delta.size(0), op, "scale");
   }
   Tensor psi_grad = at::empty_like(psi), delta_grad = at::empty_like(delta);
   const PsiView psi_grad_view = view_of(psi_grad, op);
@@ -179,12 +147,7 @@ std::tuple<Tensor, Tensor> mask_ohem_loss_cpu(const Tensor& psi, const Tensor& p
   const Tensor delta = delta_of(phi, psi, type, op);
   const int64_t count = delta.size(0);
   const OwnedObjects objects(psi, image_index, windows, count, op);
-  TORCH_CHECK_VALUE(targets.dim() == 3 && targets.size(1) == psi.size(2) &&
-                        targets.size(2) == psi.size(3),
-                    op, ": targets must have shape (M, h, w) with the (h, w) of psi, got ",
-                    targets.sizes());
-  TORCH_CHECK_TYPE(targets.scalar_type() == at::kByte || targets.scalar_type() == at::kBool, op,
-                   ": targets must be uint8 or bool, got ", targets.dtype());
+  check_targets(targets, psi, op);
   const Tensor maps = targets.contiguous();
   const Tensor map_index = checked_index(target_index, count, targets.size(0), op, "target_index");
   Tensor loss = at::empty({count}, delta.options());
@@ -200,16 +163,10 @@ std::tuple<Tensor, Tensor> mask_ohem_loss_cpu(const Tensor& psi, const Tensor& p
   return {loss, gradient};
 }
 
-void check_taps(const Tensor& first, const Tensor& weights, int64_t cells, const char* name) {
-  TORCH_CHECK_VALUE(first.dim() == 1 && first.size(0) > 0 && weights.dim() == 2 &&
-                        weights.size(0) == first.size(0) && weights.size(1) == kTaps,
-                    "assemble_masks: ", name, " must hold first (output,) and weights (output, ",
-                    kTaps, "), got ", first.sizes(), " and ", weights.sizes());
+void check_cells(const Tensor& first, int64_t cells, const char* name) {
   const int64_t* values = first.const_data_ptr<int64_t>();
   for (int64_t o = 0; o < first.size(0); ++o) {
-    TORCH_CHECK_VALUE(values[o] >= 0 && values[o] < cells, "assemble_masks: ", name,
-                      ".first must lie on the grid, 0..", cells - 1, ", got ", values[o],
-                      " for output pixel ", o);
+    if (values[o] < 0 || values[o] >= cells) refuse_tap(values[o], o, cells, name);
   }
 }
 
@@ -225,16 +182,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> assemble_masks_cpu(
   const Tensor corners = checked_windows(windows, count, op);
   const Tensor begin_y = contiguous_as(first_y, at::kLong);
   const Tensor begin_x = contiguous_as(first_x, at::kLong);
-  check_taps(begin_y, weights_y, view.height, "taps_y");
-  check_taps(begin_x, weights_x, view.width, "taps_x");
+  check_taps(begin_y, weights_y, "taps_y");
+  check_taps(begin_x, weights_x, "taps_x");
+  check_cells(begin_y, view.height, "taps_y");
+  check_cells(begin_x, view.width, "taps_x");
   const int64_t height = begin_y.size(0), width = begin_x.size(0);
   const int64_t* const rows = begin_y.const_data_ptr<int64_t>();
   for (int64_t o = 1; o < height; ++o) {
     TORCH_CHECK_VALUE(rows[o] >= rows[o - 1], op, ": taps_y.first must not decrease, got ",
                       rows[o - 1], " then ", rows[o], " at output row ", o);
   }
-  TORCH_CHECK_VALUE(height * width < (int64_t(1) << 32), op, ": output of ", height, " x ", width,
-                    " pixels is too large for run-length encoding (2^32 pixels at most)");
+  check_output_size(height, width);
   const Tensor factors_y = contiguous_as(weights_y, type);
   const Tensor factors_x = contiguous_as(weights_x, type);
 
@@ -248,12 +206,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> assemble_masks_cpu(
     using T = decltype(zero);
     MaskOutput<T> output = {areas.mutable_data_ptr<int64_t>(), row_maxima.mutable_data_ptr<T>(),
                             column_maxima.mutable_data_ptr<T>(), {}};
-    // sigmoid(z) > t is z > log(t / (1 - t)).
-    const T logit_threshold = T(std::log(threshold / (1 - threshold)));
     assemble<T>(view, delta.const_data_ptr<T>(), corners.const_data_ptr<int64_t>(), count,
                 {rows, factors_y.const_data_ptr<T>(), height},
                 {begin_x.const_data_ptr<int64_t>(), factors_x.const_data_ptr<T>(), width},
-                logit_threshold, at::get_num_threads(), run_parallel, &output);
+                T(logit_of(threshold)), at::get_num_threads(), run_parallel, &output);
     offsets[0] = 0;
     for (int64_t n = 0; n < count; ++n) {
       offsets[n + 1] = offsets[n] + int64_t(output.runs[n].size());
@@ -291,26 +247,56 @@ std::tuple<Tensor, Tensor> encode_runs_cpu(const Tensor& run_lengths, const Tens
   return {characters, text_offsets};
 }
 
+Tensor mask_targets_cpu(const Tensor& masks, const Tensor& windows, int64_t height,
+                        int64_t width) {
+  const char* const op = "mask_targets";
+  TORCH_CHECK_VALUE(masks.dim() == 3, op, ": masks must have shape (M, H, W), got ",
+                    masks.sizes());
+  TORCH_CHECK_TYPE(masks.scalar_type() == at::kByte || masks.scalar_type() == at::kBool, op,
+                   ": masks must be uint8 or bool, got ", masks.dtype());
+  const int64_t count = masks.size(0);
+  const Tensor corners = checked_windows(windows, count, op), pixels = masks.contiguous();
+  std::vector<Window> clamped;
+  for (int64_t m = 0; m < count; ++m) {
+    clamped.push_back(clamp_window(corners.const_data_ptr<int64_t>() + 4 * m, height, width));
+  }
+  Tensor targets = at::zeros({count, height, width}, masks.options().dtype(at::kByte));
+  mask_targets(static_cast<const uint8_t*>(pixels.const_data_ptr()), count, masks.size(1),
+               masks.size(2), clamped.data(), height, width, targets.mutable_data_ptr<uint8_t>());
+  return targets;
+}
+
+Tensor refine_edges_cpu(const Tensor& column_maxima, const Tensor& row_maxima,
+                        const Tensor& boxes, const Tensor& weight, const Tensor& bias,
+                        double gamma, double min_sigma, double log_cut, double reach,
+                        double empty_threshold) {
+  const char* const op = "refine_edges";
+  const int64_t count = boxes.size(0);
+  TORCH_CHECK_VALUE(boxes.dim() == 2 && boxes.size(1) == 4 && column_maxima.dim() == 2 &&
+                        row_maxima.dim() == 2 && column_maxima.size(0) == count &&
+                        row_maxima.size(0) == count && weight.numel() % 2 == 1,
+                    op, ": column_maxima (N, W), row_maxima (N, H) and boxes (N, 4) must be of the "
+                    "same objects, got ", column_maxima.sizes(), ", ", row_maxima.sizes(), " and ",
+                    boxes.sizes());
+  const Tensor columns = contiguous_as(column_maxima, at::kFloat);
+  const Tensor rows = contiguous_as(row_maxima, at::kFloat);
+  const Tensor regressed = contiguous_as(boxes, at::kFloat);
+  const Tensor kernel = contiguous_as(weight, at::kFloat);
+  Tensor refined = at::empty_like(regressed);
+  const EdgeModel model = {kernel.const_data_ptr<float>(), bias.item<float>(),
+                           kernel.numel() / 2,             float(gamma),
+                           float(min_sigma),               float(log_cut),
+                           reach,                          float(empty_threshold)};
+  refine_edges(columns.const_data_ptr<float>(), rows.const_data_ptr<float>(),
+               regressed.const_data_ptr<float>(), count, columns.size(1), rows.size(1), model,
+               refined.mutable_data_ptr<float>());
+  return refined;
+}
+
 }  // namespace
 
 TORCH_LIBRARY(rdsnet, m) {
-  m.def(
-      "correlate(Tensor psi, Tensor phi, Tensor image_index, Tensor windows)"
-      " -> (Tensor logits, Tensor offsets)");
-  m.def(
-      "correlate_backward(Tensor logit_gradient, Tensor? scale, Tensor psi, Tensor phi,"
-      " Tensor image_index, Tensor windows) -> (Tensor psi_gradient, Tensor phi_gradient)");
-  m.def(
-      "mask_ohem_loss(Tensor psi, Tensor phi, Tensor image_index, Tensor windows, Tensor targets,"
-      " Tensor target_index, float? negatives_per_positive)"
-      " -> (Tensor loss, Tensor logit_gradient)");
-  m.def(
-      "assemble_masks(Tensor psi, Tensor phi, Tensor windows, Tensor first_y, Tensor weights_y,"
-      " Tensor first_x, Tensor weights_x, float threshold) -> (Tensor areas, Tensor row_maxima,"
-      " Tensor column_maxima, Tensor run_lengths, Tensor run_offsets)");
-  m.def(
-      "encode_runs(Tensor run_lengths, Tensor run_offsets)"
-      " -> (Tensor characters, Tensor offsets)");
+  define_operators(m);
 }
 
 TORCH_LIBRARY_IMPL(rdsnet, CPU, m) {
@@ -319,6 +305,8 @@ TORCH_LIBRARY_IMPL(rdsnet, CPU, m) {
   m.impl("mask_ohem_loss", mask_ohem_loss_cpu);
   m.impl("assemble_masks", assemble_masks_cpu);
   m.impl("encode_runs", encode_runs_cpu);
+  m.impl("mask_targets", mask_targets_cpu);
+  m.impl("refine_edges", refine_edges_cpu);
 }
 
 }  // namespace rdsnet

@@ -47,6 +47,21 @@ RDSNET_INLINE int64_t tap_cell(int64_t first, int k, int64_t cells) {
   return first + k < cells ? first + k : cells - 1;
 }
 
+// The object that item `place` of a packed sequence belongs to: the last one that begins at or
+// before it. offset (objects + 1) never decreases, and 0 <= place < offset[objects].
+RDSNET_INLINE int64_t owner_of(int64_t place, const int64_t* offset, int64_t objects) {
+  int64_t low = 0, high = objects;
+  while (high - low > 1) {
+    const int64_t middle = (low + high) / 2;
+    if (offset[middle] <= place) {
+      low = middle;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
+
 // Unsigned integers in the order of the floating point numbers, for radix selection and atomic
 // maxima. Key 0 is smaller than that of every number.
 template <typename T>
@@ -115,6 +130,22 @@ RDSNET_INLINE T pixel_loss(T z, bool foreground) {
 template <typename T>
 RDSNET_INLINE T pixel_gradient(T z, bool foreground) {
   return sigmoid(z) - (foreground ? T(1) : T(0));
+}
+
+// What COCO's compressed RLE writes for run i of an object: from the fourth run on, the difference
+// to the run of the same colour before it.
+RDSNET_INLINE int64_t written_run(const int64_t* runs, int64_t i) {
+  return i > 2 ? runs[i] - runs[i - 2] : runs[i];
+}
+
+// Takes the next character off a written run; returns whether more follow. Five bits a character,
+// lowest first; bit 6 says that more follow; the last one's fifth bit is the sign.
+RDSNET_INLINE bool next_character(int64_t* value, char* character) {
+  const int bits = int(*value & 0x1f);
+  *value >>= 5;
+  const bool more = (bits & 0x10) ? *value != -1 : *value != 0;
+  *character = char(bits + (more ? 0x20 : 0) + 48);
+  return more;
 }
 
 }  // namespace rdsnet

@@ -226,15 +226,12 @@ template void assemble<double>(const PsiView&, const double*, const int64_t*, in
 
 void encode_runs(const int64_t* runs, int64_t count, std::vector<char>* text) {
   for (int64_t i = 0; i < count; ++i) {
-    // From the fourth run on, the difference to the run of the same colour before it. Five bits a
-    // character, lowest first; bit 6 says that more follow; the last one's fifth bit is the sign.
-    int64_t value = i > 2 ? runs[i] - runs[i - 2] : runs[i];
+    int64_t value = written_run(runs, i);
+    char character;
     bool more = true;
     while (more) {
-      int character = int(value & 0x1f);
-      value >>= 5;
-      more = (character & 0x10) ? value != -1 : value != 0;
-      text->push_back(char(character + (more ? 0x20 : 0) + 48));
+      more = next_character(&value, &character);
+      text->push_back(character);
     }
   }
 }

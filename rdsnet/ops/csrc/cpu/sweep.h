@@ -89,24 +89,35 @@ void sweep(const PsiView& psi, const std::vector<Item>& items, const uint8_t* ne
   while (next < items.size() || !active.empty()) {
     const int image = active.empty() ? items[next].image : active[0].image;
     int y = active.empty() ? items[next].row_begin : active[0].row_begin;
+    // What follows from `active` changes only where an object begins or ends.
+    int block_begin = 0, block_end = 0, next_end = y;
+    bool changed = true;
     while (true) {
       while (next < items.size() && items[next].image == image && items[next].row_begin <= y) {
         active.push_back(items[next++]);
+        changed = true;
       }
       if (active.empty()) break;
-      if (!needed || needed[y]) {
-        int block_begin = active[0].block_begin, block_end = active[0].block_end;
+      if (changed) {
+        block_begin = active[0].block_begin, block_end = active[0].block_end;
+        next_end = active[0].row_end;
         for (const Item& item : active) {
           block_begin = std::min(block_begin, item.block_begin);
           block_end = std::max(block_end, item.block_end);
+          next_end = std::min(next_end, item.row_end);
         }
+        changed = false;
+      }
+      if (!needed || needed[y]) {
         const int first = block_begin * kCells;
         run.load_row(psi.row(image, y), psi.kind, psi.stride_d, psi.stride_x,
-                     y + 1 < psi.height ? psi.stride_y : 0, psi.dims, padded_dims, first, std::min(block_end * kCells, psi.width) - first,
-                     row.data());
+                     y + 1 < psi.height ? psi.stride_y : 0, psi.dims, padded_dims, first,
+                     std::min(block_end * kCells, psi.width) - first, row.data());
         for (const Item& item : active) visit(item, y, row.data());
       }
       ++y;
+      if (y < next_end) continue;
+      changed = true;
       size_t kept = 0;
       for (size_t i = 0; i < active.size(); ++i) {
         if (active[i].row_end > y) {

@@ -1,0 +1,77 @@
+"""What a checkpoint says about the model in it: the config, and with it the names of its classes.
+
+Stored as plain text beside the weights, under the key "rdsnet", so that a checkpoint is all that
+prediction needs.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import yaml
+from detectron2.config import CfgNode
+from torch import Tensor
+
+import rdsnet
+
+KEY = "rdsnet"
+
+
+class ModelDescription:
+    """Something that Detectron2's checkpointer can keep (``add_checkpointable(KEY, ...)``)."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self._cfg = cfg
+
+    def state_dict(self) -> dict[str, str]:
+        return describe(self._cfg)
+
+    def load_state_dict(self, state: object) -> None:
+        """Does nothing: a run keeps its own config."""
+
+
+def describe(cfg: CfgNode) -> dict[str, str]:
+    """The entry ``KEY`` of a checkpoint: plain strings."""
+    return {"version": rdsnet.__version__, "config": cfg.dump()}
+
+
+def save_model(
+    path: str | os.PathLike, weights: Mapping[str, Tensor], cfg: CfgNode, **more: object
+) -> None:
+    """Write a checkpoint to use, not to resume: weights, description and ``more`` entries.
+
+    Written under another name first, so that an interruption leaves no half file.
+    """
+    path = Path(path)
+    unfinished = path.with_name(path.name + ".unfinished")
+    torch.save({"model": dict(weights), KEY: describe(cfg), **more}, unfinished)
+    unfinished.replace(path)
+
+
+def read_config(path: str | os.PathLike) -> CfgNode | None:
+    """The config that a checkpoint was trained with; None when it holds none.
+
+    Reads tensors and plain values only (``weights_only``); a file with more holds none.
+
+    Raises:
+        ValueError: when the file is damaged or no PyTorch checkpoint.
+    """
+    if Path(path).suffix == ".pkl":  # Detectron2's model zoo: weights alone
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError:  # more than data; whoever loads the weights says so
+        return None
+    except Exception as error:  # what torch raises depends on where the file is broken
+        raise ValueError(
+            f"'{path}' cannot be loaded: the file is cut off or not a checkpoint "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    description = content.get(KEY) if isinstance(content, Mapping) else None
+    if not isinstance(description, Mapping) or "config" not in description:
+        return None
+    return CfgNode(yaml.safe_load(description["config"]))

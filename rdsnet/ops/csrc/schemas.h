@@ -1,0 +1,33 @@
+// What every operator takes and returns, whatever the device.
+#pragma once
+
+#include <torch/library.h>
+
+namespace rdsnet {
+
+inline void define_operators(torch::Library& m) {
+  m.def(
+      "correlate(Tensor psi, Tensor phi, Tensor image_index, Tensor windows)"
+      " -> (Tensor logits, Tensor offsets)");
+  m.def(
+      "correlate_backward(Tensor logit_gradient, Tensor? scale, Tensor psi, Tensor phi,"
+      " Tensor image_index, Tensor windows) -> (Tensor psi_gradient, Tensor phi_gradient)");
+  m.def(
+      "mask_ohem_loss(Tensor psi, Tensor phi, Tensor image_index, Tensor windows, Tensor targets,"
+      " Tensor target_index, float? negatives_per_positive)"
+      " -> (Tensor loss, Tensor logit_gradient)");
+  m.def(
+      "assemble_masks(Tensor psi, Tensor phi, Tensor windows, Tensor first_y, Tensor weights_y,"
+      " Tensor first_x, Tensor weights_x, float threshold) -> (Tensor areas, Tensor row_maxima,"
+      " Tensor column_maxima, Tensor run_lengths, Tensor run_offsets)");
+  m.def(
+      "encode_runs(Tensor run_lengths, Tensor run_offsets)"
+      " -> (Tensor characters, Tensor offsets)");
+  m.def("mask_targets(Tensor masks, Tensor windows, int height, int width) -> Tensor");
+  m.def(
+      "refine_edges(Tensor column_maxima, Tensor row_maxima, Tensor boxes, Tensor weight,"
+      " Tensor bias, float gamma, float min_sigma, float log_cut, float reach,"
+      " float empty_threshold) -> Tensor");
+}
+
+}  // namespace rdsnet

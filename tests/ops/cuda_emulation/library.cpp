@@ -1,0 +1,8 @@
+// The operators of rdsnet with the CUDA kernels, emulated, in place of those for the CPU.
+#include "schemas.h"
+
+#include "cuda/registration.cpp"
+
+TORCH_LIBRARY(rdsnet, m) {
+  rdsnet::define_operators(m);
+}
