@@ -9,7 +9,7 @@ INSTALLED_FROM := setup.py pyproject.toml constraints.txt \
 	tools/make_env.py tools/install_detectron2.py tools/pure_detectron2.py \
 	$(wildcard projects/*/*/__init__.py rdsnet/ops/csrc/*.* rdsnet/ops/csrc/*/*.*)
 
-.PHONY: help env demo test test-slow benchmark lint format cuda-build gpu-check clean clean-env
+.PHONY: help env demo test test-slow test-matrix benchmark lint format cuda-build gpu-check clean clean-env
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 12
@@ -28,6 +28,9 @@ test: env ## the test suite (a few minutes)
 
 test-slow: env ## the long tests
 	$(BIN)/python -m pytest -m slow
+
+test-matrix: ## the test suite on the oldest and the newest torch, in environments of their own
+	$(PYTHON) tools/test_matrix.py
 
 benchmark: env ## speed and memory on this machine, into benchmarks/ (10 minutes; stop all else)
 	$(BIN)/rdsnet benchmark --mask-path --output benchmarks/mask_path

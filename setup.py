@@ -229,7 +229,7 @@ setup(
         "app": APP,
         # tidecv: an independent implementation of the error breakdown; playwright: drives the
         # Chromium of the system, to test the local page
-        "test": ["pytest", "ruff", "tidecv", "playwright", *APP],
+        "test": ["hypothesis", "pytest", "ruff", "tidecv", "playwright", *APP],
     },
     entry_points=entry_points(),
     **compiled_operators(),

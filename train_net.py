@@ -13,9 +13,7 @@ import warnings
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
 warnings.filterwarnings("ignore", message="torch.meshgrid")
 
-from detectron2.engine import default_argument_parser  # noqa: E402
-
-from rdsnet.engine import run  # noqa: E402
+from rdsnet.engine import argument_parser, run  # noqa: E402
 
 if __name__ == "__main__":
-    run(default_argument_parser(epilog=__doc__).parse_args())
+    run(argument_parser(epilog=__doc__).parse_args())

@@ -10,6 +10,23 @@ from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg as get_detectron2_cfg
 
 
+class SafeCfgNode(CN):
+    """Detectron2's CfgNode, whose files hold data only: yaml that would run code is refused."""
+
+    # yacs compares types of nodes: those below the top are to be Detectron2's, as whoever adds keys
+    # to a config makes them.
+    @classmethod
+    def _create_config_tree_from_dict(cls, dic: dict, key_list: list[str]) -> dict:
+        return CN._create_config_tree_from_dict(dic, key_list)
+
+    @classmethod
+    def _decode_cfg_value(cls, value: object) -> object:
+        return CN._decode_cfg_value(value)
+
+    def merge_from_file(self, cfg_filename: str, allow_unsafe: bool = False) -> None:
+        super().merge_from_file(cfg_filename, allow_unsafe=allow_unsafe)
+
+
 def add_rdsnet_config(cfg: CN) -> None:
     """Add the keys of RDSNet, with the paper's values, to a Detectron2 config.
 
@@ -36,6 +53,9 @@ def add_rdsnet_config(cfg: CN) -> None:
     # How images and annotations become the model's input: a name in
     # rdsnet.data.mapper.DATASET_MAPPER_REGISTRY.
     cfg.DATASETS.MAPPER = "RDSNetDatasetMapper"
+
+    # Images with more pixels are refused: a file of a few kB can unpack to gigabytes.
+    cfg.INPUT.MAX_PIXELS = 178_956_970
 
     # "SGD" (with momentum; the paper's) or "AdamW".
     cfg.SOLVER.OPTIMIZER = "SGD"
@@ -129,9 +149,10 @@ def add_rdsnet_config(cfg: CN) -> None:
 def get_cfg() -> CN:
     """Detectron2's default config with the keys of RDSNet and of all installed projects.
 
-    ``MODEL.DEVICE`` is a GPU when torch sees one, else the CPU.
+    ``MODEL.DEVICE`` is a GPU when torch sees one, else the CPU. Its ``merge_from_file`` takes safe
+    yaml only.
     """
-    cfg = get_detectron2_cfg()
+    cfg = SafeCfgNode(get_detectron2_cfg())
     add_rdsnet_config(cfg)
     projects = {entry.name: entry for entry in entry_points(group="rdsnet.projects")}
     for name in sorted(projects):

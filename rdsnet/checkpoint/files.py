@@ -9,34 +9,63 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rdsnet.checkpoint.unpickler import load_plain_pickle
 
-def read_state_dict(path: str | Path) -> Mapping[str, Tensor]:
-    """The state_dict of a PyTorch checkpoint: its entry "state_dict", or the whole file.
+REMEDY = (
+    "which is refused because loading it could run foreign code. If you trust whoever made the "
+    "file, add --trust-checkpoint."
+)
 
-    Only tensors and plain Python values are read (``torch.load(weights_only=True)``).
+
+def read_checkpoint(path: str | Path, trust: bool = False) -> object:
+    """The content of a checkpoint, tensors on the CPU.
+
+    A ``.pkl`` file is read as Detectron2's and Caffe2's model zoos write it: a pickle of numpy
+    arrays (:mod:`rdsnet.checkpoint.unpickler`). Any other is read by
+    ``torch.load(weights_only=True)``: tensors and plain Python values.
+
+    Args:
+        trust: read anything, and so run whatever code the file contains.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is not a PyTorch checkpoint, holds other objects, or no state_dict.
+        FileNotFoundError: there is no such file.
+        ValueError: it holds more than data and is not trusted, or is damaged, or no checkpoint.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint '{path}' does not exist")
+    is_pickle = path.suffix == ".pkl"
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        if is_pickle:
+            with open(path, "rb") as file:
+                return pickle.load(file, encoding="latin1") if trust else load_plain_pickle(file)
+        return torch.load(path, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
+        kinds = "numpy arrays" if is_pickle else "tensors"
+        kind = "pickle of numpy arrays" if is_pickle else "PyTorch checkpoint"
+        reason = str(error).partition("\n")[0] if is_pickle else _unsupported(error)
         raise ValueError(
-            f"'{path}' is not a PyTorch checkpoint, or holds more than tensors and plain values, "
-            "which is refused because loading it could run foreign code. If it is a checkpoint "
-            "that you trust, save its state_dict alone, where the program that wrote it is "
-            "installed: torch.save(torch.load(path, map_location='cpu', weights_only=False)"
-            "['state_dict'], new_path)."
+            f"'{path}' is not a {kind}, or holds more than {kinds} and plain values "
+            f"({reason}), {REMEDY}"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise ValueError(
             f"'{path}' is not a PyTorch checkpoint, or the file is damaged "
             f"({type(error).__name__}: {error})"
         ) from error
+
+
+def read_state_dict(path: str | Path, trust: bool = False) -> Mapping[str, Tensor]:
+    """The state_dict of a PyTorch checkpoint: its entry "state_dict", or the whole file.
+
+    Args:
+        trust: see :func:`read_checkpoint`.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`read_checkpoint`; ValueError also for a file
+            without a state_dict.
+    """
+    content = read_checkpoint(path, trust)
     state_dict = content.get("state_dict", content) if isinstance(content, Mapping) else None
     if not state_dict or not isinstance(state_dict, Mapping):
         found = f"keys {list(content)[:8]}" if isinstance(content, Mapping) else type(content)
@@ -45,3 +74,10 @@ def read_state_dict(path: str | Path) -> Mapping[str, Tensor]:
             f"the dictionary of parameters itself, found {found}"
         )
     return state_dict
+
+
+def _unsupported(error: pickle.UnpicklingError) -> str:
+    """The line of torch's long explanation that names the object."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    named = [line for line in lines if "GLOBAL" in line or "Unsupported" in line]
+    return (named or lines or [""])[0]

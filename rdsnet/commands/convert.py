@@ -15,10 +15,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from rdsnet.commands.train import TRUST_HELP
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="AUTHORS.pth", help="checkpoint of the authors' code")
     parser.add_argument("target", metavar="RDSNET.pth", help="where to write the converted one")
+    parser.add_argument("--trust-checkpoint", action="store_true", help=TRUST_HELP)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -29,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
     source, target = Path(args.source), Path(args.target)
     if target.resolve() == source.resolve():
         raise ValueError(f"'{target}' would overwrite the checkpoint it is made from")
-    state_dict = read_state_dict(source)
+    state_dict = read_state_dict(source, args.trust_checkpoint)
     try:
         converted = convert_mmdet_state_dict(state_dict)
     except ValueError as error:

@@ -19,6 +19,8 @@ import argparse
 import json
 from pathlib import Path
 
+from rdsnet.commands.train import TRUST_HELP
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -35,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="evaluate a grid of gamma and radius s on DATASETS.TEST (Fig. 5 of the paper)",
     )
+    parser.add_argument("--trust-checkpoint", action="store_true", help=TRUST_HELP)
     parser.add_argument(
         "opts",
         nargs=argparse.REMAINDER,
@@ -61,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("--compare and --sweep evaluate on DATASETS.TEST, which is empty")
     setup_logger(name="rdsnet")
     setup_logger(name="fvcore").setLevel(logging.WARNING)
-    mbrm, fit = fit_mbrm(cfg)
+    mbrm, fit = fit_mbrm(cfg, args.trust_checkpoint)
     folder = output_folder(cfg)
     print(_report(fit, mbrm))
     kernels = {"fitted": fit.weight}

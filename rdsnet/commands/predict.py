@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import argparse
 
-from rdsnet.commands.train import positive
+from rdsnet.commands.train import TRUST_HELP, positive
 
 FORMATS = ("png", "mp4", "coco", "labelme", "masks", "csv")
 
@@ -90,6 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="leave out objects with a lower score (default: 0.5)",
     )
+    parser.add_argument("--trust-checkpoint", action="store_true", help=TRUST_HELP)
     parser.add_argument(
         "--classes",
         nargs="+",
@@ -122,6 +123,7 @@ def run(args: argparse.Namespace) -> int:
         classes=args.classes,
         max_frames=args.max_frames,
         opts=args.opts,
+        trust_checkpoint=args.trust_checkpoint,
     )
     print(summary.text())
     return 1 if summary.unreadable else 0

@@ -18,6 +18,11 @@ from __future__ import annotations
 
 import argparse
 
+TRUST_HELP = (
+    "load checkpoints that hold more than numbers, running the code in them; only for files of "
+    "people you trust"
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of Detectron2's ``default_argument_parser``, and those for own data."""
@@ -111,6 +116,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, required: bool = True)
         help="where the processes of a distributed run meet, such as tcp://HOST:PORT of machine 0 "
         "(default: a free port of this machine)",
     )
+    parser.add_argument("--trust-checkpoint", action="store_true", help=TRUST_HELP)
     parser.add_argument(
         "opts",
         nargs=argparse.REMAINDER,

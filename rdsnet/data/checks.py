@@ -26,6 +26,8 @@ from rdsnet.data.rle import RunSums, compressed_rle, run_sums
 logger = logging.getLogger(__name__)
 
 ON_INVALID = ("error", "skip")
+# Pixels. Drawing a polygon takes memory in proportion to its length, so no coordinate may be huge.
+MAX_SIDE = 1_000_000
 SHOWN = 5  # offenders of each kind that a message shows
 
 # What to do about a kind of finding. The first group is structure, the second single annotations.
@@ -168,6 +170,9 @@ def structure_findings(content: dict) -> list[Finding]:
         for key in ("height", "width"):
             if not is_id(image.get(key)) or image[key] < 1:
                 findings.append(Finding("image", where, _value(image, key)))
+            elif image[key] > MAX_SIDE:
+                message = f"'{key}' is {_short(image[key])}, more than {MAX_SIDE} pixels"
+                findings.append(Finding("image", where, message))
     image_ids = {image["id"] for image in content["images"] if _has_id(image)}
     findings += _id_findings(content["annotations"], "annotation")
     unknown = [
@@ -305,6 +310,8 @@ def _polygon_problem(polygon: object) -> str | None:
         return f"polygon has fewer than three points: {_short(polygon)}"
     if not all(map(_is_number, polygon)):
         return f"polygon has entries that are not finite numbers: {_short(polygon)}"
+    if max(map(abs, polygon)) > MAX_SIDE:
+        return f"polygon has a point more than {MAX_SIDE} pixels away: {_short(polygon)}"
     return None
 
 

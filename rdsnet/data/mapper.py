@@ -6,9 +6,6 @@ objects, grey images of 16 bit, broken files.
 
 from __future__ import annotations
 
-import struct
-import zlib
-
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
@@ -27,8 +24,16 @@ DATASET_MAPPER_REGISTRY.__doc__ = """
 Dataset mappers for ``DATASETS.MAPPER``. Called with ``(cfg, is_train)``.
 """
 
-# What Pillow raises for files that are no images or are cut off, depending on their format.
-_BROKEN_IMAGE = (OSError, SyntaxError, EOFError, struct.error, zlib.error)
+
+def limit_pixels(pixels: int) -> None:
+    """Refuse to read images with more pixels, in this process and those it starts by fork.
+
+    Raises:
+        ValueError: for a limit below 1.
+    """
+    if pixels < 1:
+        raise ValueError(f"INPUT.MAX_PIXELS must be at least 1, got {pixels}")
+    Image.MAX_IMAGE_PIXELS = -(-pixels // 2)  # Pillow warns from there on and refuses twice as many
 
 
 def read_image(file_name: str, format: str) -> np.ndarray:
@@ -53,11 +58,7 @@ def read_image(file_name: str, format: str) -> np.ndarray:
     """
     try:
         with PathManager.open(file_name, "rb") as stream, Image.open(stream) as image:
-            if image.mode.startswith("F"):
-                raise ValueError(
-                    f"image {file_name} has floating-point pixels, whose range is unknown. Convert "
-                    "it to 8 or 16 bit."
-                )
+            is_floating = image.mode.startswith("F")
             if image.mode.startswith("I"):
                 grey = np.asarray(ImageOps.exif_transpose(image)).astype(np.int64)
                 eight_bit = Image.fromarray(_eight_bit(grey))
@@ -65,7 +66,8 @@ def read_image(file_name: str, format: str) -> np.ndarray:
             if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
                 opaque = _on_white(ImageOps.exif_transpose(image))
                 return detection_utils.convert_PIL_to_numpy(opaque, format)
-        return detection_utils.read_image(file_name, format)
+        if not is_floating:
+            return detection_utils.read_image(file_name, format)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"image {file_name} does not exist. Check the image folder of the dataset."
@@ -73,13 +75,17 @@ def read_image(file_name: str, format: str) -> np.ndarray:
     except Image.DecompressionBombError as error:
         raise ValueError(
             f"image {file_name} is refused: {error} If you trust it, set "
-            "PIL.Image.MAX_IMAGE_PIXELS to a larger number."
+            "INPUT.MAX_PIXELS in the config to a larger number."
         ) from error
-    except _BROKEN_IMAGE as error:
+    except Exception as error:  # Pillow has no error of its own for damaged files
         raise ValueError(
             f"image {file_name} cannot be read: {error}. The file is damaged or not an image: "
             "replace it, or remove it from the dataset."
         ) from error
+    raise ValueError(
+        f"image {file_name} has floating-point pixels, whose range is unknown. Convert it to 8 or "
+        "16 bit."
+    )
 
 
 def _eight_bit(grey: np.ndarray) -> np.ndarray:
@@ -128,7 +134,7 @@ class RDSNetDatasetMapper(DatasetMapper):
         """
         dataset_dict = dict(dataset_dict)
         image = read_image(dataset_dict["file_name"], self.image_format)
-        detection_utils.check_image_size(dataset_dict, image)
+        check_size(dataset_dict, image)
         augmented = self.augmentation_input(image, dataset_dict)
         transforms = self.augmentations(augmented)
         image = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
@@ -199,6 +205,22 @@ class RDSNetDatasetMapper(DatasetMapper):
         if self.recompute_boxes:
             instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
         return detection_utils.filter_empty_instances(instances)
+
+
+def check_size(dataset_dict: dict, image: np.ndarray) -> None:
+    """Complete ``height`` and ``width`` of a dataset dict from its image (H, W, C), or check them.
+
+    Raises:
+        ValueError: the image has another size than declared.
+    """
+    try:
+        detection_utils.check_image_size(dataset_dict, image)
+    except detection_utils.SizeMismatchError:
+        raise ValueError(
+            f"image {dataset_dict['file_name']} is {image.shape[1]} x {image.shape[0]} pixels "
+            f"(EXIF rotation applied), its 'width' and 'height' say {dataset_dict['width']} x "
+            f"{dataset_dict['height']}. Correct them in the annotation file."
+        ) from None
 
 
 def float_polygons(polygons: list) -> list[np.ndarray]:

@@ -18,12 +18,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pycocotools.mask as coco_mask
-from detectron2.engine import DefaultPredictor
 from PIL import Image
 
 from rdsnet.data.datasets import class_metadata
 from rdsnet.data.mapper import read_image
 from rdsnet.engine.prediction import predict_image, prediction_config
+from rdsnet.engine.predictor import Predictor
 from rdsnet.evaluation import instances_to_coco_json
 from rdsnet.visualization import draw_objects, objects_from_results
 from rdsnet.visualization.objects import class_name
@@ -66,7 +66,7 @@ class Finder:
         self, config_file: str | None, weights: str, max_megapixels: float, opts: Sequence[str] = ()
     ) -> None:
         cfg = prediction_config(config_file, weights, LOWEST_SCORE, opts)
-        self.predictor = DefaultPredictor(cfg)
+        self.predictor = Predictor(cfg)
         self.class_names, self.category_ids = class_metadata(cfg)
         self.max_megapixels = max_megapixels
 

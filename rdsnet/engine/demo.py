@@ -23,7 +23,7 @@ import torch
 import torchvision
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.engine import DefaultPredictor, HookBase, hooks
+from detectron2.engine import HookBase, hooks
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter
 from tqdm import tqdm
@@ -33,6 +33,7 @@ from rdsnet.data.shapes import make_shapes_dataset
 from rdsnet.engine.launch import load_config
 from rdsnet.engine.machine import machine
 from rdsnet.engine.prediction import predict_image
+from rdsnet.engine.predictor import Predictor
 from rdsnet.engine.report import ReportHook, report_run
 from rdsnet.engine.trainer import Trainer
 from rdsnet.evaluation import results_table
@@ -205,7 +206,7 @@ def draw_overview(cfg: CfgNode, path: Path) -> None:
     cfg.defrost()
     cfg.MODEL.WEIGHTS = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
     cfg.MODEL.RDSNET.DENSE_MASKS = False
-    predictor = DefaultPredictor(cfg)
+    predictor = Predictor(cfg)
     names = MetadataCatalog.get(VAL).thing_classes
     pictures: list[np.ndarray] = []
     for record in DatasetCatalog.get(VAL)[:OVERVIEW_IMAGES]:

@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 
+from rdsnet.checkpoint import Checkpointer
 from rdsnet.checkpoint.description import save_model
 from rdsnet.engine.profiles import ImageProfiles, ObjectProfiles, collect_profiles
 from rdsnet.modeling.mbrm import MBRM, build_refinement
@@ -50,7 +50,7 @@ class KernelFit:
     loss: float
 
 
-def fit_mbrm(cfg: CfgNode) -> tuple[MBRM, KernelFit]:
+def fit_mbrm(cfg: CfgNode, trust_checkpoint: bool = False) -> tuple[MBRM, KernelFit]:
     """Fit the kernel of a trained model and write a checkpoint that has it.
 
     Into ``OUTPUT_DIR/mbrm`` go ``model_final.pth`` (``MODEL.WEIGHTS`` with the new kernel, all else
@@ -66,7 +66,7 @@ def fit_mbrm(cfg: CfgNode) -> tuple[MBRM, KernelFit]:
     """
     mbrm = build_mbrm(cfg)
     folder = output_folder(cfg)
-    model = load_unrefined_model(cfg)
+    model = load_unrefined_model(cfg, trust_checkpoint)
     objects = training_objects(cfg, model)
     mbrm.to(model.device)
     fit = fit_kernel(mbrm, objects, cfg.MODEL.RDSNET.MBRM.FIT, state_file=folder / "unfinished.pth")
@@ -163,7 +163,7 @@ def output_folder(cfg: CfgNode) -> Path:
     return folder
 
 
-def load_unrefined_model(cfg: CfgNode) -> nn.Module:
+def load_unrefined_model(cfg: CfgNode, trust_checkpoint: bool = False) -> nn.Module:
     """The model with ``MODEL.WEIGHTS`` and without MBRM, in evaluation mode.
 
     Raises:
@@ -178,7 +178,7 @@ def load_unrefined_model(cfg: CfgNode) -> nn.Module:
     if "://" not in weights and not Path(weights).is_file():
         raise FileNotFoundError(f"MODEL.WEIGHTS '{weights}' does not exist")
     model = build_model(_with_mbrm(cfg, METHOD="none")).eval()
-    checkpointer = DetectionCheckpointer(model)
+    checkpointer = Checkpointer(model, trust=trust_checkpoint)
     # It would warn about the kernel in the checkpoint. Weights that are missing raise an error.
     checkpointer.logger = logging.getLogger(f"{__name__}.checkpointer")
     checkpointer.logger.setLevel(logging.ERROR)

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import torch
 import yaml
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.engine import default_setup, launch
+from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from rdsnet.checkpoint import Checkpointer
 from rdsnet.checkpoint.description import read_config
+from rdsnet.commands.train import TRUST_HELP
 from rdsnet.config import get_cfg
 from rdsnet.data.datasets import (
     check_num_classes,
@@ -25,7 +26,9 @@ from rdsnet.data.datasets import (
     with_classes,
     with_num_classes,
 )
+from rdsnet.data.mapper import limit_pixels
 from rdsnet.engine.finish import finish
+from rdsnet.engine.processes import is_started_by_launcher, process_group
 from rdsnet.engine.report import report_run
 from rdsnet.engine.trainer import Trainer
 
@@ -58,6 +61,7 @@ def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
         merge_config_file(cfg, config_file)
     with naming(f"config options '{' '.join(opts)}'"):
         cfg.merge_from_list(opts)
+    limit_pixels(cfg.INPUT.MAX_PIXELS)
     register_coco_files(cfg)
     return with_classes(with_num_classes(cfg))
 
@@ -101,43 +105,64 @@ def setup(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def main(args: argparse.Namespace) -> OrderedDict | None:
-    """Train, or evaluate with ``--eval-only``, as ``args`` of Detectron2's parser say."""
+def main(args: argparse.Namespace, trainer_class: type[Trainer] = Trainer) -> OrderedDict | None:
+    """Train, or evaluate with ``--eval-only``, as ``args`` of :func:`argument_parser` say."""
     cfg = setup(args)
+    trust = getattr(args, "trust_checkpoint", False)
     if args.eval_only:
-        model = Trainer.build_model(cfg).eval()
-        checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        model = trainer_class.build_model(cfg).eval()
+        checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trust=trust)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        results = Trainer.test(cfg, model)
+        results = trainer_class.test(cfg, model)
         report_run(cfg, model)
         return results
-    trainer = Trainer(cfg)
+    trainer = trainer_class(cfg, trust_checkpoint=trust)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()
 
 
-def run(args: argparse.Namespace) -> OrderedDict | None:
-    """:func:`main` in one process per GPU; after training, what completes the model.
+def argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
+    """Detectron2's parser with ``--trust-checkpoint``."""
+    parser = default_argument_parser(epilog)
+    parser.add_argument("--trust-checkpoint", action="store_true", help=TRUST_HELP)
+    return parser
 
-    See :func:`rdsnet.engine.finish.finish`.
+
+def run(args: argparse.Namespace, trainer_class: type[Trainer] = Trainer) -> OrderedDict | None:
+    """:func:`main` in several processes; after training, what completes the model.
+
+    The processes are one per GPU, or those that torchrun or Slurm have started. See
+    :func:`rdsnet.engine.finish.finish`.
     """
-    available = torch.cuda.device_count()
-    if args.num_gpus > max(available, 1):
-        raise ValueError(
-            f"--num-gpus {args.num_gpus}, but torch sees {available} GPUs on this machine "
-            f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')})."
+    if is_started_by_launcher():
+        with process_group(args.opts):
+            results = main(args, trainer_class)
+            is_first = comm.is_main_process()
+    else:
+        check_gpus(args.num_gpus)
+        results = launch(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args, trainer_class),
         )
-    results = launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
-    if args.eval_only or args.machine_rank > 0:
+        is_first = args.machine_rank == 0
+    if args.eval_only or not is_first:
         return results
     return finish(load_config(args.config_file, args.opts), results)
 
 
-__all__ = ["load_config", "main", "run", "setup"]
+def check_gpus(number: int) -> None:
+    """Raise ValueError when there are fewer GPUs."""
+    available = torch.cuda.device_count()
+    if number > max(available, 1):
+        raise ValueError(
+            f"--num-gpus {number}, but torch sees {available} GPUs on this machine "
+            f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}). Several "
+            "processes on a CPU are started by torchrun --nproc-per-node N train_net.py ..."
+        )
+
+
+__all__ = ["argument_parser", "load_config", "main", "run", "setup"]

@@ -1,7 +1,7 @@
 """Predictions for files, videos and cameras: which model, what is kept, what is written.
 
 Images are read, predicted and written one at a time, so memory depends on the size of an image, not
-on how many there are. Detectron2's DefaultPredictor is used as it is.
+on how many there are.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultPredictor
 from detectron2.structures import Instances
 from tqdm import tqdm
 
@@ -26,6 +25,7 @@ from rdsnet.data.datasets import class_metadata, coco_files
 from rdsnet.engine.launch import load_config, merge_config_file
 from rdsnet.engine.prediction_input import Frame, Source, find_sources
 from rdsnet.engine.prediction_output import build_writers
+from rdsnet.engine.predictor import Predictor
 
 
 @dataclass
@@ -64,6 +64,7 @@ def predict(
     classes: Sequence[str] = (),
     max_frames: int | None = None,
     opts: Sequence[str] = (),
+    trust_checkpoint: bool = False,
 ) -> PredictionSummary:
     """Predict the objects in images and videos and write them in some formats.
 
@@ -79,6 +80,7 @@ def predict(
         classes: names or category ids of the classes to keep; empty: all.
         max_frames: of every video or camera; None: all.
         opts: config options KEY VALUE that override the file.
+        trust_checkpoint: load weights that hold arbitrary Python objects, running their code.
 
     Raises:
         FileNotFoundError, ValueError: for what is missing or does not fit. Files that exist but
@@ -90,7 +92,7 @@ def predict(
     cfg = prediction_config(config_file, weights, score_threshold, opts)
     metadata = names_and_ids(cfg)
     kept = chosen_classes(classes, *metadata)
-    predictor = DefaultPredictor(cfg)
+    predictor = Predictor(cfg, trust_checkpoint)
     summary = PredictionSummary(Path(output), score_threshold)
     with ExitStack() as stack:
         writers = [
@@ -137,9 +139,7 @@ def _frames(
                 progress.update()
 
 
-def predict_image(
-    predictor: DefaultPredictor, image: np.ndarray, score_threshold: float
-) -> Instances:
+def predict_image(predictor: Predictor, image: np.ndarray, score_threshold: float) -> Instances:
     """Objects of one (H, W, 3) uint8 BGR image with at least this score, on the CPU."""
     instances = predictor(image)["instances"].to("cpu")
     return instances[instances.scores >= score_threshold]
@@ -148,7 +148,7 @@ def predict_image(
 def prediction_config(
     config_file: str | None, weights: str, score_threshold: float = 0.0, opts: Sequence[str] = ()
 ) -> CfgNode:
-    """The config for a DefaultPredictor whose masks stay compact.
+    """The config for a Predictor whose masks stay compact.
 
     Without ``config_file``, it is the one that the checkpoint holds, or config.yaml beside it.
     A model that was trained on a GPU runs on the CPU where there is none.

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from rdsnet import ops
 from rdsnet.modeling.cropping import expanded_windows
+from rdsnet.modeling.processes import process_count, sum_over_processes
 from rdsnet.ops import compiled
 
 STRIDE = 4
@@ -157,11 +158,13 @@ def mask_loss(
         negatives_per_positive: background pixels kept per foreground pixel (paper: 1); None: all.
 
     Returns:
-        Scalar: sum over objects / (N + 1). The 1 keeps it defined, and attached to all
-        parameters, when there is no object.
+        Scalar: sum over objects / (N + 1), where N counts the objects of all processes (see
+        :mod:`rdsnet.modeling.processes`). The 1 keeps it defined, and attached to all parameters,
+        when there is no object.
     """
     windows = training_windows(boxes, image_index, image_sizes, expand)
     losses = ops.mask_ohem_loss(
         psi, phi, image_index, windows, targets, target_index, negatives_per_positive
     )
-    return losses.sum() / (len(losses) + 1)
+    objects = sum_over_processes(torch.tensor(len(losses), device=psi.device))
+    return losses.sum() / ((objects + 1) / process_count())

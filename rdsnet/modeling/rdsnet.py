@@ -72,6 +72,8 @@ class RDSNet(nn.Module):
         self.object_stream = object_stream
         self.pixel_stream = pixel_stream
         self.mbrm = mbrm
+        if mbrm is not None:
+            mbrm.requires_grad_(False)  # fitted when all else is trained: rdsnet fit-mbrm
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
         self.train_expand, self.test_expand = train_expand, test_expand

@@ -28,6 +28,7 @@ from rdsnet.modeling.object_stream import (
     Positives,
     matched_boxes,
 )
+from rdsnet.modeling.processes import process_count, sum_over_processes
 
 
 class RDSNetHead(RetinaNetHead):
@@ -225,10 +226,16 @@ class RetinaNetStream(ObjectStream):
     def update_normalizer(self, num_positives: Tensor) -> Tensor:
         """Divisor of both losses from the positive anchors of every image, (B,).
 
-        A running mean (momentum 0.9, from 100) of the positives of a batch, at least 1.
+        A running mean (momentum 0.9, from 100) of the positives of a batch, at least 1. The batch
+        is that of all processes together.
         """
-        self.loss_normalizer.mul_(0.9).add_(0.1 * num_positives.sum().clamp(min=1))
-        return self.loss_normalizer.clone()
+        positives = sum_over_processes(num_positives.sum())
+        self.loss_normalizer.mul_(0.9).add_(0.1 * positives.clamp(min=1))
+        return self.divisor()
+
+    def divisor(self) -> Tensor:
+        """This process' share of the running mean; see :mod:`rdsnet.modeling.processes`."""
+        return self.loss_normalizer.clone() / process_count()
 
     # ----------------------------------------------------------------- inference
 

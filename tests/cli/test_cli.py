@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from detectron2.engine import default_argument_parser
 
 import rdsnet
 import rdsnet.engine
 from rdsnet.cli import build_parser, main
 from rdsnet.commands import COMMANDS, doctor, train
+from rdsnet.engine import argument_parser
 
 SMALL_CONFIG = str(Path(rdsnet.__file__).parents[1] / "configs" / "small" / "rdsnet_small.yaml")
 
@@ -47,7 +47,7 @@ def test_help_of_every_command_has_an_example(command, capsys):
 
 def test_training_arguments_are_those_of_detectron2():
     ours = vars(build_parser().parse_args(["train", "--config-file", "f", "KEY", "VALUE"]))
-    theirs = vars(default_argument_parser().parse_args(["--config-file", "f", "KEY", "VALUE"]))
+    theirs = vars(argument_parser().parse_args(["--config-file", "f", "KEY", "VALUE"]))
     for name in ("command", "run", "traceback", "data", *train.OWN_DATA):
         del ours[name]
     assert ours.pop("dist_url") == "auto"  # theirs is a fixed port

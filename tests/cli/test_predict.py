@@ -367,7 +367,7 @@ def test_overlay_never_overwrites_its_image(run, tmp_path, capsys):
 def test_input_that_names_nothing_is_an_error_before_the_model_is_loaded(
     given, words, run, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(prediction, "DefaultPredictor", None)
+    monkeypatch.setattr(prediction, "Predictor", None)
     (tmp_path / "empty").mkdir()
     assert run(tmp_path / given) == 2
     message = capsys.readouterr().err

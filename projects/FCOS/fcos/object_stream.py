@@ -125,7 +125,7 @@ class FCOSStream(RetinaNetStream):
             centerness_targets(distances),
             reduction="sum",
         )
-        return {**losses, "loss_centerness": loss / self.loss_normalizer.clone()}, positives
+        return {**losses, "loss_centerness": loss / self.divisor()}, positives
 
     @torch.no_grad()
     def label_anchors(

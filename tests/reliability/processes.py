@@ -1,0 +1,180 @@
+"""One, two and four processes on the CPU: the same losses, gradients and results.
+
+    python tests/reliability/processes.py
+
+Imports everything once and forks the processes of each case. Prints a line per case; the exit
+status is 1 when one of them differs from a single process by more than rounding.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import tiny
+import torch
+import torch.distributed as dist
+
+TOLERANCE = 2e-5  # relative, of float32 sums in another order
+IMAGES = 4
+# Which of the four images have no object; process r of W gets images r, r + W, ...
+WITHOUT_OBJECTS = {
+    "all images with objects": (),
+    "one process without objects": (1, 3),
+    "no objects anywhere": (0, 1, 2, 3),
+}
+
+
+def in_processes(count: int, folder: Path, work) -> list:
+    """``work(rank)`` in so many processes of one gloo group; what it returns, by rank."""
+    children = []
+    for rank in range(count):
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                torch.set_num_threads(1)
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                os.environ.update(
+                    RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), GROUP_RANK="0"
+                )
+                os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port(folder)))
+                from rdsnet.engine.processes import process_group
+
+                if count == 1:
+                    result = work(rank)
+                else:
+                    with process_group(["MODEL.DEVICE", "cpu"]):
+                        result = work(rank)
+                torch.save(result, folder / f"{count}-{rank}.pth")
+                status = 0
+            except BaseException:
+                import traceback
+
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(status)
+        children.append(pid)
+    deadline = time.monotonic() + 120
+    waiting = set(children)
+    while waiting:
+        for pid in list(waiting):
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                waiting.remove(pid)
+            if (done and status) or time.monotonic() > deadline:
+                for other in waiting:
+                    os.kill(other, 9)
+                raise RuntimeError(f"{count} processes: one has failed or hangs")
+        time.sleep(0.01)
+    return [torch.load(folder / f"{count}-{rank}.pth") for rank in range(count)]
+
+
+def port(folder: Path) -> int:
+    return 20000 + abs(hash(str(folder))) % 20000
+
+
+def one_step(cfg, batch: list[dict], rank: int) -> dict:
+    """Losses and gradients of this process' share of a batch."""
+    from detectron2.modeling import build_model
+
+    from rdsnet.engine.steps import distributed
+
+    torch.manual_seed(0)
+    model = distributed(build_model(cfg).train())
+    world_size = dist.get_world_size() if dist.is_initialized() else 1
+    losses = model(batch[rank::world_size])
+    sum(losses.values()).backward()
+    plain = getattr(model, "module", model)
+    without = [n for n, p in plain.named_parameters() if p.requires_grad and p.grad is None]
+    return {
+        "losses": torch.stack([losses[name].detach() for name in sorted(losses)]),
+        "gradients": {n: p.grad for n, p in plain.named_parameters() if p.grad is not None},
+        "without gradient": without,
+    }
+
+
+def compare_steps(cfg, folder: Path) -> bool:
+    from rdsnet.engine.trainer import Trainer
+
+    cfg.SOLVER.IMS_PER_BATCH = IMAGES
+    whole = next(iter(Trainer.build_train_loader(cfg)))
+    good = True
+    for number, (name, empty) in enumerate(WITHOUT_OBJECTS.items()):
+        batch = [dict(image) for image in whole]
+        for i in empty:
+            batch[i]["instances"] = batch[i]["instances"][:0]
+        case = folder / str(number)
+        case.mkdir()
+        expected = in_processes(1, case, lambda rank, b=batch: one_step(cfg, b, rank))[0]
+        for count in (2, 4):
+            found = in_processes(count, case, lambda rank, b=batch: one_step(cfg, b, rank))
+            losses = torch.stack([result["losses"] for result in found]).mean(0)
+            largest = max(
+                relative(gradient, result["gradients"].get(parameter))
+                for result in found
+                for parameter, gradient in expected["gradients"].items()
+            )
+            missing = [n for result in [expected, *found] for n in result["without gradient"]]
+            error = relative(expected["losses"], losses)
+            same = error < TOLERANCE and largest < 50 * TOLERANCE and not missing
+            good &= same
+            print(
+                f"{count} processes, {name}: losses differ by {error:.1e}, gradients by "
+                f"{largest:.1e}, parameters without gradient: {missing or 'none'}"
+                + (" WRONG" if not same else "")
+            )
+    return good
+
+
+def relative(expected: torch.Tensor, found: torch.Tensor | None) -> float:
+    """Largest difference as a share of the largest value."""
+    if found is None:
+        return float("inf")
+    return ((found - expected).abs().max() / expected.abs().max().clamp(min=1e-7)).item()
+
+
+def compare_evaluation(cfg, folder: Path) -> bool:
+    """The same COCO results from one, two and four processes."""
+    from detectron2.modeling import build_model
+
+    from rdsnet.engine.trainer import Trainer
+
+    def evaluate(count):
+        own = cfg.clone()
+        own.OUTPUT_DIR = str(folder / f"evaluation{count}")
+        own.MODEL.RETINANET.SCORE_THRESH_TEST = 0.0
+        torch.manual_seed(0)
+        Trainer.test(own, build_model(own).eval())
+
+    files = []
+    for count in (1, 2, 4):
+        in_processes(count, folder, lambda rank, n=count: evaluate(n))
+        name = "inference/coco_instances_results.json"
+        files.append((folder / f"evaluation{count}" / name).read_bytes())
+    same = files[0] == files[1] == files[2]
+    print(f"evaluation by 1, 2 and 4 processes: {len(files[0])} bytes of COCO json, equal: {same}")
+    return same
+
+
+def main() -> int:
+    torch.set_num_threads(1)
+    from rdsnet.engine import load_config
+
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        data = tiny.make_data(folder / "data", images=8)
+        cfg = load_config(
+            tiny.SMALL, tiny.options(data, folder / "output", 1, "DATASETS.TEST", "('tiny_val',)")
+        )
+        good = compare_steps(cfg, folder)
+        good &= compare_evaluation(cfg, folder)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,16 @@
+"""The script load.py, with fewer images."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.slow
+def test_memory_is_flat_and_bounded():
+    script = str(Path(__file__).with_name("load.py"))
+    run = subprocess.run(
+        [sys.executable, script, "--images", "400"], capture_output=True, text=True, timeout=600
+    )
+    assert run.returncode == 0, run.stdout + run.stderr[-3000:]
