@@ -42,7 +42,7 @@ class Settings:
     """
 
     data: str
-    max_iter: int = 700
+    max_iter: int = 500
     batch: int = 4
     crop: int = 128
     max_side: int = 320
@@ -185,7 +185,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", default="output/streams", help="folder of the runs")
     parser.add_argument("--out", default=str(HERE), help="folder of tables and plot")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--only", nargs="+", choices=list(TRAININGS), default=list(TRAININGS))
     parser.add_argument("--max-iter", type=int, default=Settings.max_iter)
     parser.add_argument("--quick", action="store_true", help="two iterations: does it run?")
