@@ -75,7 +75,11 @@ def correlate(
     areas = window_areas(windows)
     offsets = torch.cat([areas.new_zeros(1), areas.cumsum(0)])
     delta = phi[:, 1].to(dtype) - phi[:, 0].to(dtype)
-    logits = _WindowedProducts.apply(psi.to(dtype), delta, image_index.tolist(), windows.tolist())
+    # Autocast would do the products in half precision, and mix both in the backward pass.
+    with torch.autocast(psi.device.type, enabled=False):
+        logits = _WindowedProducts.apply(
+            psi.to(dtype), delta, image_index.tolist(), windows.tolist()
+        )
     return logits, offsets
 
 
@@ -172,7 +176,8 @@ def assemble_masks(
         top, bottom = min(first_y[y1:y2]), max(first_y[y1:y2]) + NUM_TAPS
         left, right = min(first_x[x1:x2]), max(first_x[x1:x2]) + NUM_TAPS
         patch = psi[:, top:bottom, left:right].to(dtype)
-        patch = (delta[n] @ patch.flatten(1)).view(patch.shape[1:])
+        with torch.autocast(device.type, enabled=False):
+            patch = (delta[n] @ patch.flatten(1)).view(patch.shape[1:])
         rows = _interpolate(patch, taps_y.first[y1:y2] - top, weights_y[y1:y2])
         logits = _interpolate(rows.t(), taps_x.first[x1:x2] - left, weights_x[x1:x2]).t()
         # sigmoid(z) > t is z > logit(t), and the sigmoid of a maximum is the maximum of sigmoids.
