@@ -25,3 +25,9 @@ def sum_over_processes(number: Tensor) -> Tensor:
     number = number.clone()
     dist.all_reduce(number)
     return number
+
+
+def divisor_for(count: int, device: torch.device) -> Tensor:
+    """This process' share of a count over all processes (at least 1), as a loss divides by it."""
+    total = sum_over_processes(torch.tensor(float(count), device=device))
+    return total.clamp(min=1) / process_count()

@@ -19,6 +19,7 @@ from rdsnet.modeling import OBJECT_STREAM_REGISTRY, DensePredictions, ObjectStre
 from rdsnet.modeling.lazy_conv import convolve_at
 from rdsnet.modeling.mask_loss import mask_targets
 from rdsnet.modeling.object_stream import matched_boxes
+from rdsnet.modeling.processes import divisor_for
 
 from .fast_nms import fast_nms
 from .layers import conv_block, initialize
@@ -182,7 +183,7 @@ class YOLACTStream(ObjectStream):
         labels, object_index = self.label_anchors(predictions, gt_instances)
         image_index, places = (labels == FOREGROUND).nonzero(as_tuple=True)
         positives = Positives(image_index, places, object_index[image_index, places])
-        normalizer = max(len(positives), 1)
+        normalizer = divisor_for(len(positives), anchors.device)
         deltas = torch.cat(predictions.deltas, dim=1)[image_index, places].float()
         targets = self.box2box_transform.get_deltas(
             anchors[places], matched_boxes(positives, gt_instances)

@@ -14,6 +14,7 @@ from rdsnet.data.masks import dense_ground_truth_masks
 from rdsnet.modeling import Positives, RDSNet
 from rdsnet.modeling.mask_loss import kept_pixels, mask_targets, training_windows
 from rdsnet.modeling.object_stream import batch_object_index, matched_boxes
+from rdsnet.modeling.processes import divisor_for
 from rdsnet.ops import mask_ohem_loss
 
 
@@ -88,7 +89,7 @@ class YOLACT(RDSNet):
             torch.bincount(p.image_index, minlength=num_images) for p in (positives, learning)
         )
         stands_for = (counts / learning_counts.clamp(min=1))[learning.image_index]
-        loss_mask = (per_anchor * stands_for).sum() / max(len(positives), 1)
+        loss_mask = (per_anchor * stands_for).sum() / divisor_for(len(positives), psi.device)
         return {**losses, "loss_mask": loss_mask * self.mask_loss_weight}
 
     def mask_losses(
