@@ -101,9 +101,9 @@ def test_mistakes_on_the_command_line(tmp_path, weights, capsys):
     assert "not a number above 0" in capsys.readouterr().err
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def page(model_files, weights):
-    """The address of the page, served by the command line until the test is over."""
+    """The address of the page, served by the command line until the tests are over."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
