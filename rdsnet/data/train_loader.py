@@ -11,6 +11,7 @@ the beginning after every interruption.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import random
 import signal
@@ -133,9 +134,18 @@ class TrainLoader:
             worker_init_fn=_ignore_signals,
             generator=Generator(),  # else starting the workers would draw from the global one
         )
-        for batch in loader:
-            self.batches += 1
-            yield batch
+        batches = iter(loader)
+        # Workers ignore SIGTERM, by which Python would end them at its own end: whoever still held
+        # this iterator then would wait for them forever.
+        stop_workers = getattr(batches, "_shutdown_workers", lambda: None)
+        atexit.register(stop_workers)
+        try:
+            for batch in batches:
+                self.batches += 1
+                yield batch
+        finally:
+            atexit.unregister(stop_workers)
+            stop_workers()
 
     def _remaining_batches(self) -> Iterator[list[tuple[int, int]]]:
         """This process' share of every batch to come: (number in the stream, index of image).

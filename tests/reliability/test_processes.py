@@ -55,6 +55,33 @@ def test_the_data_stream_depends_on_the_seed_alone(data, tmp_path, monkeypatch):
     assert stream(cfg, monkeypatch) != expected
 
 
+STILL_LOADING = """
+from rdsnet.data.train_loader import TrainLoader
+records = [{"width": 4, "height": 4, "number": n} for n in range(4)]
+from detectron2.data.samplers import TrainingSampler
+loader = TrainLoader(
+    records, dict, seed=1, batch_size=2, num_workers=1,
+    sampler=lambda dataset, seed: TrainingSampler(len(dataset), seed=seed),
+)
+batches = iter(loader)
+try:
+    print(len(next(batches)))
+    raise KeyboardInterrupt
+except KeyboardInterrupt as error:
+    kept = error  # with the frames that use the loader
+"""
+
+
+def test_a_process_that_still_holds_its_workers_ends():
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", STILL_LOADING],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert (run.returncode, run.stdout) == (0, "2\n"), run.stderr
+
+
 def test_loading_an_image_leaves_the_random_state_alone(data, tmp_path):
     cfg = load_config(tiny.SMALL, tiny.options(data, tmp_path, 1))
     batches = iter(Trainer.build_train_loader(cfg))
