@@ -41,9 +41,8 @@ struct CombinedRow {
 template <typename T>
 struct Kernels {
   // Cells [first, first + cells) of one row of psi into blocks; first is a multiple of kCells.
-  // The row `next` elements further on will be loaded soon.
-  void (*load_row)(const void* source, Kind kind, int64_t stride_d, int64_t stride_x,
-                   int64_t next, int dims, int padded_dims, int first, int cells, T* row);
+  void (*load_row)(const void* source, Kind kind, int64_t stride_d, int64_t stride_x, int dims,
+                   int padded_dims, int first, int cells, T* row);
 
   // The reverse, for gradients.
   void (*store_row)(const T* row, Kind kind, int64_t stride_d, int64_t stride_x, int dims,

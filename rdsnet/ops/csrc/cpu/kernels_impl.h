@@ -149,10 +149,9 @@ static inline void write(void* data, int64_t i, T value) {
 }
 
 template <Kind kind, typename T>
-static void load_row_as(const void* source, int64_t stride_d, int64_t stride_x, int64_t next,
-                        int dims, int padded_dims, int first, int cells, T* row) {
+static void load_row_as(const void* source, int64_t stride_d, int64_t stride_x, int dims,
+                        int padded_dims, int first, int cells, T* row) {
   const int64_t block_size = int64_t(padded_dims) * kCells;
-  constexpr int kItemSize = kind == Kind::kDouble ? 8 : kind == Kind::kFloat ? 4 : 2;
   T* const start = row + first / kCells * block_size;
   for (int d = 0; d < dims; ++d) {
     T* out = start + d * kCells;
@@ -160,8 +159,6 @@ static void load_row_as(const void* source, int64_t stride_d, int64_t stride_x, 
       const int64_t at = d * stride_d + (first + x) * stride_x;
       const int count = cells - x < kCells ? cells - x : kCells;
       if (count == kCells && stride_x == 1) {
-        // A row is too short for the processor to see the stream of the next one coming.
-        __builtin_prefetch(static_cast<const char*>(source) + (at + next) * kItemSize, 0, 2);
         T block[kCells];  // of its own, so that the compiler sees no aliasing
         for (int i = 0; i < kCells; ++i) block[i] = read<kind, T>(source, at + i);
         __builtin_memcpy(out, block, sizeof(block));
@@ -193,13 +190,13 @@ static void store_row_as(const T* row, int64_t stride_d, int64_t stride_x, int d
 }
 
 template <typename T>
-static void load_row(const void* source, Kind kind, int64_t stride_d, int64_t stride_x,
-                     int64_t next, int dims, int padded_dims, int first, int cells, T* row) {
+static void load_row(const void* source, Kind kind, int64_t stride_d, int64_t stride_x, int dims,
+                     int padded_dims, int first, int cells, T* row) {
   const auto load_as = kind == Kind::kFloat    ? load_row_as<Kind::kFloat, T>
                        : kind == Kind::kDouble ? load_row_as<Kind::kDouble, T>
                        : kind == Kind::kHalf   ? load_row_as<Kind::kHalf, T>
                                                : load_row_as<Kind::kBFloat16, T>;
-  load_as(source, stride_d, stride_x, next, dims, padded_dims, first, cells, row);
+  load_as(source, stride_d, stride_x, dims, padded_dims, first, cells, row);
 }
 
 template <typename T>
