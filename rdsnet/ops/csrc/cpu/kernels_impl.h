@@ -299,40 +299,43 @@ static inline void expand_block(const T* cells, const ColumnTaps<T>& taps, int64
 // Enlarging maps eight neighbouring pixels to at most eight neighbouring cells: one load and a
 // permutation per tap instead of a gather.
 template <int kCount>
-static inline void expand_narrow_block(const float* cells, const ColumnTaps<float>& taps,
-                                       int64_t column, float* out) {
-  const __m256 source = _mm256_loadu_ps(cells);
-  __m256 sum = _mm256_setzero_ps();
-  for (int k = 0; k < kCount; ++k) {
-    const int64_t at = k * taps.columns + column;
-    const __m256i lane =
-        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(taps.offset + at));
-    const __m256 cell = _mm256_permutevar8x32_ps(source, lane);
-    sum = _mm256_fmadd_ps(cell, _mm256_loadu_ps(taps.weight + at), sum);
+static void expand_narrow(const float* cells, int origin, const ColumnTaps<float>& taps,
+                          int block_begin, int block_end, float* out) {
+  const int32_t* const base = taps.base;
+  const int64_t columns = taps.columns;
+  const int32_t* offset = taps.offset + int64_t(block_begin) * kPixels;
+  const float* weight = taps.weight + int64_t(block_begin) * kPixels;
+  cells -= origin;
+  for (int b = block_begin; b < block_end; ++b) {
+    const __m256 source = _mm256_loadu_ps(cells + base[b]);
+    __m256 sum = _mm256_setzero_ps();
+    for (int k = 0; k < kCount; ++k) {
+      const __m256i lane =
+          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(offset + k * columns));
+      const __m256 cell = _mm256_permutevar8x32_ps(source, lane);
+      sum = _mm256_fmadd_ps(cell, _mm256_loadu_ps(weight + k * columns), sum);
+    }
+    _mm256_storeu_ps(out, sum);
+    offset += kPixels;
+    weight += kPixels;
+    out += kPixels;
   }
-  _mm256_storeu_ps(out, sum);
 }
 #endif
 
 template <typename T>
 static void expand_row(const T* cells, int origin, const ColumnTaps<T>& taps, int block_begin,
                        int block_end, T* out) {
-  for (int b = block_begin; b < block_end; ++b, out += kPixels) {
-    const T* source = cells + (taps.base[b] - origin);
-    const int64_t column = int64_t(b) * kPixels;
 #ifdef RDSNET_AVX2
-    if constexpr (sizeof(T) == 4) {
-      if (taps.narrow[b]) {
-        if (taps.taps == 2) {
-          expand_narrow_block<2>(source, taps, column, out);
-        } else {
-          expand_narrow_block<3>(source, taps, column, out);
-        }
-        continue;
-      }
+  if constexpr (sizeof(T) == 4) {
+    if (taps.all_narrow) {
+      const auto expand = taps.taps == 2 ? expand_narrow<2> : expand_narrow<3>;
+      return expand(cells, origin, taps, block_begin, block_end, out);
     }
+  }
 #endif
-    expand_block(source, taps, column, out);
+  for (int b = block_begin; b < block_end; ++b, out += kPixels) {
+    expand_block(cells + (taps.base[b] - origin), taps, int64_t(b) * kPixels, out);
   }
 }
 
@@ -343,7 +346,7 @@ static CombinedRow<T> combine(const T* row0, const T* row1, const T* row2, T wei
   using Vec = typename Simd<T>::Vec;
   using Mask = typename Simd<T>::Mask;
   using Int = typename Simd<T>::Int;
-  constexpr int kLane = kLanes<T>, kVectors = kPixels / kLane;
+  constexpr int kLane = kLanes<T>, kVectors = kPixels / kLane, kWordBlocks = 64 / kPixels;
   Mask lane;
   for (int i = 0; i < kLane; ++i) lane[i] = i;
   const T lowest = -(T)__builtin_inf();
@@ -351,16 +354,15 @@ static CombinedRow<T> combine(const T* row0, const T* row1, const T* row2, T wei
   const Vec limit = splat(threshold), nothing = splat(T(0)) + lowest;
   const int blocks = (count + kPixels - 1) / kPixels;
   Vec highest = nothing;
-  int num_flips = 0;
-  for (int b = 0; b < blocks; ++b) {
+  // One block; only the first and the last one have pixels outside the window.
+  const auto foreground = [&](int b, bool outer) {
     unsigned now = 0;
-    const bool whole = b > 0 && (b + 1) * kPixels <= count;
     for (int v = 0; v < kVectors; ++v) {
       const int x = b * kPixels + v * kLane;
       Vec z = load(row0 + x) * w0;
       z = fma_<T>(load(row1 + x), w1, z);
       if (kThreeRows) z = fma_<T>(load(row2 + x), w2, z);
-      if (!whole) {
+      if (outer) {
         const Mask place = lane + Int(x);
         z = (place >= Int(skip)) & (place < Int(count)) ? z : nothing;
       }
@@ -368,15 +370,33 @@ static CombinedRow<T> combine(const T* row0, const T* row1, const T* row2, T wei
       store(column_maxima + x, max_<T>(z, load(column_maxima + x)));
       now |= bits_of<T>(z > limit) << (v * kLane);
     }
-    unsigned changed = now ^ bits[b];
-    if (changed) {
-      bits[b] = uint8_t(now);
-      do {
-        flips[num_flips].x = b * kPixels + __builtin_ctz(changed);
-        flips[num_flips++].y = y;
-        changed &= changed - 1;
-      } while (changed);
+    return uint64_t(now);
+  };
+  int num_flips = 0;
+  for (int begin = 0; begin < blocks; begin += kWordBlocks) {
+    const bool last_word = begin + kWordBlocks >= blocks;
+    const int inner_end = last_word ? blocks - 1 : begin + kWordBlocks;
+    uint64_t now = 0, before = 0;
+    int b = begin;
+    if (b == 0 && b < inner_end) now = foreground(b++, true);
+    for (; b < inner_end; ++b) now |= foreground(b, false) << ((b - begin) * kPixels);
+    if (last_word) now |= foreground(b, true) << ((b - begin) * kPixels);
+    // Bit i of byte j is pixel 8 j + i, whatever the byte order.
+    for (int j = 0; j < kWordBlocks; ++j) {
+      before |= uint64_t(bits[begin + j]) << (j * kPixels);
+      bits[begin + j] = uint8_t(now >> (j * kPixels));
     }
+    // Most rows have no more than two flips: writing two places without asking saves branches that
+    // nobody can predict.
+    uint64_t changed = now ^ before;
+    const int found = __builtin_popcountll(changed);
+    Flip* out = flips + num_flips;
+    for (int i = 0; i < kSpareFlips || i < found; ++i) {
+      out[i].x = begin * kPixels + (changed ? __builtin_ctzll(changed) : 0);
+      out[i].y = y;
+      changed &= changed - 1;
+    }
+    num_flips += found;
   }
   CombinedRow<T> result = {highest[0], num_flips};
   for (int i = 1; i < kLane; ++i) {
@@ -445,7 +465,12 @@ static inline Simd<float>::Vec sigmoid_vector(Simd<float>::Vec z, Simd<float>::V
 
 static void sigmoid_row(float* values, int64_t count) {
   float buffer[kLanes<float>];
-  for (int64_t i = 0; i < count; i += kLanes<float>) {
+  int64_t i = 0;
+  for (; i + kLanes<float> <= count; i += kLanes<float>) {
+    const Simd<float>::Vec z = load(values + i);
+    store(values + i, sigmoid_vector(z, exp_negative(-magnitude(z))));
+  }
+  for (; i < count; i += kLanes<float>) {
     const int left = int(count - i < kLanes<float> ? count - i : kLanes<float>);
     for (int j = 0; j < kLanes<float>; ++j) buffer[j] = j < left ? values[i + j] : 0.f;
     const Simd<float>::Vec z = load(buffer);
