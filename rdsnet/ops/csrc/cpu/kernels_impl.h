@@ -148,6 +148,15 @@ static inline void write(void* data, int64_t i, T value) {
   }
 }
 
+// Whether rows in memory have the type of the computation, so that whole vectors can be copied.
+template <Kind kind, typename T>
+constexpr bool kSameType = kind == (sizeof(T) == 4 ? Kind::kFloat : Kind::kDouble);
+
+template <typename T>
+static inline void copy_block(const T* source, T* target) {
+  for (int i = 0; i < kCells; i += kLanes<T>) store(target + i, load(source + i));
+}
+
 template <Kind kind, typename T>
 static void load_row_as(const void* source, int64_t stride_d, int64_t stride_x, int dims,
                         int padded_dims, int first, int cells, T* row) {
@@ -159,9 +168,13 @@ static void load_row_as(const void* source, int64_t stride_d, int64_t stride_x, 
       const int64_t at = d * stride_d + (first + x) * stride_x;
       const int count = cells - x < kCells ? cells - x : kCells;
       if (count == kCells && stride_x == 1) {
-        T block[kCells];  // of its own, so that the compiler sees no aliasing
-        for (int i = 0; i < kCells; ++i) block[i] = read<kind, T>(source, at + i);
-        __builtin_memcpy(out, block, sizeof(block));
+        if constexpr (kSameType<kind, T>) {
+          copy_block(static_cast<const T*>(source) + at, out);
+        } else {
+          T block[kCells];  // of its own, so that the compiler sees no aliasing
+          for (int i = 0; i < kCells; ++i) block[i] = read<kind, T>(source, at + i);
+          copy_block(block, out);
+        }
       } else {
         for (int i = 0; i < count; ++i) out[i] = read<kind, T>(source, at + i * stride_x);
         for (int i = count; i < kCells; ++i) out[i] = T(0);
@@ -179,9 +192,13 @@ static void store_row_as(const T* row, int64_t stride_d, int64_t stride_x, int d
       const int64_t at = d * stride_d + x * stride_x;
       const int count = cells - x < kCells ? cells - x : kCells;
       if (count == kCells && stride_x == 1) {
-        T block[kCells];
-        __builtin_memcpy(block, in, sizeof(block));
-        for (int i = 0; i < kCells; ++i) write<kind, T>(target, at + i, block[i]);
+        if constexpr (kSameType<kind, T>) {
+          copy_block(in, static_cast<T*>(target) + at);
+        } else {
+          T block[kCells];
+          copy_block(in, block);
+          for (int i = 0; i < kCells; ++i) write<kind, T>(target, at + i, block[i]);
+        }
       } else {
         for (int i = 0; i < count; ++i) write<kind, T>(target, at + i * stride_x, in[i]);
       }
