@@ -96,14 +96,13 @@ def training_windows(
     Returns:
         (N, 4) int64, cells, end exclusive.
     """
-    windows = torch.zeros(len(boxes), 4, dtype=torch.int64, device=boxes.device)
+    # Rounding errors of a stride that is no whole number do not make a cell.
+    grids = [
+        tuple(math.ceil(side / s - 1e-6) for side, s in zip(image_size, strides))
+        for image_size in image_sizes
+    ]
     step = boxes.new_tensor([strides[1], strides[0]] * 2)
-    for i, image_size in enumerate(image_sizes):
-        own = image_index == i
-        # Rounding errors of a stride that is no whole number do not make a cell.
-        grid = tuple(math.ceil(side / s - 1e-6) for side, s in zip(image_size, strides))
-        windows[own] = expanded_windows(boxes[own] / step, expand, grid)
-    return windows
+    return expanded_windows(boxes / step, expand, grids, image_index)
 
 
 def kept_pixels(

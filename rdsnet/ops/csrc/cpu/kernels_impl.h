@@ -157,6 +157,22 @@ static inline void copy_block(const T* source, T* target) {
   for (int i = 0; i < kCells; i += kLanes<T>) store(target + i, load(source + i));
 }
 
+// Past the cache, where the processor can: a gradient of the size of psi would push out what is
+// needed next, and fetching the old content of its lines would double the traffic.
+template <typename T>
+static inline void stream_block(const T* source, T* target) {
+#ifdef RDSNET_AVX2
+  if (reinterpret_cast<uintptr_t>(target) % 32 == 0) {
+    for (int i = 0; i < kCells; i += kLanes<T>) {
+      _mm256_stream_si256(reinterpret_cast<__m256i*>(target + i),
+                          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source + i)));
+    }
+    return;
+  }
+#endif
+  copy_block(source, target);
+}
+
 template <Kind kind, typename T>
 static void load_row_as(const void* source, int64_t stride_d, int64_t stride_x, int dims,
                         int padded_dims, int first, int cells, T* row) {
@@ -193,7 +209,7 @@ static void store_row_as(const T* row, int64_t stride_d, int64_t stride_x, int d
       const int count = cells - x < kCells ? cells - x : kCells;
       if (count == kCells && stride_x == 1) {
         if constexpr (kSameType<kind, T>) {
-          copy_block(in, static_cast<T*>(target) + at);
+          stream_block(in, static_cast<T*>(target) + at);
         } else {
           T block[kCells];
           copy_block(in, block);
@@ -224,6 +240,9 @@ static void store_row(const T* row, Kind kind, int64_t stride_d, int64_t stride_
                         : kind == Kind::kHalf   ? store_row_as<Kind::kHalf, T>
                                                 : store_row_as<Kind::kBFloat16, T>;
   store_as(row, stride_d, stride_x, dims, padded_dims, cells, target);
+#ifdef RDSNET_AVX2
+  _mm_sfence();  // other threads read the gradient
+#endif
 }
 
 // --- correlation and its gradients -------------------------------------------------------------
