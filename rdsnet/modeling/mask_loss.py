@@ -67,10 +67,12 @@ def mask_targets(
                 targets[m, y1:y2, x1:x2] = mask_targets(pixels, (y2 - y1, x2 - x1))[0]
         return targets
     votes = torch.zeros(len(masks), *size, dtype=torch.uint8, device=masks.device)
+    if masks.dtype != torch.bool:
+        masks = masks.to(torch.uint8)
     for row in (1, 2):
         for column in (1, 2):
             middle = masks[:, row::STRIDE, column::STRIDE][:, : size[0], : size[1]]
-            votes[:, : middle.shape[1], : middle.shape[2]] += middle.to(torch.uint8)
+            votes[:, : middle.shape[1], : middle.shape[2]] += middle
     return (votes >= 3).to(torch.uint8)
 
 
