@@ -18,7 +18,6 @@
 #include "cpu/assemble.h"
 #include "cpu/correlate.h"
 #include "cpu/edges.h"
-#include "cpu/geometry.h"
 #include "cpu/targets.h"
 #include "schemas.h"
 
@@ -265,35 +264,6 @@ Tensor mask_targets_cpu(const Tensor& masks, const Tensor& windows, int64_t heig
   return targets;
 }
 
-Tensor expanded_windows_cpu(const Tensor& boxes, double expand, at::IntArrayRef sizes,
-                            const std::optional<Tensor>& image_index) {
-  const char* const op = "expanded_windows";
-  TORCH_CHECK_VALUE(boxes.dim() == 2 && boxes.size(1) == 4, op,
-                    ": boxes must have shape (N, 4), got ", boxes.sizes());
-  const int64_t count = boxes.size(0), images = int64_t(sizes.size()) / 2;
-  TORCH_CHECK_VALUE(sizes.size() % 2 == 0 && (image_index.has_value() || images == 1), op,
-                    ": sizes must be height and width of every image, got ", sizes);
-  Tensor image;
-  if (image_index.has_value()) {
-    image = checked_index(*image_index, count, images, op, "image_index");
-  }
-  const Tensor corners = contiguous_as(boxes, at::kDouble);
-  Tensor windows = at::empty({count, 4}, corners.options().dtype(at::kLong));
-  expanded_windows(corners.const_data_ptr<double>(), count, expand, sizes.data(),
-                   image.defined() ? image.const_data_ptr<int64_t>() : nullptr,
-                   windows.mutable_data_ptr<int64_t>());
-  return windows;
-}
-
-std::tuple<Tensor, Tensor> resize_taps_cpu(int64_t output, double scale, int64_t grid) {
-  TORCH_CHECK_VALUE(output >= 0 && grid > 0, "resize_taps: sizes must be positive, got ", output,
-                    " and ", grid);
-  Tensor first = at::empty({output}, at::kLong), weights = at::empty({output, kTaps}, at::kFloat);
-  resize_taps(output, scale, grid, first.mutable_data_ptr<int64_t>(),
-              weights.mutable_data_ptr<float>());
-  return {first, weights};
-}
-
 Tensor refine_edges_cpu(const Tensor& column_maxima, const Tensor& row_maxima,
                         const Tensor& boxes, const Tensor& weight, const Tensor& bias,
                         double gamma, double min_sigma, double log_cut, double reach,
@@ -334,13 +304,7 @@ TORCH_LIBRARY_IMPL(rdsnet, CPU, m) {
   m.impl("assemble_masks", assemble_masks_cpu);
   m.impl("encode_runs", encode_runs_cpu);
   m.impl("mask_targets", mask_targets_cpu);
-  m.impl("expanded_windows", expanded_windows_cpu);
   m.impl("refine_edges", refine_edges_cpu);
-}
-
-// Without a tensor among its arguments there is no device to choose a kernel by.
-TORCH_LIBRARY_IMPL(rdsnet, CompositeExplicitAutograd, m) {
-  m.impl("resize_taps", resize_taps_cpu);
 }
 
 }  // namespace rdsnet
