@@ -40,9 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     path.add_argument(
         "--memory-limit-gb",
         type=float,
-        default=6,
+        default=4,
         metavar="GB",
-        help="leave the straightforward implementation out where it would need more (default: 6)",
+        help="leave the straightforward implementation out where it would need more (default: 4)",
     )
     models = parser.add_argument_group("--models")
     models.add_argument("--depth", type=int, choices=(50, 101), default=50, help="of the ResNet")
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--images", type=int, default=1, metavar="N", help="images per batch (default: 1)"
     )
     models.add_argument(
-        "--rounds", type=int, default=5, metavar="N", help="how often each model runs (default: 5)"
+        "--rounds", type=int, default=3, metavar="N", help="how often each model runs (default: 3)"
     )
 
 

@@ -7,11 +7,20 @@ at inference lets a mask reach beyond a box that is too tight.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from rdsnet.ops import compiled
 
-def expanded_windows(boxes: Tensor, expand: float, size: tuple[int, int]) -> Tensor:
+
+def expanded_windows(
+    boxes: Tensor,
+    expand: float,
+    size: tuple[int, int] | Sequence[tuple[int, int]],
+    image_index: Tensor | None = None,
+) -> Tensor:
     """Windows of the pixels whose centres lie in the expanded boxes.
 
     A box grows by ``expand`` around its centre to X1, Y1, X2, Y2. Pixel i has its centre at
@@ -21,7 +30,8 @@ def expanded_windows(boxes: Tensor, expand: float, size: tuple[int, int]) -> Ten
     Args:
         boxes: (N, 4) x1, y1, x2, y2 in continuous coordinates, in pixels of the map.
         expand: factor on width and height (paper: 1.5 in training, 1.2 at inference).
-        size: (H, W) of the map.
+        size: (H, W) of the map; where every image has a map of its own, a list of (H, W).
+        image_index: (N,) int64, the image of each box, if size is a list.
 
     Returns:
         (N, 4) int64 x1, y1, x2, y2, end exclusive, within the map. A box that is reversed or
@@ -36,13 +46,17 @@ def expanded_windows(boxes: Tensor, expand: float, size: tuple[int, int]) -> Ten
         )
     if not expand > 0:
         raise ValueError(f"expanded_windows: expand must be positive, got {expand}")
-    height, width = size
+    sizes = [size] if image_index is None else size
+    if boxes.is_cpu and compiled.usable(boxes):
+        flat = [side for size in sizes for side in size]
+        return torch.ops.rdsnet.expanded_windows(boxes.detach(), expand, flat, image_index)
     # float32 cannot tell half pixels apart far out; in float64 the rounding is never in doubt.
     low, high = boxes.double().split(2, dim=1)
     centre, half = (low + high) / 2, (high - low) * (expand / 2)
     corners = torch.cat([centre - half, centre + half], dim=1)
     invalid = ~torch.isfinite(corners).all(dim=1) | (high < low).any(dim=1)
-    limits = corners.new_tensor([width, height, width, height])
+    limits = corners.new_tensor([[width, height, width, height] for height, width in sizes])
+    limits = limits[0] if image_index is None else limits[image_index]
     windows = torch.minimum((corners - 0.5).ceil().nan_to_num().clamp(min=0), limits).long()
     windows[invalid] = 0
     return windows

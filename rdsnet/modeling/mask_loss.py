@@ -67,10 +67,12 @@ def mask_targets(
                 targets[m, y1:y2, x1:x2] = mask_targets(pixels, (y2 - y1, x2 - x1))[0]
         return targets
     votes = torch.zeros(len(masks), *size, dtype=torch.uint8, device=masks.device)
+    if masks.dtype != torch.bool:
+        masks = masks.to(torch.uint8)
     for row in (1, 2):
         for column in (1, 2):
             middle = masks[:, row::STRIDE, column::STRIDE][:, : size[0], : size[1]]
-            votes[:, : middle.shape[1], : middle.shape[2]] += middle.to(torch.uint8)
+            votes[:, : middle.shape[1], : middle.shape[2]] += middle
     return (votes >= 3).to(torch.uint8)
 
 
@@ -96,14 +98,13 @@ def training_windows(
     Returns:
         (N, 4) int64, cells, end exclusive.
     """
-    windows = torch.zeros(len(boxes), 4, dtype=torch.int64, device=boxes.device)
+    # Rounding errors of a stride that is no whole number do not make a cell.
+    grids = [
+        tuple(math.ceil(side / s - 1e-6) for side, s in zip(image_size, strides))
+        for image_size in image_sizes
+    ]
     step = boxes.new_tensor([strides[1], strides[0]] * 2)
-    for i, image_size in enumerate(image_sizes):
-        own = image_index == i
-        # Rounding errors of a stride that is no whole number do not make a cell.
-        grid = tuple(math.ceil(side / s - 1e-6) for side, s in zip(image_size, strides))
-        windows[own] = expanded_windows(boxes[own] / step, expand, grid)
-    return windows
+    return expanded_windows(boxes / step, expand, grids, image_index)
 
 
 def kept_pixels(

@@ -35,13 +35,17 @@ def why_not_compiled() -> str:
     return "" if _devices else _problem
 
 
-def usable(tensor: Tensor) -> bool:
-    """Whether the compiled operators serve this tensor. Export gets the plain PyTorch operators."""
+def usable(tensor: Tensor | None = None) -> bool:
+    """Whether the compiled operators serve this tensor; without one, what makes tensors on the CPU.
+
+    Export gets the plain PyTorch operators.
+    """
+    device = "cpu" if tensor is None else tensor.device.type
     if torch.compiler.is_compiling():
         exporting = getattr(torch.compiler, "is_exporting", None)
-        return tensor.device.type in _devices and not (exporting is not None and exporting())
+        return device in _devices and not (exporting is not None and exporting())
     _announce()
-    return tensor.device.type in _devices and not torch.jit.is_tracing()
+    return device in _devices and not torch.jit.is_tracing()
 
 
 @contextmanager
@@ -144,6 +148,14 @@ def _register() -> None:
     @library.register_fake("rdsnet::mask_targets")
     def _(masks, windows, height, width):
         return masks.new_empty((masks.shape[0], height, width), dtype=torch.uint8)
+
+    @library.register_fake("rdsnet::expanded_windows")
+    def _(boxes, expand, sizes, image_index):
+        return boxes.new_empty(boxes.shape, dtype=torch.int64)
+
+    @library.register_fake("rdsnet::resize_taps")
+    def _(output, scale, grid):
+        return torch.empty(output, dtype=torch.int64), torch.empty(output, 3)
 
     @library.register_fake("rdsnet::refine_edges")
     def _(column_maxima, row_maxima, boxes, *_):

@@ -38,8 +38,11 @@ class _WindowedProducts(torch.autograd.Function):
     def forward(ctx, psi: Tensor, delta: Tensor, images: list[int], windows: list[list[int]]):
         ctx.save_for_backward(psi, delta)
         ctx.images, ctx.windows = images, windows
+        # Row by row, (1, D) x (D, x2 - x1), which needs no copy of the window.
         pieces = [
-            delta[n] @ psi[b, :, y1:y2, x1:x2].flatten(1)
+            torch.bmm(
+                delta[n].expand(y2 - y1, 1, -1), psi[b, :, y1:y2, x1:x2].transpose(0, 1)
+            ).flatten()
             for n, (b, (x1, y1, x2, y2)) in enumerate(zip(images, windows))
             if x2 > x1 and y2 > y1
         ]
@@ -58,7 +61,7 @@ class _WindowedProducts(torch.autograd.Function):
             start += h * w
             pixels = psi[b, :, y1:y2, x1:x2]
             grad_delta[n] = pixels.flatten(1) @ piece
-            grad_psi[b, :, y1:y2, x1:x2] += delta[n][:, None, None] * piece.view(1, h, w)
+            grad_psi[b, :, y1:y2, x1:x2].addcmul_(delta[n][:, None, None], piece.view(1, h, w))
         return grad_psi, grad_delta, None, None
 
 
@@ -113,7 +116,7 @@ def mask_ohem_loss(
         kept[hardest] = True
     objects = torch.repeat_interleave(torch.arange(len(windows), device=psi.device), offsets.diff())
     total = losses.new_zeros(len(windows)).index_add(0, objects, losses * kept)
-    count = losses.new_zeros(len(windows)).index_add(0, objects, kept.to(losses.dtype))
+    count = F.pad(kept.cumsum(0), (1, 0))[offsets].diff()
     return total / (count + 1)
 
 

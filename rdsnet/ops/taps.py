@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rdsnet.ops import compiled
+
 NUM_TAPS = 3
 
 
@@ -62,6 +64,8 @@ def resize_taps(
     for name, value in dict(output=output, image=image, grid=grid, stride=stride).items():
         if value <= 0:
             raise ValueError(f"resize_taps: {name} must be positive, got {value}")
+    if torch.device(device or "cpu").type == "cpu" and dtype == torch.float32 and compiled.usable():
+        return Taps(*torch.ops.rdsnet.resize_taps(output, image / output / stride, grid))
     centres = torch.arange(output, device=device, dtype=torch.float64) + 0.5
     position = (centres * (image / output / stride) - 0.5).clamp_(0, grid - 1)
     first = position.floor()

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from rdsnet.modeling.cropping import expanded_windows
+from rdsnet.ops import compiled
 
 
 def pixels_inside(box, expand, height, width):
@@ -73,3 +74,21 @@ def test_wrong_arguments_are_named():
         expanded_windows(torch.zeros(3), 1.2, (3, 4))
     with pytest.raises(ValueError, match="expand must be positive, got 0"):
         expanded_windows(torch.zeros(1, 4), 0, (3, 4))
+
+
+@pytest.mark.parametrize("expand", [1.0, 1.2, 1.5, 4 / 3])
+def test_operator_and_definition_give_the_same_windows(expand):
+    generator = torch.Generator().manual_seed(0)
+    boxes = 120 * torch.rand(500, 4, generator=generator) - 20  # half of them reversed
+    boxes[:200] = boxes[:200].mul(2).round().div(2)  # ties
+    boxes[0, 1], boxes[1, 2] = float("nan"), float("inf")
+    boxes[2:4] = 3e38
+    image_index = torch.randint(3, (500,), generator=generator)
+    sizes = [(90, 70), (1, 100), (33, 34)]
+    mine = expanded_windows(boxes, expand, sizes, image_index)
+    with compiled.definitions_only():
+        definition = expanded_windows(boxes, expand, sizes, image_index)
+    assert torch.equal(mine, definition)
+    for i, size in enumerate(sizes):
+        own = image_index == i
+        assert torch.equal(mine[own], expanded_windows(boxes[own], expand, size))

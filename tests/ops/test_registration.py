@@ -44,6 +44,13 @@ def operator_calls(device: str) -> dict[str, tuple]:
         "assemble_masks": (psi[0].detach(), phi.detach(), scene.windows, *taps, 0.4),
         "encode_runs": (masks.run_lengths, masks.run_offsets),
         "mask_targets": (scene.targets, scene.windows[:3], 2, 2),
+        "expanded_windows": (
+            10 * torch.rand(5, 4),
+            1.5,
+            [6, 7, 5, 6],
+            torch.tensor([0, 1, 1, 0, 1]),
+        ),
+        "resize_taps": (12, 0.5, 6),
         "refine_edges": (
             masks.column_maxima,
             masks.row_maxima,
@@ -69,6 +76,8 @@ def _taps():
         "assemble_masks",
         "encode_runs",
         "mask_targets",
+        "expanded_windows",
+        "resize_taps",
         "refine_edges",
     ],
 )

@@ -7,7 +7,7 @@ import torch
 from ops import naive
 from torch.nn import functional as F
 
-from rdsnet.ops import resize_taps
+from rdsnet.ops import compiled, resize_taps
 
 
 @pytest.mark.parametrize("output", [1, 3, 10, 25, 97, 160])
@@ -47,3 +47,14 @@ def test_dtype_is_that_of_the_weights_alone():
     assert (taps.first.dtype, taps.weights.dtype) == (torch.int64, torch.float64)
     taps = taps.to(torch.float32)
     assert (taps.first.dtype, taps.weights.dtype) == (torch.int64, torch.float32)
+
+
+@pytest.mark.parametrize(
+    "sizes", [(480, 800, 200, 4), (427, 800, 208, 4), (1, 7, 2, 4), (9, 3, 1, 8)]
+)
+def test_operator_and_definition_give_the_same_taps(sizes):
+    mine = resize_taps(*sizes)
+    with compiled.definitions_only():
+        definition = resize_taps(*sizes)
+    assert torch.equal(mine.first, definition.first)
+    assert torch.equal(mine.weights, definition.weights)

@@ -40,7 +40,7 @@ class Plan:
     thread_counts: Sequence[int] = (1,)
     seconds: float = 4.0
     rounds: tuple[int, int] = (3, 15)
-    memory_limit_gb: float = 6.0
+    memory_limit_gb: float = 4.0
 
 
 def run(plan: Plan, device: str, progress: Callable[[str], None] = print) -> dict:

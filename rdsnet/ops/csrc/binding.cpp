@@ -128,11 +128,9 @@ std::tuple<Tensor, Tensor> correlate_backward_cpu(const Tensor& logit_gradient,
   dispatch(type, [&](auto zero) {
     using T = decltype(zero);
     const T* const factor = factors.defined() ? factors.const_data_ptr<T>() : nullptr;
-    const T* const gradient = packed.const_data_ptr<T>();
-    delta_gradient<T>(view, objects.view, gradient, factor, at::get_num_threads(), run_parallel,
-                      delta_grad.mutable_data_ptr<T>());
-    psi_gradient<T>(psi_grad_view, delta.const_data_ptr<T>(), objects.view, gradient, factor,
-                    run_parallel);
+    correlate_backward<T>(view, psi_grad_view, delta.const_data_ptr<T>(), objects.view,
+                          packed.const_data_ptr<T>(), factor, run_parallel,
+                          delta_grad.mutable_data_ptr<T>());
   });
   return {psi_grad, at::stack({delta_grad.neg(), delta_grad}, 1).to(phi.scalar_type())};
 }

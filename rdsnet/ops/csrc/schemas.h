@@ -25,6 +25,9 @@ inline void define_operators(torch::Library& m) {
       " -> (Tensor characters, Tensor offsets)");
   m.def("mask_targets(Tensor masks, Tensor windows, int height, int width) -> Tensor");
   m.def(
+      "expanded_windows(Tensor boxes, float expand, int[] sizes, Tensor? image_index) -> Tensor");
+  m.def("resize_taps(SymInt output, float scale, SymInt grid) -> (Tensor first, Tensor weights)");
+  m.def(
       "refine_edges(Tensor column_maxima, Tensor row_maxima, Tensor boxes, Tensor weight,"
       " Tensor bias, float gamma, float min_sigma, float log_cut, float reach,"
       " float empty_threshold) -> Tensor");

@@ -28,7 +28,8 @@ def compiler() -> str | None:
 
 def sources() -> list[Path]:
     """``library.cpp`` includes the CUDA registration, so that the latter is emulated too."""
-    return [*sorted(CSRC.glob("cuda/*.cu")), HERE / "fibers.cpp", HERE / "library.cpp"]
+    own = [HERE / "fibers.cpp", HERE / "library.cpp"]
+    return [*sorted(CSRC.glob("cuda/*.cu")), CSRC / "geometry.cpp", *own]
 
 
 def build() -> Path:

@@ -10,7 +10,6 @@ namespace {
 template <typename T>
 struct ColumnTable {
   std::vector<int32_t> base, last, offset;
-  std::vector<uint8_t> narrow;
   std::vector<T> weight;
   ColumnTaps<T> view;
 };
@@ -30,7 +29,7 @@ ColumnTable<T> make_column_table(const TapsView<T>& taps, int cells) {
   const int count = used_taps(taps);
   table.base.resize(blocks);
   table.last.resize(blocks);
-  table.narrow.resize(blocks);
+  bool all_narrow = true;
   table.offset.resize(count * columns);
   table.weight.resize(count * columns);
   for (int64_t b = 0; b < blocks; ++b) {
@@ -47,13 +46,13 @@ ColumnTable<T> make_column_table(const TapsView<T>& taps, int cells) {
     }
     table.base[b] = lowest;
     table.last[b] = highest;
-    table.narrow[b] = highest - lowest < kPixels;
+    all_narrow = all_narrow && highest - lowest < kPixels;
     for (int k = 0; k < count; ++k) {
       for (int i = 0; i < kPixels; ++i) table.offset[k * columns + b * kPixels + i] -= lowest;
     }
   }
-  table.view = {count,          table.base.data(),   table.narrow.data(), table.offset.data(),
-                table.weight.data(), columns};
+  table.view = {count,   table.base.data(), all_narrow, table.offset.data(), table.weight.data(),
+                columns};
   return table;
 }
 
@@ -78,10 +77,10 @@ struct Progress {
         length(size_t(num_blocks) * kPixels),
         rows(kTaps * length),
         column_maxima(length, -std::numeric_limits<T>::infinity()),
-        bits(num_blocks, 0) {}
+        bits((num_blocks + 7) / 8 * 8, 0) {}
 
   void make_room() {
-    const size_t wanted = num_flips + length;
+    const size_t wanted = num_flips + length + kSpareFlips;
     if (flips.size() < wanted) flips.resize(std::max(wanted, num_flips + num_flips / 2));
   }
 };

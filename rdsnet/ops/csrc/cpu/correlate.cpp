@@ -1,6 +1,7 @@
 #include "correlate.h"
 
 #include <limits>
+#include <numeric>
 
 namespace rdsnet {
 namespace {
@@ -160,90 +161,106 @@ void mask_loss(const PsiView& psi, const T* deltas, const Objects& objects,
 }
 
 template <typename T>
-void delta_gradient(const PsiView& psi, const Objects& objects, const T* logit_gradient,
-                    const T* scale, int groups, const Parallel& parallel, T* gradient) {
-  const int padded_dims = psi.padded_dims(), lanes = kLanes<T>;
-  const Kernels<T>& run = kernels<T>();
-  std::vector<T> partial(size_t(objects.count) * padded_dims * lanes, T(0));
-  std::fill(gradient, gradient + objects.count * psi.dims, T(0));
-  const auto shares = share(window_items(objects), groups);
-  parallel(int64_t(shares.size()), [&](int64_t group) {
-    std::vector<T> cells(size_t(psi.blocks()) * kCells);
-    const auto visit = [&](const Item& item, int y, const T* row) {
-      const int n = item.object;
-      const Window window = objects.window[n];
-      const T* packed =
-          logit_gradient + objects.offset[n] + int64_t(y - window.y1) * (window.x2 - window.x1);
-      unpack_row(packed, window, scale ? scale[n] : T(1), cells.data());
-      run.add_phi_gradient(row, cells.data(), padded_dims, item.block_begin, item.block_end,
-                           partial.data() + int64_t(n) * padded_dims * lanes);
-    };
-    const auto done = [&](const Item& item) {
-      for (int d = 0; d < psi.dims; ++d) {
-        const T* sums = partial.data() + (int64_t(item.object) * padded_dims + d) * lanes;
-        T total = T(0);
-        for (int i = 0; i < lanes; ++i) total += sums[i];
-        gradient[int64_t(item.object) * psi.dims + d] = total;
-      }
-    };
-    sweep<T>(psi, shares[group], nullptr, visit, done);
-  });
-}
-
-template <typename T>
-void psi_gradient(const PsiView& gradient, const T* deltas, const Objects& objects,
-                  const T* logit_gradient, const T* scale, const Parallel& parallel) {
-  constexpr int kRows = 16;  // per task
-  const int padded_dims = gradient.padded_dims(), blocks = gradient.blocks();
-  const std::vector<T> delta = pad_deltas(deltas, objects.count, gradient.dims, padded_dims);
+void correlate_backward(const PsiView& psi, const PsiView& psi_gradient, const T* deltas,
+                        const Objects& objects, const T* logit_gradient, const T* scale,
+                        const Parallel& parallel, T* delta_gradient) {
+  constexpr int kRows = 16;  // per task, whatever the number of threads: sums stay the same
+  constexpr int kLane = kLanes<T>;
+  const int padded_dims = psi.padded_dims(), blocks = psi.blocks();
+  const std::vector<T> delta = pad_deltas(deltas, objects.count, psi.dims, padded_dims);
   const std::vector<Item> items = window_items(objects);
   const Kernels<T>& run = kernels<T>();
-  const int64_t tasks_per_image = (gradient.height + kRows - 1) / kRows;
-  parallel(tasks_per_image * gradient.images, [&](int64_t task) {
+  const int64_t tasks_per_image = (psi.height + kRows - 1) / kRows;
+  struct Part {  // of the gradient of delta, from the rows of one task
+    std::vector<int> object;
+    std::vector<T> sums;  // (objects, D)
+  };
+  std::vector<Part> parts(tasks_per_image * psi.images);
+  parallel(int64_t(parts.size()), [&](int64_t task) {
     const int image = int(task / tasks_per_image);
     const int begin = int(task % tasks_per_image) * kRows;
-    const int end = std::min(begin + kRows, gradient.height);
+    const int end = std::min(begin + kRows, psi.height);
     std::vector<Item> near;
     for (const Item& item : items) {
       if (item.image == image && item.row_begin < end && item.row_end > begin) {
         near.push_back(item);
       }
     }
-    std::vector<T> row(size_t(blocks) * padded_dims * kCells), cells;
+    const size_t row_size = size_t(blocks) * padded_dims * kCells;
+    std::vector<T> psi_row(near.empty() ? 0 : row_size), gradient_row(row_size, T(0)), cells;
+    std::vector<T> partial(near.size() * padded_dims * kLane, T(0));
     std::vector<const T*> grads, factors;
-    std::vector<std::pair<const Item*, size_t>> active;
+    struct Active {
+      const Item* item;
+      T* partial;
+      size_t at;  // in cells
+    };
+    std::vector<Active> active;
     for (int y = begin; y < end; ++y) {
       active.clear();
       size_t used = 0;
-      for (const Item& item : near) {
+      int block_begin = blocks, block_end = 0;
+      for (size_t i = 0; i < near.size(); ++i) {
+        const Item& item = near[i];
         if (item.row_begin > y || item.row_end <= y) continue;
-        active.emplace_back(&item, used);
+        active.push_back({&item, partial.data() + i * padded_dims * kLane, used});
         used += size_t(item.block_end - item.block_begin) * kCells;
+        block_begin = std::min(block_begin, item.block_begin);
+        block_end = std::max(block_end, item.block_end);
       }
       if (cells.size() < used) cells.resize(used);
-      for (const auto& [item, at] : active) {
-        const Window window = objects.window[item->object];
-        const int64_t place = objects.offset[item->object] +
-                              int64_t(y - window.y1) * (window.x2 - window.x1);
-        unpack_row(logit_gradient + place, window, scale ? scale[item->object] : T(1),
-                   cells.data() + at);
+      if (!active.empty()) {
+        const int first = block_begin * kCells;
+        const int count = std::min(block_end * kCells, psi.width) - first;
+        run.load_row(psi.row(image, y), psi.kind, psi.stride_d, psi.stride_x, psi.dims,
+                     padded_dims, first, count, psi_row.data());
+        RowPrefetch next_row(psi, psi.row(image, y + 1 < psi.height ? y + 1 : y), first, count);
+        const int share = next_row.lines() / int(active.size()) + 1;
+        for (const Active& one : active) {
+          const Item& item = *one.item;
+          const Window window = objects.window[item.object];
+          const int64_t place = objects.offset[item.object] +
+                                int64_t(y - window.y1) * (window.x2 - window.x1);
+          next_row.ask_for(share);
+          unpack_row(logit_gradient + place, window, scale ? scale[item.object] : T(1),
+                     cells.data() + one.at);
+          run.add_phi_gradient(psi_row.data(), cells.data() + one.at, padded_dims,
+                               item.block_begin, item.block_end, one.partial);
+        }
       }
       for (int b = 0; b < blocks; ++b) {
         grads.clear();
         factors.clear();
-        for (const auto& [item, at] : active) {
-          if (item->block_begin > b || item->block_end <= b) continue;
-          grads.push_back(cells.data() + at + size_t(b - item->block_begin) * kCells);
-          factors.push_back(delta.data() + int64_t(item->object) * padded_dims);
+        for (const Active& one : active) {
+          const Item& item = *one.item;
+          if (item.block_begin > b || item.block_end <= b) continue;
+          grads.push_back(cells.data() + one.at + size_t(b - item.block_begin) * kCells);
+          factors.push_back(delta.data() + int64_t(item.object) * padded_dims);
         }
         run.psi_gradient_block(grads.data(), factors.data(), int(grads.size()), padded_dims,
-                               row.data() + int64_t(b) * padded_dims * kCells);
+                               gradient_row.data() + int64_t(b) * padded_dims * kCells);
       }
-      run.store_row(row.data(), gradient.kind, gradient.stride_d, gradient.stride_x,
-                    gradient.dims, padded_dims, gradient.width,
-                    const_cast<char*>(gradient.row(image, y)));
+      run.store_row(gradient_row.data(), psi_gradient.kind, psi_gradient.stride_d,
+                    psi_gradient.stride_x, psi_gradient.dims, padded_dims, psi_gradient.width,
+                    const_cast<char*>(psi_gradient.row(image, y)));
+    }
+    Part& part = parts[task];
+    part.sums.reserve(near.size() * psi.dims);
+    for (size_t i = 0; i < near.size(); ++i) {
+      part.object.push_back(near[i].object);
+      for (int d = 0; d < psi.dims; ++d) {
+        const T* const sums = partial.data() + (i * padded_dims + d) * kLane;
+        part.sums.push_back(std::accumulate(sums, sums + kLane, T(0)));
+      }
     }
   });
+  std::fill(delta_gradient, delta_gradient + objects.count * psi.dims, T(0));
+  for (const Part& part : parts) {
+    for (size_t i = 0; i < part.object.size(); ++i) {
+      T* const total = delta_gradient + int64_t(part.object[i]) * psi.dims;
+      for (int d = 0; d < psi.dims; ++d) total[d] += part.sums[i * psi.dims + d];
+    }
+  }
 }
 
 #define RDSNET_INSTANTIATE(T)                                                                     \
@@ -251,10 +268,8 @@ void psi_gradient(const PsiView& gradient, const T* deltas, const Objects& objec
                              T*);                                                                \
   template void mask_loss<T>(const PsiView&, const T*, const Objects&, const uint8_t*,           \
                              const int64_t*, double, int, const Parallel&, T*, T*);              \
-  template void delta_gradient<T>(const PsiView&, const Objects&, const T*, const T*, int,       \
-                                  const Parallel&, T*);                                          \
-  template void psi_gradient<T>(const PsiView&, const T*, const Objects&, const T*, const T*,    \
-                                const Parallel&);
+  template void correlate_backward<T>(const PsiView&, const PsiView&, const T*, const Objects&,   \
+                                      const T*, const T*, const Parallel&, T*);
 RDSNET_INSTANTIATE(float)
 RDSNET_INSTANTIATE(double)
 

@@ -25,14 +25,12 @@ void mask_loss(const PsiView& psi, const T* deltas, const Objects& objects,
                const uint8_t* targets, const int64_t* target_index, double mining, int groups,
                const Parallel& parallel, T* loss, T* logit_gradient);
 
-// Gradients for packed d / d logit, times scale[n] (may be null) for each object n.
+// Gradients for packed d / d logit, times scale[n] (may be null) for each object n, in one pass over
+// the rows. delta_gradient is (N, D). Writes every element of psi_gradient, a tensor of psi's shape
+// whose `data` is written to.
 template <typename T>
-void delta_gradient(const PsiView& psi, const Objects& objects, const T* logit_gradient,
-                    const T* scale, int groups, const Parallel& parallel, T* gradient);
-
-// Writes every element of `gradient`, whose `data` is written to.
-template <typename T>
-void psi_gradient(const PsiView& gradient, const T* deltas, const Objects& objects,
-                  const T* logit_gradient, const T* scale, const Parallel& parallel);
+void correlate_backward(const PsiView& psi, const PsiView& psi_gradient, const T* deltas,
+                        const Objects& objects, const T* logit_gradient, const T* scale,
+                        const Parallel& parallel, T* delta_gradient);
 
 }  // namespace rdsnet

@@ -13,18 +13,20 @@ struct Profile {
   int64_t length;
 };
 
-// log P(M' | X = pixel), up to rounding what PyTorch computes. direction -1: right, bottom edges.
-float log_likelihood(const Profile& profile, int64_t pixel, int direction,
-                     const EdgeModel& model) {
+// The logit of P(M' | X = pixel). direction -1: right, bottom edges.
+float likelihood_logit(const Profile& profile, int64_t pixel, int direction,
+                       const EdgeModel& model) {
   float sum = 0.f;
   for (int64_t k = -model.radius; k <= model.radius; ++k) {
     const int64_t at = pixel + direction * k;
     const float value = at >= 0 && at < profile.length ? profile.values[at] : 0.f;
     sum += model.weight[k + model.radius] * value;
   }
-  const float z = model.bias + sum;
-  return std::min(z, 0.f) - std::log1p(std::exp(-std::fabs(z)));
+  return model.bias + sum;
 }
+
+// Up to rounding what PyTorch computes; at most min(z, 0).
+float log_sigmoid(float z) { return std::min(z, 0.f) - std::log1p(std::exp(-std::fabs(z))); }
 
 // The pixel of the largest posterior, or -1 where the prior does not reach the image. Of equal
 // ones it is the first when coming from outside the object, as argmax has it.
@@ -45,7 +47,9 @@ int64_t most_probable(const Profile& profile, float mu, float sigma, float wides
       // The centre is within half a pixel, but the next one may be as near or nearer.
       if ((log_prior < model.log_cut || log_prior < best) && step > 1) break;
       if (log_prior < model.log_cut || pixel < 0 || pixel >= profile.length) continue;
-      const float product = log_prior + log_likelihood(profile, pixel, direction, model);
+      const float logit = likelihood_logit(profile, pixel, direction, model);
+      if (log_prior + std::min(logit, 0.f) < best) continue;  // spares most of the logarithms
+      const float product = log_prior + log_sigmoid(logit);
       const bool outer = direction * (pixel - best_pixel) < 0;
       if (product > best || (product == best && outer)) {
         best = product;

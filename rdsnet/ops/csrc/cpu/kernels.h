@@ -13,6 +13,7 @@ namespace rdsnet {
 constexpr int kCells = 16;
 constexpr int kPixels = 8;
 constexpr int kDimStep = 4;
+constexpr int kSpareFlips = 2;
 
 enum class Kind { kFloat, kDouble, kHalf, kBFloat16 };
 
@@ -26,7 +27,7 @@ template <typename T>
 struct ColumnTaps {
   int taps;               // 2 where no third weight is used, else 3
   const int32_t* base;    // per block: its first cell
-  const uint8_t* narrow;  // per block: all its cells lie within kPixels from base
+  bool all_narrow;        // the cells of every block lie within kPixels from its base
   const int32_t* offset;  // [tap][column]: cell - base
   const T* weight;        // [tap][column]
   int64_t columns;        // rounded up to whole blocks
@@ -41,9 +42,8 @@ struct CombinedRow {
 template <typename T>
 struct Kernels {
   // Cells [first, first + cells) of one row of psi into blocks; first is a multiple of kCells.
-  // The row `next` elements further on will be loaded soon.
-  void (*load_row)(const void* source, Kind kind, int64_t stride_d, int64_t stride_x,
-                   int64_t next, int dims, int padded_dims, int first, int cells, T* row);
+  void (*load_row)(const void* source, Kind kind, int64_t stride_d, int64_t stride_x, int dims,
+                   int padded_dims, int first, int cells, T* row);
 
   // The reverse, for gradients.
   void (*store_row)(const T* row, Kind kind, int64_t stride_d, int64_t stride_x, int dims,
@@ -59,7 +59,9 @@ struct Kernels {
                      int block_end, T* out);
 
   // One output row from (up to) three expanded grid rows; row2 may be null. Pixels before `skip`
-  // and from `count` on are outside the window. bits holds the row above and receives this one.
+  // (in the first block) and from `count` on (in the last one) are outside the window. bits holds
+  // the row above and receives this one, one bit per pixel in whole words of 64 pixels; flips has
+  // room for kSpareFlips more than there are pixels.
   CombinedRow<T> (*combine_rows)(const T* row0, const T* row1, const T* row2, T weight0, T weight1,
                                  T weight2, T threshold, int skip, int count, int y,
                                  T* column_maxima, uint8_t* bits, Flip* flips);

@@ -148,11 +148,35 @@ static inline void write(void* data, int64_t i, T value) {
   }
 }
 
+// Whether rows in memory have the type of the computation, so that whole vectors can be copied.
 template <Kind kind, typename T>
-static void load_row_as(const void* source, int64_t stride_d, int64_t stride_x, int64_t next,
-                        int dims, int padded_dims, int first, int cells, T* row) {
+constexpr bool kSameType = kind == (sizeof(T) == 4 ? Kind::kFloat : Kind::kDouble);
+
+template <typename T>
+static inline void copy_block(const T* source, T* target) {
+  for (int i = 0; i < kCells; i += kLanes<T>) store(target + i, load(source + i));
+}
+
+// Past the cache, where the processor can: a gradient of the size of psi would push out what is
+// needed next, and fetching the old content of its lines would double the traffic.
+template <typename T>
+static inline void stream_block(const T* source, T* target) {
+#ifdef RDSNET_AVX2
+  if (reinterpret_cast<uintptr_t>(target) % 32 == 0) {
+    for (int i = 0; i < kCells; i += kLanes<T>) {
+      _mm256_stream_si256(reinterpret_cast<__m256i*>(target + i),
+                          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source + i)));
+    }
+    return;
+  }
+#endif
+  copy_block(source, target);
+}
+
+template <Kind kind, typename T>
+static void load_row_as(const void* source, int64_t stride_d, int64_t stride_x, int dims,
+                        int padded_dims, int first, int cells, T* row) {
   const int64_t block_size = int64_t(padded_dims) * kCells;
-  constexpr int kItemSize = kind == Kind::kDouble ? 8 : kind == Kind::kFloat ? 4 : 2;
   T* const start = row + first / kCells * block_size;
   for (int d = 0; d < dims; ++d) {
     T* out = start + d * kCells;
@@ -160,11 +184,13 @@ static void load_row_as(const void* source, int64_t stride_d, int64_t stride_x, 
       const int64_t at = d * stride_d + (first + x) * stride_x;
       const int count = cells - x < kCells ? cells - x : kCells;
       if (count == kCells && stride_x == 1) {
-        // A row is too short for the processor to see the stream of the next one coming.
-        __builtin_prefetch(static_cast<const char*>(source) + (at + next) * kItemSize, 0, 2);
-        T block[kCells];  // of its own, so that the compiler sees no aliasing
-        for (int i = 0; i < kCells; ++i) block[i] = read<kind, T>(source, at + i);
-        __builtin_memcpy(out, block, sizeof(block));
+        if constexpr (kSameType<kind, T>) {
+          copy_block(static_cast<const T*>(source) + at, out);
+        } else {
+          T block[kCells];  // of its own, so that the compiler sees no aliasing
+          for (int i = 0; i < kCells; ++i) block[i] = read<kind, T>(source, at + i);
+          copy_block(block, out);
+        }
       } else {
         for (int i = 0; i < count; ++i) out[i] = read<kind, T>(source, at + i * stride_x);
         for (int i = count; i < kCells; ++i) out[i] = T(0);
@@ -182,9 +208,13 @@ static void store_row_as(const T* row, int64_t stride_d, int64_t stride_x, int d
       const int64_t at = d * stride_d + x * stride_x;
       const int count = cells - x < kCells ? cells - x : kCells;
       if (count == kCells && stride_x == 1) {
-        T block[kCells];
-        __builtin_memcpy(block, in, sizeof(block));
-        for (int i = 0; i < kCells; ++i) write<kind, T>(target, at + i, block[i]);
+        if constexpr (kSameType<kind, T>) {
+          stream_block(in, static_cast<T*>(target) + at);
+        } else {
+          T block[kCells];
+          copy_block(in, block);
+          for (int i = 0; i < kCells; ++i) write<kind, T>(target, at + i, block[i]);
+        }
       } else {
         for (int i = 0; i < count; ++i) write<kind, T>(target, at + i * stride_x, in[i]);
       }
@@ -193,13 +223,13 @@ static void store_row_as(const T* row, int64_t stride_d, int64_t stride_x, int d
 }
 
 template <typename T>
-static void load_row(const void* source, Kind kind, int64_t stride_d, int64_t stride_x,
-                     int64_t next, int dims, int padded_dims, int first, int cells, T* row) {
+static void load_row(const void* source, Kind kind, int64_t stride_d, int64_t stride_x, int dims,
+                     int padded_dims, int first, int cells, T* row) {
   const auto load_as = kind == Kind::kFloat    ? load_row_as<Kind::kFloat, T>
                        : kind == Kind::kDouble ? load_row_as<Kind::kDouble, T>
                        : kind == Kind::kHalf   ? load_row_as<Kind::kHalf, T>
                                                : load_row_as<Kind::kBFloat16, T>;
-  load_as(source, stride_d, stride_x, next, dims, padded_dims, first, cells, row);
+  load_as(source, stride_d, stride_x, dims, padded_dims, first, cells, row);
 }
 
 template <typename T>
@@ -210,6 +240,9 @@ static void store_row(const T* row, Kind kind, int64_t stride_d, int64_t stride_
                         : kind == Kind::kHalf   ? store_row_as<Kind::kHalf, T>
                                                 : store_row_as<Kind::kBFloat16, T>;
   store_as(row, stride_d, stride_x, dims, padded_dims, cells, target);
+#ifdef RDSNET_AVX2
+  _mm_sfence();  // other threads read the gradient
+#endif
 }
 
 // --- correlation and its gradients -------------------------------------------------------------
@@ -302,40 +335,43 @@ static inline void expand_block(const T* cells, const ColumnTaps<T>& taps, int64
 // Enlarging maps eight neighbouring pixels to at most eight neighbouring cells: one load and a
 // permutation per tap instead of a gather.
 template <int kCount>
-static inline void expand_narrow_block(const float* cells, const ColumnTaps<float>& taps,
-                                       int64_t column, float* out) {
-  const __m256 source = _mm256_loadu_ps(cells);
-  __m256 sum = _mm256_setzero_ps();
-  for (int k = 0; k < kCount; ++k) {
-    const int64_t at = k * taps.columns + column;
-    const __m256i lane =
-        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(taps.offset + at));
-    const __m256 cell = _mm256_permutevar8x32_ps(source, lane);
-    sum = _mm256_fmadd_ps(cell, _mm256_loadu_ps(taps.weight + at), sum);
+static void expand_narrow(const float* cells, int origin, const ColumnTaps<float>& taps,
+                          int block_begin, int block_end, float* out) {
+  const int32_t* const base = taps.base;
+  const int64_t columns = taps.columns;
+  const int32_t* offset = taps.offset + int64_t(block_begin) * kPixels;
+  const float* weight = taps.weight + int64_t(block_begin) * kPixels;
+  cells -= origin;
+  for (int b = block_begin; b < block_end; ++b) {
+    const __m256 source = _mm256_loadu_ps(cells + base[b]);
+    __m256 sum = _mm256_setzero_ps();
+    for (int k = 0; k < kCount; ++k) {
+      const __m256i lane =
+          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(offset + k * columns));
+      const __m256 cell = _mm256_permutevar8x32_ps(source, lane);
+      sum = _mm256_fmadd_ps(cell, _mm256_loadu_ps(weight + k * columns), sum);
+    }
+    _mm256_storeu_ps(out, sum);
+    offset += kPixels;
+    weight += kPixels;
+    out += kPixels;
   }
-  _mm256_storeu_ps(out, sum);
 }
 #endif
 
 template <typename T>
 static void expand_row(const T* cells, int origin, const ColumnTaps<T>& taps, int block_begin,
                        int block_end, T* out) {
-  for (int b = block_begin; b < block_end; ++b, out += kPixels) {
-    const T* source = cells + (taps.base[b] - origin);
-    const int64_t column = int64_t(b) * kPixels;
 #ifdef RDSNET_AVX2
-    if constexpr (sizeof(T) == 4) {
-      if (taps.narrow[b]) {
-        if (taps.taps == 2) {
-          expand_narrow_block<2>(source, taps, column, out);
-        } else {
-          expand_narrow_block<3>(source, taps, column, out);
-        }
-        continue;
-      }
+  if constexpr (sizeof(T) == 4) {
+    if (taps.all_narrow) {
+      const auto expand = taps.taps == 2 ? expand_narrow<2> : expand_narrow<3>;
+      return expand(cells, origin, taps, block_begin, block_end, out);
     }
+  }
 #endif
-    expand_block(source, taps, column, out);
+  for (int b = block_begin; b < block_end; ++b, out += kPixels) {
+    expand_block(cells + (taps.base[b] - origin), taps, int64_t(b) * kPixels, out);
   }
 }
 
@@ -346,7 +382,7 @@ static CombinedRow<T> combine(const T* row0, const T* row1, const T* row2, T wei
   using Vec = typename Simd<T>::Vec;
   using Mask = typename Simd<T>::Mask;
   using Int = typename Simd<T>::Int;
-  constexpr int kLane = kLanes<T>, kVectors = kPixels / kLane;
+  constexpr int kLane = kLanes<T>, kVectors = kPixels / kLane, kWordBlocks = 64 / kPixels;
   Mask lane;
   for (int i = 0; i < kLane; ++i) lane[i] = i;
   const T lowest = -(T)__builtin_inf();
@@ -354,16 +390,15 @@ static CombinedRow<T> combine(const T* row0, const T* row1, const T* row2, T wei
   const Vec limit = splat(threshold), nothing = splat(T(0)) + lowest;
   const int blocks = (count + kPixels - 1) / kPixels;
   Vec highest = nothing;
-  int num_flips = 0;
-  for (int b = 0; b < blocks; ++b) {
+  // One block; only the first and the last one have pixels outside the window.
+  const auto foreground = [&](int b, bool outer) {
     unsigned now = 0;
-    const bool whole = b > 0 && (b + 1) * kPixels <= count;
     for (int v = 0; v < kVectors; ++v) {
       const int x = b * kPixels + v * kLane;
       Vec z = load(row0 + x) * w0;
       z = fma_<T>(load(row1 + x), w1, z);
       if (kThreeRows) z = fma_<T>(load(row2 + x), w2, z);
-      if (!whole) {
+      if (outer) {
         const Mask place = lane + Int(x);
         z = (place >= Int(skip)) & (place < Int(count)) ? z : nothing;
       }
@@ -371,15 +406,33 @@ static CombinedRow<T> combine(const T* row0, const T* row1, const T* row2, T wei
       store(column_maxima + x, max_<T>(z, load(column_maxima + x)));
       now |= bits_of<T>(z > limit) << (v * kLane);
     }
-    unsigned changed = now ^ bits[b];
-    if (changed) {
-      bits[b] = uint8_t(now);
-      do {
-        flips[num_flips].x = b * kPixels + __builtin_ctz(changed);
-        flips[num_flips++].y = y;
-        changed &= changed - 1;
-      } while (changed);
+    return uint64_t(now);
+  };
+  int num_flips = 0;
+  for (int begin = 0; begin < blocks; begin += kWordBlocks) {
+    const bool last_word = begin + kWordBlocks >= blocks;
+    const int inner_end = last_word ? blocks - 1 : begin + kWordBlocks;
+    uint64_t now = 0, before = 0;
+    int b = begin;
+    if (b == 0 && b < inner_end) now = foreground(b++, true);
+    for (; b < inner_end; ++b) now |= foreground(b, false) << ((b - begin) * kPixels);
+    if (last_word) now |= foreground(b, true) << ((b - begin) * kPixels);
+    // Bit i of byte j is pixel 8 j + i, whatever the byte order.
+    for (int j = 0; j < kWordBlocks; ++j) {
+      before |= uint64_t(bits[begin + j]) << (j * kPixels);
+      bits[begin + j] = uint8_t(now >> (j * kPixels));
     }
+    // Most rows have no more than two flips: writing two places without asking saves branches that
+    // nobody can predict.
+    uint64_t changed = now ^ before;
+    const int found = __builtin_popcountll(changed);
+    Flip* out = flips + num_flips;
+    for (int i = 0; i < kSpareFlips || i < found; ++i) {
+      out[i].x = begin * kPixels + (changed ? __builtin_ctzll(changed) : 0);
+      out[i].y = y;
+      changed &= changed - 1;
+    }
+    num_flips += found;
   }
   CombinedRow<T> result = {highest[0], num_flips};
   for (int i = 1; i < kLane; ++i) {
@@ -448,7 +501,12 @@ static inline Simd<float>::Vec sigmoid_vector(Simd<float>::Vec z, Simd<float>::V
 
 static void sigmoid_row(float* values, int64_t count) {
   float buffer[kLanes<float>];
-  for (int64_t i = 0; i < count; i += kLanes<float>) {
+  int64_t i = 0;
+  for (; i + kLanes<float> <= count; i += kLanes<float>) {
+    const Simd<float>::Vec z = load(values + i);
+    store(values + i, sigmoid_vector(z, exp_negative(-magnitude(z))));
+  }
+  for (; i < count; i += kLanes<float>) {
     const int left = int(count - i < kLanes<float> ? count - i : kLanes<float>);
     for (int j = 0; j < kLanes<float>; ++j) buffer[j] = j < left ? values[i + j] : 0.f;
     const Simd<float>::Vec z = load(buffer);

@@ -76,6 +76,38 @@ inline std::vector<std::vector<Item>> share(std::vector<Item> items, int groups)
   return shares;
 }
 
+// Asks for a row of psi piece by piece, so that it comes from memory while other work is done: a row
+// is too short for the processor to see the next one coming, and all of it at once would have to be
+// waited for.
+class RowPrefetch {
+ public:
+  // Cells [first, first + cells) of all dimensions of a row.
+  RowPrefetch(const PsiView& psi, const char* row, int first, int cells)
+      : place_(row + first * psi.item_size),
+        step_(psi.stride_d * psi.item_size),
+        bytes_(psi.stride_x == 1 ? cells * psi.item_size : 0),
+        dims_left_(bytes_ > 0 ? psi.dims : 0) {}
+
+  int lines() const { return int(dims_left_ * ((bytes_ + kLine - 1) / kLine)); }
+
+  void ask_for(int lines) {
+    for (; lines > 0 && dims_left_ > 0; --lines) {
+      __builtin_prefetch(place_ + at_, 0, 2);
+      at_ += kLine;
+      if (at_ < bytes_) continue;
+      at_ = 0;
+      place_ += step_;
+      --dims_left_;
+    }
+  }
+
+ private:
+  static constexpr int64_t kLine = 64;  // bytes
+  const char* place_;
+  int64_t step_, bytes_, at_ = 0;
+  int dims_left_;
+};
+
 // visit(item, y, row) for every row of every item, row by row; done(item) after an item's last
 // row. Rows that `needed` (by y; may be null) rules out are skipped.
 template <typename T, typename Visit, typename Done>
@@ -110,10 +142,15 @@ void sweep(const PsiView& psi, const std::vector<Item>& items, const uint8_t* ne
       }
       if (!needed || needed[y]) {
         const int first = block_begin * kCells;
-        run.load_row(psi.row(image, y), psi.kind, psi.stride_d, psi.stride_x,
-                     y + 1 < psi.height ? psi.stride_y : 0, psi.dims, padded_dims, first,
-                     std::min(block_end * kCells, psi.width) - first, row.data());
-        for (const Item& item : active) visit(item, y, row.data());
+        const int cells = std::min(block_end * kCells, psi.width) - first;
+        run.load_row(psi.row(image, y), psi.kind, psi.stride_d, psi.stride_x, psi.dims,
+                     padded_dims, first, cells, row.data());
+        RowPrefetch next_row(psi, psi.row(image, y + 1 < psi.height ? y + 1 : y), first, cells);
+        const int share = next_row.lines() / int(active.size()) + 1;
+        for (const Item& item : active) {
+          next_row.ask_for(share);
+          visit(item, y, row.data());
+        }
       }
       ++y;
       if (y < next_end) continue;
