@@ -179,7 +179,7 @@ def test_a_broken_file_trains_or_is_refused(content, on_invalid, folder, mapper)
 
 
 @pytest.mark.slow
-@settings(max_examples=1000, **QUIET)
+@settings(max_examples=1000, derandomize=True, **QUIET)
 @given(content=broken_files(), on_invalid=st.sampled_from(["error", "skip"]))
 def test_thousands_of_broken_files_train_or_are_refused(content, on_invalid, folder, mapper):
     check(content, folder, mapper, on_invalid)
