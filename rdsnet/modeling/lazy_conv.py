@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def convolve_at(
@@ -38,12 +39,12 @@ def convolve_at(
         rows = y[here][:, None, None] + reach[:, None]
         columns = x[here][:, None, None] + reach
         inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-        patch = feature[
+        patch = cells_of(
+            feature,
             image_index[here][:, None, None],
-            :,
             rows.clamp(0, height - 1),
             columns.clamp(0, width - 1),
-        ]  # (n, k, k, C)
+        )  # (n, k, k, C)
         patches.append(patch * inside[..., None])
         order.append(here)
     order = torch.cat(order)
@@ -60,6 +61,19 @@ def convolve_at(
         for a, rows in enumerate(patches[by_anchor].split(counts))
     ]
     return torch.cat(outputs)[order[by_anchor].argsort()]
+
+
+def cells_of(feature: Tensor, image_index: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """``feature[image_index, :, rows, columns]`` with gradients that are the same every time.
+
+    Neighbourhoods overlap, and the CPU's threads add up the gradient of plain indexing in whatever
+    order they arrive; that of an embedding has one order.
+    """
+    if not (torch.is_grad_enabled() and feature.requires_grad):
+        return feature[image_index, :, rows, columns]
+    _, _, height, width = feature.shape
+    cells = feature.permute(0, 2, 3, 1).flatten(0, 2)  # (B * Hi * Wi, C)
+    return F.embedding((image_index * height + rows) * width + columns, cells)
 
 
 def locate(

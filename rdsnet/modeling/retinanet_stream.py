@@ -17,7 +17,7 @@ from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.structures import Boxes, Instances, pairwise_iou
-from fvcore.nn import sigmoid_focal_loss_jit
+from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -177,7 +177,7 @@ class RetinaNetStream(ObjectStream):
         valid = labels >= 0
         one_hot = F.one_hot(labels[valid], self.num_classes + 1)[:, :-1]
         logits = torch.cat(predictions.logits, dim=1)[valid].float()
-        loss_cls = sigmoid_focal_loss_jit(
+        loss_cls = sigmoid_focal_loss(
             logits,
             one_hot.to(logits.dtype),
             alpha=self.focal_loss_alpha,
