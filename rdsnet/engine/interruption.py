@@ -52,6 +52,8 @@ class MetricsHistory(HookBase):
     def __init__(self, metrics_file: str | Path | None) -> None:
         self._metrics_file = metrics_file
         self._kept: dict[str, dict] = {}
+        self.last_written = -1
+        """The last iteration of the interrupted training that has a line in the file."""
 
     def state_dict(self) -> dict:
         storage = self.trainer.storage
@@ -66,15 +68,14 @@ class MetricsHistory(HookBase):
 
     def before_train(self) -> None:
         start = self.trainer.start_iter
-        written = -1
         if start > 0 and self._metrics_file is not None:
-            written = cut_metrics(self._metrics_file, start)
+            self.last_written = cut_metrics(self._metrics_file, start)
         storage = self.trainer.storage
         for name, kept in self._kept.items():
             for value, iteration in kept["values"]:
                 storage.histories()[name].update(value, iteration)
             storage.smoothing_hints()[name] = kept["smooth"]
-            if iteration > written:
+            if iteration > self.last_written:
                 storage.latest()[name] = (value, iteration)
 
 

@@ -91,10 +91,12 @@ class Trainer(DefaultTrainer):
                 after.append(hook)
             elif hook is not None:
                 before.append(hook)
+        metrics_file = output_dir / "metrics.json" if comm.is_main_process() else None
+        self._history = MetricsHistory(metrics_file)
         return [
             SeedIterations(),
             StopOnNonFiniteLoss(output_dir),
-            MetricsHistory(output_dir / "metrics.json" if comm.is_main_process() else None),
+            self._history,
             *before,
             StopOnSignal(self.checkpointer),
             *after,
@@ -110,8 +112,10 @@ class Trainer(DefaultTrainer):
         """Do what the interrupted training may not have done after its checkpoint."""
         self.iter = self.storage.iter = self.start_iter - 1
         checkpointed = [isinstance(hook, StopOnSignal) for hook in self._hooks].index(True)
+        logged = self._history.last_written == self.iter
         for hook in self._hooks[checkpointed + 1 :]:
-            hook.after_step()
+            if not (logged and isinstance(hook, PeriodicWriter)):
+                hook.after_step()
         self.iter = self.storage.iter = self.start_iter
 
     def resume_or_load(self, resume: bool = True) -> None:
