@@ -8,6 +8,7 @@ go to --output. On a CPU close everything else first; with default settings it t
 Examples:
   rdsnet benchmark --mask-path --output output/mask_path
   rdsnet benchmark --models --depth 50 --size 800 --output output/models
+  rdsnet benchmark --models --output output/no_norm MODEL.RETINANET.NORM ""
   rdsnet benchmark --mask-path --models --quick --output output/quick
 """
 
@@ -55,6 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     models.add_argument(
         "--rounds", type=int, default=3, metavar="N", help="how often each model runs (default: 3)"
+    )
+    models.add_argument(
+        "opts",
+        nargs=argparse.REMAINDER,
+        metavar="KEY VALUE",
+        help="config options of RDSNet and of the RetinaNet beside it",
     )
 
 
@@ -116,6 +123,7 @@ def _models(args: argparse.Namespace) -> None:
         args.images,
         max(args.threads),
         1 if args.quick else args.rounds,
+        args.opts,
     )
     results = models.run(settings)
     text = report.models_text(results)

@@ -1,13 +1,16 @@
-"""A convolution evaluated only where its output is needed.
+"""The end of the representation branch, evaluated only where its output is needed.
 
-The representation branch ends in the widest convolution of the head: 256 -> A x 2D channels at
-every location. Only positive anchors (training) and kept detections (inference) need a
-representation, a few hundred of up to 200,000 anchors, so their 3x3 neighbourhoods are gathered
-and multiplied by the rows of their own anchor. Equal to the dense convolution up to rounding,
-gradients included.
+The branch ends in the widest convolution of the head: 256 -> A x 2D channels at every location.
+Only positive anchors (training) and kept detections (inference) need a representation, a few
+hundred of up to 200,000 anchors, so their 3x3 neighbourhoods are gathered and multiplied by the
+rows of their own anchor. Where the convolutions before it have no normalisation over the whole map,
+the same holds for them: each looks at a neighbourhood that is wider by its own reach. Equal to the
+dense convolutions up to rounding, gradients included.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -15,37 +18,37 @@ from torch.nn import functional as F
 
 
 def convolve_at(
-    conv: nn.Conv2d, features: list[Tensor], image_index: Tensor, places: Tensor, num_anchors: int
+    conv: nn.Conv2d,
+    features: list[Tensor],
+    image_index: Tensor,
+    places: Tensor,
+    num_anchors: int,
+    tower: nn.Sequential | None = None,
 ) -> Tensor:
     """Output of a "same" convolution for chosen anchors.
 
     Args:
         conv: stride-1 convolution C -> A * E with odd kernel and padding kernel // 2; its channels
             are anchor * E + number.
-        features: its inputs, (B, C, Hi, Wi) per level.
+        features: its inputs, (B, C, Hi, Wi) per level; with a tower the tower's inputs.
         image_index: (N,) int64.
         places: (N,) int64 index of an anchor in the order level, y, x, anchor.
         num_anchors: A.
+        tower: layers before ``conv`` that :func:`is_local` is true of; None: there are none.
 
     Returns:
         (N, E), attached to every parameter also when N = 0.
     """
     level, y, x, anchor = locate(places, [f.shape[-2:] for f in features], num_anchors)
-    reach = torch.arange(conv.kernel_size[0], device=places.device) - conv.padding[0]
+    radius = conv.padding[0]
     patches, order = [], []
     for i, feature in enumerate(features):
         here = (level == i).nonzero().squeeze(1)
-        height, width = feature.shape[-2:]
-        rows = y[here][:, None, None] + reach[:, None]
-        columns = x[here][:, None, None] + reach
-        inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-        patch = cells_of(
-            feature,
-            image_index[here][:, None, None],
-            rows.clamp(0, height - 1),
-            columns.clamp(0, width - 1),
-        )  # (n, k, k, C)
-        patches.append(patch * inside[..., None])
+        cells = torch.stack([image_index[here], y[here], x[here]], dim=1)
+        if tower is None:
+            patches.append(neighbourhoods(feature, cells, radius)[0])
+        else:
+            patches.append(tower_at(tower, feature, cells, radius))
         order.append(here)
     order = torch.cat(order)
     patches = torch.cat(patches).flatten(1)
@@ -61,6 +64,76 @@ def convolve_at(
         for a, rows in enumerate(patches[by_anchor].split(counts))
     ]
     return torch.cat(outputs)[order[by_anchor].argsort()]
+
+
+def is_local(layers: Iterable[nn.Module]) -> bool:
+    """Whether every output depends on a neighbourhood alone: plain "same" convolutions and ReLU."""
+    return all(
+        isinstance(layer, nn.ReLU)
+        or (
+            isinstance(layer, nn.Conv2d)
+            and getattr(layer, "norm", None) is None  # of Detectron2's Conv2d
+            and getattr(layer, "activation", None) is None
+            and (layer.stride, layer.dilation, layer.groups) == ((1, 1), (1, 1), 1)
+            and layer.padding_mode == "zeros"
+            and tuple(2 * reach + 1 for reach in layer.padding) == layer.kernel_size
+            and layer.kernel_size[0] == layer.kernel_size[1]
+        )
+        for layer in layers
+    )
+
+
+def tower_at(tower: nn.Sequential, feature: Tensor, cells: Tensor, radius: int) -> Tensor:
+    """Neighbourhoods of chosen cells in the output of a tower, (N, 2 r + 1, 2 r + 1, C).
+
+    Arguments as in :func:`neighbourhoods`. Where the cells are so many that their neighbourhoods
+    are more work than the whole map, the whole map is evaluated.
+    """
+    height, width = feature.shape[-2:]
+    # Anchors of one location share it.
+    keys, index = ((cells[:, 0] * height + cells[:, 1]) * width + cells[:, 2]).unique(
+        return_inverse=True
+    )
+    unique = torch.stack([keys // (height * width), keys // width % height, keys % width], dim=1)
+    reaches = [layer.padding[0] for layer in tower if isinstance(layer, nn.Conv2d)]
+    # Sides of the patches that each convolution leaves.
+    sides = [2 * (radius + sum(reaches[i + 1 :])) + 1 for i in range(len(reaches))]
+    if len(unique) * sum(side**2 for side in sides) >= feature[:, 0].numel() * len(reaches):
+        return neighbourhoods(tower(feature), cells, radius)[0]
+    patches, inside = neighbourhoods(feature, unique, radius + sum(reaches))
+    patches, inside = patches.permute(0, 3, 1, 2), inside[:, None]
+    for layer in tower:
+        if isinstance(layer, nn.Conv2d):
+            reach = layer.padding[0]
+            inside = inside[..., reach:-reach, reach:-reach] if reach else inside
+            # Beyond the map the next layer sees zeros, not what this one would give there.
+            patches = F.conv2d(patches, layer.weight, layer.bias) * inside
+        else:
+            patches = layer(patches)
+    patches = patches.permute(0, 2, 3, 1)
+    rows = F.embedding(index, patches.flatten(1))  # see cells_of
+    return rows.view(len(cells), *patches.shape[1:])
+
+
+def neighbourhoods(feature: Tensor, cells: Tensor, radius: int) -> tuple[Tensor, Tensor]:
+    """Square neighbourhoods of chosen cells of a map.
+
+    Args:
+        feature: (B, C, H, W).
+        cells: (N, 3) int64: image, y, x.
+        radius: r.
+
+    Returns:
+        (N, 2 r + 1, 2 r + 1, C), zero beyond the map, and (N, 2 r + 1, 2 r + 1) bool, the cells
+        that lie on it.
+    """
+    height, width = feature.shape[-2:]
+    reach = torch.arange(-radius, radius + 1, device=cells.device)
+    image, y, x = (part[:, None, None] for part in cells.unbind(1))
+    rows, columns = y + reach[:, None], x + reach
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    patches = cells_of(feature, image, rows.clamp(0, height - 1), columns.clamp(0, width - 1))
+    return patches * inside[..., None], inside
 
 
 def cells_of(feature: Tensor, image_index: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

@@ -62,7 +62,8 @@ class DensePredictions:
     Attributes:
         logits: per level (B, Hi * Wi * A, K), whatever scores are made of.
         deltas: per level (B, Hi * Wi * A, 4), the box relative to its anchor.
-        rep_features: per level (B, C, Hi, Wi), the input of the last representation convolution.
+        rep_features: per level (B, C, Hi, Wi), the input of that part of the representation branch
+            which :meth:`ObjectStream.represent` evaluates.
         anchors: per level Boxes of Hi * Wi * A anchors, the same for all images.
     """
 
@@ -82,7 +83,8 @@ class ObjectStream(nn.Module):
     Args:
         head: has ``rep_pred``, the "same" convolution to A x 2 x D channels that ends the
             representation branch (per anchor D numbers for background, then D for foreground). It
-            is evaluated at chosen anchors only, by :meth:`represent`.
+            is evaluated at chosen anchors only, by :meth:`represent`. So is ``rep_subnet``, the
+            layers before it, if the head has ``lazy_subnet`` True.
         in_features: names of the FPN features that the head works on.
         box2box_transform: has ``apply_deltas(deltas (N, 4), anchors (N, 4)) -> boxes (N, 4)``.
         num_classes: K.
@@ -162,7 +164,10 @@ class ObjectStream(nn.Module):
         """Representations phi of chosen anchors, (N, 2, D): background, foreground."""
         conv = self.head.rep_pred
         num_anchors = conv.out_channels // (2 * self.representation_dim)
-        numbers = convolve_at(conv, predictions.rep_features, image_index, places, num_anchors)
+        tower = self.head.rep_subnet if getattr(self.head, "lazy_subnet", False) else None
+        numbers = convolve_at(
+            conv, predictions.rep_features, image_index, places, num_anchors, tower
+        )
         return numbers.view(-1, 2, self.representation_dim)
 
     def detect(

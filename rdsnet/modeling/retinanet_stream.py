@@ -21,6 +21,7 @@ from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rdsnet.modeling.lazy_conv import is_local
 from rdsnet.modeling.object_stream import (
     OBJECT_STREAM_REGISTRY,
     DensePredictions,
@@ -51,18 +52,15 @@ class RDSNetHead(RetinaNetHead):
         return {**arguments, "representation_dim": cfg.MODEL.RDSNET.REPRESENTATION_DIM}
 
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """(B, C, Hi, Wi) per level -> logits, deltas and the features of the representations.
-
-        ``rep_pred`` is left to be evaluated at chosen anchors (:meth:`ObjectStream.represent`).
-        """
+        """(B, C, Hi, Wi) per level -> logits, deltas and the features of the representations."""
         logits, deltas = super().forward(features)
-        return logits, deltas, [self.rep_subnet(feature) for feature in features]
+        return logits, deltas, representation_features(self, features)
 
 
 def add_representation_branch(
     head: RetinaNetHead, num_anchors: int, representation_dim: int
 ) -> None:
-    """Give Detectron2's head ``rep_subnet``, like ``cls_subnet``, and ``rep_pred``.
+    """Give Detectron2's head ``rep_subnet``, like ``cls_subnet``, ``rep_pred`` and ``lazy_subnet``.
 
     Convolutions that a normalisation follows lose their bias: it has one of its own.
     """
@@ -78,6 +76,16 @@ def add_representation_branch(
         for layer, following in zip(branch, branch[1:]):
             if isinstance(layer, nn.Conv2d) and not isinstance(following, nn.ReLU):
                 layer.register_parameter("bias", None)
+    head.lazy_subnet = is_local(head.rep_subnet)
+
+
+def representation_features(head: nn.Module, features: list[Tensor]) -> list[Tensor]:
+    """What of the representation branch has to be evaluated everywhere.
+
+    ``rep_pred`` is left to be evaluated at chosen anchors (:meth:`ObjectStream.represent`), and
+    ``rep_subnet`` too where it has no normalisation over the whole map.
+    """
+    return features if head.lazy_subnet else [head.rep_subnet(x) for x in features]
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

@@ -115,11 +115,13 @@ def test_wrong_arguments_are_refused(arguments, message, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_models_report(tmp_path):
-    arguments = ["--quick", "--threads", "1"]
+@pytest.mark.parametrize("options", [[], ["MODEL.RETINANET.NORM", ""]])
+def test_models_report(tmp_path, options):
+    arguments = ["--quick", "--threads", "1", *options]
     assert main(["benchmark", "--models", "--output", str(tmp_path), *arguments]) == 0
     report = json.loads((tmp_path / "models.json").read_text())
     assert report["settings"]["dtype"] == "float32"
+    assert report["settings"]["options"] == options
     assert [r["phase"] for r in report["results"]] == ["inference", "training"]
     for result in report["results"]:
         assert set(result["models"]) == {"RetinaNet", "RDSNet", "Mask R-CNN"}

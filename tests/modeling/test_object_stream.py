@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from detectron2.layers import ShapeSpec
+from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.structures import Boxes, Instances, pairwise_iou
 
 import rdsnet
-from rdsnet.modeling.lazy_conv import convolve_at, locate
+from rdsnet.modeling.lazy_conv import convolve_at, is_local, locate
 from rdsnet.modeling.object_stream import Positives, batch_object_index, build_object_stream
 
 
@@ -43,14 +43,83 @@ def test_convolution_at_chosen_anchors_equals_the_dense_one_with_gradients():
         torch.testing.assert_close(a, b)
 
 
-def test_convolution_at_no_anchor_still_reaches_every_parameter():
+@pytest.mark.parametrize("with_tower", [False, True])
+def test_convolution_at_no_anchor_still_reaches_every_parameter(with_tower):
     conv = torch.nn.Conv2d(2, 6, 3, padding=1)
+    tower = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 3, padding=1)) if with_tower else None
     features = [torch.randn(1, 2, 4, 4, requires_grad=True)]
     none = torch.zeros(0, dtype=torch.int64)
-    out = convolve_at(conv, features, none, none, 3)
+    out = convolve_at(conv, features, none, none, 3, tower)
     out.sum().backward()
     assert out.shape == (0, 2)
     assert conv.weight.grad.eq(0).all() and features[0].grad.eq(0).all()
+    assert all(p.grad.eq(0).all() for p in (tower.parameters() if with_tower else []))
+
+
+# 4 of these anchors are less work than the larger maps, 300 more.
+@pytest.mark.parametrize(("count", "whole_maps"), [(4, False), (300, True)])
+def test_tower_at_chosen_anchors_equals_the_dense_one_with_gradients(count, whole_maps):
+    torch.manual_seed(count)
+    layers = [(3, 4, 3), (4, 6, 1), (6, 5, 5)]
+    tower = torch.nn.Sequential()
+    for inputs, outputs, kernel in layers:
+        tower.append(torch.nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2))
+        tower.append(torch.nn.ReLU())
+    conv = torch.nn.Conv2d(5, 3 * 4, 3, padding=1)
+    tower, conv = tower.double(), conv.double()
+    assert is_local(tower)
+    whole = []
+    tower.register_forward_hook(lambda module, inputs, _: whole.append(inputs[0].shape[-2:]))
+    sizes = [(33, 40), (17, 20), (1, 3)]
+    features = [torch.randn(2, 3, *s, dtype=torch.float64, requires_grad=True) for s in sizes]
+    anchors_per_image = sum(h * w * 3 for h, w in sizes)
+    image_index = torch.randint(0, 2, (count,))
+    places = torch.randint(0, anchors_per_image, (count,))
+    # Corners of the map, and anchors of one location.
+    places[:4] = torch.tensor([0, 1, 33 * 40 * 3 - 1, anchors_per_image - 1])
+
+    lazy = convolve_at(conv, features, image_index, places, 3, tower)
+    assert (sizes[0] in whole, sizes[2] in whole) == (whole_maps, True)
+    maps = [conv(tower(f)).view(2, 3, 4, *f.shape[2:]) for f in features]
+    dense = torch.cat([x.permute(0, 3, 4, 1, 2).flatten(1, 3) for x in maps], dim=1)
+    expected = dense[image_index, places]
+    torch.testing.assert_close(lazy, expected)
+    weights = torch.randn(lazy.shape, dtype=torch.float64)
+    inputs = [*features, *tower.parameters(), *conv.parameters()]
+    for a, b in zip(
+        torch.autograd.grad((lazy * weights).sum(), inputs),
+        torch.autograd.grad((expected * weights).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        torch.nn.GroupNorm(1, 4),
+        torch.nn.Conv2d(4, 4, 3, padding=1, stride=2),
+        torch.nn.Conv2d(4, 4, 3),
+        torch.nn.Conv2d(4, 4, 3, padding=2, dilation=2),
+        torch.nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
+        Conv2d(4, 4, 3, padding=1, norm=torch.nn.GroupNorm(1, 4)),
+    ],
+)
+def test_layers_that_see_more_than_a_neighbourhood_are_evaluated_everywhere(layer):
+    assert not is_local(torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, padding=1), layer))
+
+
+@pytest.mark.parametrize("norm", ["", "GN"])
+def test_representations_equal_the_dense_branch(norm):
+    stream = small_stream(NORM=norm, NUM_CONVS=2)
+    assert stream.head.lazy_subnet == (not norm)
+    chosen = features(height=32, width=48)
+    predictions = stream(chosen)
+    image_index, places = torch.tensor([0, 1, 1, 0]), torch.tensor([0, 100, 2000, 9215 + 2000])
+    phi = stream.represent(predictions, image_index, places)
+    maps = [stream.head.rep_pred(stream.head.rep_subnet(x)) for x in chosen.values()]
+    dense = torch.cat([x.permute(0, 2, 3, 1).reshape(2, -1, 2, 32) for x in maps], dim=1)
+    torch.testing.assert_close(phi, dense[image_index, places])
 
 
 def test_locate_inverts_the_order_of_anchors():

@@ -27,7 +27,12 @@ from rdsnet.modeling import (
     RetinaNetStream,
 )
 from rdsnet.modeling.object_stream import matched_boxes
-from rdsnet.modeling.retinanet_stream import add_representation_branch, group_norm, logit
+from rdsnet.modeling.retinanet_stream import (
+    add_representation_branch,
+    group_norm,
+    logit,
+    representation_features,
+)
 
 
 @dataclass
@@ -51,7 +56,7 @@ class RDSNetFCOSHead(FCOSHead):
 
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], ...]:
         """(B, C, Hi, Wi) per level -> logits, deltas, centerness, representation features."""
-        return *super().forward(features), [self.rep_subnet(feature) for feature in features]
+        return *super().forward(features), representation_features(self, features)
 
 
 @OBJECT_STREAM_REGISTRY.register()

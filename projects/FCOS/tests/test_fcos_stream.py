@@ -162,9 +162,9 @@ def test_detections_are_those_of_detectron2_and_know_their_place():
         torch.testing.assert_close(ours.pred_boxes.tensor, expected_boxes)
 
 
-@pytest.mark.parametrize("count", [0, 200])
-def test_lazy_representations_equal_dense_ones_with_gradients(count):
-    stream = make_stream().double()
+@pytest.mark.parametrize(("count", "norm"), [(0, "GN"), (0, ""), (3, ""), (200, "GN"), (200, "")])
+def test_lazy_representations_equal_dense_ones_with_gradients(count, norm):
+    stream = make_stream(norm=norm).double()
     generator = torch.Generator().manual_seed(2)
     features = {k: v.double().requires_grad_() for k, v in make_features().items()}
     predictions = stream(features)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import torch
 from detectron2 import model_zoo as detectron2_zoo
@@ -40,7 +40,10 @@ RESIDUAL_SCALE = 0.25
 
 @dataclass
 class Settings:
-    """What to run; ``rounds`` at inference, about half as many training steps."""
+    """What to run; ``rounds`` at inference, about half as many training steps.
+
+    ``options`` are config keys and values in a row, for RDSNet and the RetinaNet beside it.
+    """
 
     device: str
     dtype: str
@@ -49,6 +52,7 @@ class Settings:
     images: int
     threads: int
     rounds: int
+    options: list[str] = field(default_factory=list)
 
 
 def run(settings: Settings, progress: Callable[[str], None] = print) -> dict:
@@ -81,6 +85,7 @@ def build_models(settings: Settings) -> dict[str, nn.Module]:
     """RetinaNet, RDSNet and Mask R-CNN with random weights."""
     torch.manual_seed(0)
     cfg = model_zoo.get_config(f"COCO-InstanceSegmentation/rdsnet_R_{settings.depth}_FPN_1x.yaml")
+    cfg.merge_from_list(settings.options)
     cfg.MODEL.DEVICE, cfg.MODEL.RDSNET.DENSE_MASKS = settings.device, False
     rdsnet = build_model(cfg)
     _scale_residuals(rdsnet)
@@ -101,7 +106,8 @@ def bare_retinanet(cfg: CfgNode, rdsnet: nn.Module) -> RetinaNet:
     shapes = [rdsnet.backbone.output_shape()[name] for name in cfg.MODEL.RETINANET.IN_FEATURES]
     # Its 0.6 release does not take "GN" by name.
     head_arguments = RetinaNetHead.from_config(without_norm, shapes)
-    head = RetinaNetHead(**{**head_arguments, "norm": group_norm})
+    norm = cfg.MODEL.RETINANET.NORM
+    head = RetinaNetHead(**{**head_arguments, "norm": group_norm if norm == "GN" else norm})
     for name in ("cls_subnet", "bbox_subnet", "cls_score", "bbox_pred"):
         setattr(head, name, getattr(rdsnet.object_stream.head, name))
     arguments["head"] = head

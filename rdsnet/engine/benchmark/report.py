@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -171,7 +172,9 @@ def models_text(report: dict) -> str:
     return "\n\n".join(
         [
             machine_text(report["machine"]),
-            ", ".join(f"{name.replace('_', ' ')} {v}" for name, v in report["settings"].items()),
+            ", ".join(
+                f"{name.replace('_', ' ')} {_words(v)}" for name, v in report["settings"].items()
+            ),
             tabulate(rows, headers, tablefmt="github", disable_numparse=True),
         ]
     )
@@ -183,3 +186,10 @@ def _ratio(value: float) -> str:
 
 def _threads(count: int) -> str:
     return f"{count} thread{'s' * (count != 1)}"
+
+
+def _words(value: object) -> str:
+    """A setting as in a command line: options in a row, "none" where there are none."""
+    if not isinstance(value, list):
+        return str(value)
+    return shlex.join(value) or "none"
