@@ -14,16 +14,14 @@ import numpy as np
 from detectron2.config import CfgNode
 
 from rdsnet.data.checks import (
-    REMEDIES,
-    Finding,
     complete_annotations,
-    finding_lines,
     missing_image_findings,
     structure_findings,
     usable_annotations,
 )
 from rdsnet.data.coco_json import read_coco_json
 from rdsnet.data.datasets import coco_records
+from rdsnet.data.findings import REMEDIES, Finding, finding_lines
 from rdsnet.data.image_files import image_findings, read_sizes
 from rdsnet.data.mapper import read_image
 from rdsnet.data.quality import REMEDIES as QUALITY_REMEDIES
