@@ -14,8 +14,8 @@ REMEDIES = {
     "category": "Give every category its own integer 'id' and a 'name'.",
     "image": "Give every image its own integer 'id', a 'file_name', and 'height' and 'width' in "
     "pixels.",
-    "image file": "Set the third entry of this file in DATASETS.COCO_FILES to the folder that "
-    "'file_name' is relative to, or remove these images from the json.",
+    "image file": "Give the folder that 'file_name' is relative to (in a config the third entry in "
+    "DATASETS.COCO_FILES), or remove these images from the json.",
     "unreadable image": "Replace these files, or remove the images from the json.",
     "image size": "Correct 'height' and 'width' (as the image is shown, after EXIF rotation), "
     "or use the images that were annotated.",
