@@ -210,6 +210,7 @@ def test_printed_command_has_the_options_of_the_run(small_data, started, tmp_pat
     cfg.merge_from_file(args.config_file)
     cfg.merge_from_list(args.opts)
     assert cfg.MODEL.DEVICE == "cpu" and cfg.OUTPUT_DIR == str(tmp_path / "out")
+    assert "MODEL.DEVICE cpu, SEED 5, as given" in output
     # A tenth is held out, and said so.
     assert "3 of the 30 images" in output
     (_, train, _), (_, val, _) = cfg.DATASETS.COCO_FILES
