@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from detectron2.engine import default_argument_parser
 
+from rdsnet.cli import main as rdsnet_command
 from rdsnet.engine import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,6 +44,22 @@ def overfit(folder: Path, *opts: str, config_file: Path = CONFIG) -> dict[str, d
     arguments += ["DATASETS.TRAIN", f"('{name}',)", "DATASETS.TEST", f"('{name}',)"]
     arguments += ["SEED", "1", *opts]
     return main(default_argument_parser().parse_args(arguments))
+
+
+def assert_learnt(results: dict[str, dict[str, float]]) -> None:
+    """Masks and boxes are by far better than of anything but the images learnt by heart."""
+    assert results["segm"]["AP"] > 60, results
+    assert results["bbox"]["AP"] > 60, results
+
+
+def assert_mbrm_can_be_fitted(folder: Path) -> None:
+    """``rdsnet fit-mbrm`` finds the model's masks and learns from them; ``folder`` as above."""
+    output = folder / "output"
+    weights = ["MODEL.WEIGHTS", str(output / "model_final.pth")]
+    fit = ["fit-mbrm", "--config-file", str(output / "config.yaml"), *weights]
+    assert rdsnet_command([*fit, "MODEL.RDSNET.MBRM.FIT.MAX_ITER", "100"]) in (0, None)
+    kernel = json.loads((output / "mbrm" / "kernel.json").read_text())
+    assert kernel["objects"] >= 15 and kernel["loss"] < kernel["loss_prior"]
 
 
 def write_subset(source: Path, image_ids: list[int], target: Path) -> int:

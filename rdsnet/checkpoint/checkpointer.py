@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils.file_io import Detectron2Handler, PathManager
 from fvcore.common import checkpoint as fvcore_checkpoint
 
 from rdsnet.checkpoint.atomic import remove_unfinished, write_atomically
@@ -40,6 +41,7 @@ class Checkpointer(DetectionCheckpointer, _SafeReader):
     - Where ``last_checkpoint`` is missing or damaged, or names a damaged file, the newest intact
       checkpoint of the folder is the last.
     - Nothing in a file is run: see :func:`rdsnet.checkpoint.files.read_checkpoint`.
+    - Weights that cannot be downloaded are an OSError that says what to do.
 
     Args:
         model, save_dir, save_to_disk, checkpointables: as in Detectron2.
@@ -51,6 +53,17 @@ class Checkpointer(DetectionCheckpointer, _SafeReader):
     ) -> None:
         super().__init__(model, str(save_dir), **kwargs)
         self.trust = trust
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict:
+        """As in Detectron2, with downloads checked first.
+
+        Raises:
+            OSError: ``path`` is an address that cannot be reached.
+            FileNotFoundError, ValueError: see :func:`rdsnet.checkpoint.files.read_checkpoint`.
+        """
+        if "://" in path:
+            _download(path)
+        return super().load(path, checkpointables)
 
     def save(self, name: str, **kwargs) -> None:
         """Write ``name``.pth into the folder, with model, checkpointables and ``kwargs``.
@@ -139,6 +152,23 @@ class Checkpointer(DetectionCheckpointer, _SafeReader):
         blobs = content.get("blobs", content)
         weights = {name: value for name, value in blobs.items() if not name.endswith("_momentum")}
         return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+
+
+def _download(address: str) -> None:
+    """Bring weights into Detectron2's cache on this machine, if they are not there."""
+    try:
+        PathManager.get_local_path(address)
+    except OSError as error:
+        source = address
+        if address.startswith(Detectron2Handler.PREFIX):
+            name = address.removeprefix(Detectron2Handler.PREFIX)
+            source = Detectron2Handler.S3_DETECTRON2_PREFIX + name
+        raise OSError(
+            f"the weights '{address}' cannot be downloaded: {error}. Without a connection, get "
+            f"{source} on another machine and give the file with MODEL.WEIGHTS FILE. "
+            "MODEL.WEIGHTS '' starts from random weights, which takes far more images and "
+            "iterations; the small model (--config small) is made for that."
+        ) from error
 
 
 def _identity(path: Path) -> tuple[str, int, int]:

@@ -15,27 +15,11 @@ from __future__ import annotations
 
 import argparse
 
-
-def positive(text: str) -> float:
-    """A number above 0; as argparse type."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
-    return value
+from rdsnet.commands.arguments import add_config_options, add_model_arguments, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--weights", required=True, metavar="FILE", help="checkpoint (.pth or .pkl)"
-    )
-    parser.add_argument(
-        "--config-file",
-        metavar="FILE",
-        help="yaml config file (default: the config in the checkpoint, or config.yaml beside it)",
-    )
+    add_model_arguments(parser)
     parser.add_argument(
         "--host",
         default="127.0.0.1",
@@ -48,25 +32,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-upload-mb",
-        type=positive,
+        type=positive(float),
         default=20.0,
         metavar="MB",
         help="refuse larger files (default: 20)",
     )
     parser.add_argument(
         "--max-megapixels",
-        type=positive,
+        type=positive(float),
         default=50.0,
         metavar="MP",
         help="refuse images of more pixels (default: 50)",
     )
-    parser.add_argument(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="config options to change, after all other arguments",
-    )
+    add_config_options(parser, "--opts")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -80,4 +58,5 @@ def run(args: argparse.Namespace) -> None:
         max_upload_mb=args.max_upload_mb,
         max_megapixels=args.max_megapixels,
         opts=args.opts,
+        trust_checkpoint=args.trust_checkpoint,
     )

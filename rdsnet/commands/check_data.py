@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         done = repair(args.json, args.images, args.fix, check.sizes)
         print(f"\nRepaired copy: {args.fix}")
         print("\n".join(f"  {number:>6} {what}" for what, number in done.items()) or "  as it was")
-        check = check_data(args.fix, args.images, read_images=False)
+        check = check_data(args.fix, args.images, read_images=not args.no_images, sizes=check.sizes)
         print(f"\n{report_text(check, cfg, name)}")
     if not args.no_images:
         sheet = args.sheet or Path("output", "check-data", Path(check.json_file).stem + ".png")

@@ -15,13 +15,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rdsnet.commands.train import TRUST_HELP
+from rdsnet.commands.arguments import add_trust_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="AUTHORS.pth", help="checkpoint of the authors' code")
     parser.add_argument("target", metavar="RDSNET.pth", help="where to write the converted one")
-    parser.add_argument("--trust-checkpoint", action="store_true", help=TRUST_HELP)
+    add_trust_argument(parser)
 
 
 def run(args: argparse.Namespace) -> None:

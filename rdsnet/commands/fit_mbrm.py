@@ -19,7 +19,7 @@ import argparse
 import json
 from pathlib import Path
 
-from rdsnet.commands.train import TRUST_HELP
+from rdsnet.commands.arguments import add_config_options, add_trust_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,13 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="evaluate a grid of gamma and radius s on DATASETS.TEST (Fig. 5 of the paper)",
     )
-    parser.add_argument("--trust-checkpoint", action="store_true", help=TRUST_HELP)
-    parser.add_argument(
-        "opts",
-        nargs=argparse.REMAINDER,
-        metavar="KEY VALUE",
-        help="config options to change, after all other arguments",
-    )
+    add_trust_argument(parser)
+    add_config_options(parser)
 
 
 def run(args: argparse.Namespace) -> None:

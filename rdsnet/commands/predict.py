@@ -30,7 +30,12 @@ from __future__ import annotations
 
 import argparse
 
-from rdsnet.commands.train import TRUST_HELP, positive
+from rdsnet.commands.arguments import (
+    add_config_options,
+    add_model_arguments,
+    positive,
+    score,
+)
 
 FORMATS = ("png", "mp4", "coco", "labelme", "masks", "csv")
 
@@ -47,26 +52,8 @@ def formats(text: str) -> list[str]:
     return names
 
 
-def score(text: str) -> float:
-    """A number from 0 to 1; as argparse type."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 0 to 1")
-    return value
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config-file",
-        metavar="FILE",
-        help="yaml config file (default: the config in the checkpoint, or config.yaml beside it)",
-    )
-    parser.add_argument(
-        "--weights", required=True, metavar="FILE", help="checkpoint (.pth or .pkl)"
-    )
+    add_model_arguments(parser)
     parser.add_argument(
         "--input",
         required=True,
@@ -90,7 +77,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="leave out objects with a lower score (default: 0.5)",
     )
-    parser.add_argument("--trust-checkpoint", action="store_true", help=TRUST_HELP)
     parser.add_argument(
         "--classes",
         nargs="+",
@@ -101,13 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-frames", type=positive(int), metavar="N", help="of every video or camera at most N"
     )
-    parser.add_argument(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="config options to change, after all other arguments",
-    )
+    add_config_options(parser, "--opts")
 
 
 def run(args: argparse.Namespace) -> int:

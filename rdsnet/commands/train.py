@@ -17,11 +17,9 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import os
 
-TRUST_HELP = (
-    "load checkpoints that hold more than numbers, running the code in them; only for files of "
-    "people you trust"
-)
+from rdsnet.commands.arguments import add_config_options, add_trust_argument, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,21 +61,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def positive(kind: type) -> type:
-    """A positive number; as argparse type."""
-
-    def convert(text: str):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = 0
-        if not value > 0:
-            raise argparse.ArgumentTypeError(f"'{text}' is not a positive number")
-        return value
-
-    return convert
-
-
 def add_run_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """What training and evaluation have in common.
 
@@ -116,13 +99,8 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, required: bool = True)
         help="where the processes of a distributed run meet, such as tcp://HOST:PORT of machine 0 "
         "(default: a free port of this machine)",
     )
-    parser.add_argument("--trust-checkpoint", action="store_true", help=TRUST_HELP)
-    parser.add_argument(
-        "opts",
-        nargs=argparse.REMAINDER,
-        metavar="KEY VALUE",
-        help="config options to change, after all other arguments",
-    )
+    add_trust_argument(parser)
+    add_config_options(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -177,6 +155,8 @@ def use_own_data(args: argparse.Namespace) -> None:
         opts=[*device, *args.opts],
         resume=args.resume,
     )
+    log_file = os.path.join(settings.options["OUTPUT_DIR"], "log.txt")
     for topic, text in settings.notes:
         print(f"{topic:<12}{text}")
+    print(f"{'Log':<12}{log_file}: everything, with environment, whole config and model")
     print(f"\nThe same by hand:\n{command_line(args.config_file, args.opts, args.num_gpus)}\n")

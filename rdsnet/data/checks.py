@@ -15,12 +15,11 @@ import logging
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import pycocotools.mask as mask_util
 
 from rdsnet.data.coco_json import read_categories, read_coco_json
+from rdsnet.data.findings import Finding, given_value, listed, report, shortened
 from rdsnet.data.rle import RunSums, compressed_rle, run_sums
 
 logger = logging.getLogger(__name__)
@@ -28,37 +27,6 @@ logger = logging.getLogger(__name__)
 ON_INVALID = ("error", "skip")
 # Pixels. Drawing a polygon takes memory in proportion to its length, so no coordinate may be huge.
 MAX_SIDE = 1_000_000
-SHOWN = 5  # offenders of each kind that a message shows
-
-# What to do about a kind of finding. The first group is structure, the second single annotations.
-REMEDIES = {
-    "category": "Give every category its own integer 'id' and a 'name'.",
-    "image": "Give every image its own integer 'id', a 'file_name', and 'height' and 'width' in "
-    "pixels.",
-    "image file": "Set the third entry of this file in DATASETS.COCO_FILES to the folder that "
-    "'file_name' is relative to, or remove these images from the json.",
-    "unreadable image": "Replace these files, or remove the images from the json.",
-    "image size": "Correct 'height' and 'width' (as the image is shown, after EXIF rotation), "
-    "or use the images that were annotated.",
-    "annotation": "Give every annotation its own integer 'id' and the 'image_id' of an image in "
-    "this file.",
-    "unknown category": "Use the ids that 'categories' declares, or declare the missing ones.",
-    "box": "A 'bbox' is [x, y, width, height] in pixels.",
-    "no segmentation": "RDSNet learns masks: give every annotation polygons or RLE.",
-    "polygon": "A polygon is [x1, y1, x2, y2, x3, y3, ...], and 'segmentation' a list of polygons.",
-    "RLE": "RLE is {'size': [height, width], 'counts': ...} of the whole image, column by column.",
-    "iscrowd": "'iscrowd' is 0 or 1.",
-    "no object": "At least one annotation must be usable and not a crowd.",
-}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One problem: its kind (a key of ``REMEDIES``), where it is and what is wrong there."""
-
-    kind: str
-    where: str
-    message: str
 
 
 def check_coco(
@@ -118,28 +86,6 @@ def clean_coco(
     return {**content, "annotations": complete_annotations(annotations, content["images"])}
 
 
-def report(findings: Iterable[Finding], json_path: str | os.PathLike) -> str:
-    """A message with the number of findings per kind, the first of each and the remedies."""
-    findings = list(findings)
-    problems = f"{len(findings)} problem{'s' if len(findings) > 1 else ''}"
-    lines = finding_lines(findings, REMEDIES)
-    return "\n".join([f"{problems} in {os.fspath(json_path)}:", *lines])
-
-
-def finding_lines(findings: Iterable[Finding], remedies: Mapping[str, str]) -> list[str]:
-    """Per kind of finding: how many, what to do about it, and the first ones."""
-    by_kind = defaultdict(list)
-    for finding in findings:
-        by_kind[finding.kind].append(finding)
-    lines = []
-    for kind, found in by_kind.items():
-        lines.append(f"  {kind}: {len(found)}. {remedies[kind]}")
-        lines += [f"    {finding.where}: {finding.message}" for finding in found[:SHOWN]]
-        if len(found) > SHOWN:
-            lines.append(f"    ... and {len(found) - SHOWN} more")
-    return lines
-
-
 def coco_categories(json_path: str | os.PathLike) -> dict[int, str]:
     """{id: name} of a COCO file's categories, sorted by id, without reading the rest of it.
 
@@ -166,12 +112,12 @@ def structure_findings(content: dict) -> list[Finding]:
             continue
         where = f"image {image.get('id')}"
         if not isinstance(image.get("file_name"), str) or not image["file_name"]:
-            findings.append(Finding("image", where, _value(image, "file_name")))
+            findings.append(Finding("image", where, given_value(image, "file_name")))
         for key in ("height", "width"):
             if not is_id(image.get(key)) or image[key] < 1:
-                findings.append(Finding("image", where, _value(image, key)))
+                findings.append(Finding("image", where, given_value(image, key)))
             elif image[key] > MAX_SIDE:
-                message = f"'{key}' is {_short(image[key])}, more than {MAX_SIDE} pixels"
+                message = f"'{key}' is {shortened(image[key])}, more than {MAX_SIDE} pixels"
                 findings.append(Finding("image", where, message))
     image_ids = {image["id"] for image in content["images"] if _has_id(image)}
     findings += _id_findings(content["annotations"], "annotation")
@@ -181,7 +127,7 @@ def structure_findings(content: dict) -> list[Finding]:
         if isinstance(annotation, dict) and not _is_in(annotation.get("image_id"), image_ids)
     ]
     for annotation in unknown:
-        message = f"{_value(annotation, 'image_id')}, images of this file: {_ids(image_ids)}"
+        message = f"{given_value(annotation, 'image_id')}, images of this file: {listed(image_ids)}"
         findings.append(Finding("annotation", f"annotation {annotation.get('id')}", message))
     return findings
 
@@ -213,7 +159,7 @@ def _category_findings(categories: list) -> list[Finding]:
     for category in categories:
         if isinstance(category, dict) and not isinstance(category.get("name"), str):
             where = f"category {category.get('id')}"
-            findings.append(Finding("category", where, _value(category, "name")))
+            findings.append(Finding("category", where, given_value(category, "name")))
     return findings
 
 
@@ -223,9 +169,9 @@ def _id_findings(entries: list, kind: str) -> list[Finding]:
     for index, entry in enumerate(entries):
         where = f"{kind} number {index} in the list"
         if not isinstance(entry, dict):
-            findings.append(Finding(kind, where, f"is not an object: {_short(entry)}"))
+            findings.append(Finding(kind, where, f"is not an object: {shortened(entry)}"))
         elif not _has_id(entry):
-            findings.append(Finding(kind, where, _value(entry, "id")))
+            findings.append(Finding(kind, where, given_value(entry, "id")))
     counts = Counter(entry["id"] for entry in entries if _has_id(entry))
     for id_, count in counts.items():
         if count > 1:
@@ -255,10 +201,10 @@ def usable_annotations(content: dict) -> tuple[list[dict], list[Finding]]:
         image = images[annotation["image_id"]]
         problems = _box_problems(annotation.get("bbox"), image)
         if not _is_in(annotation.get("category_id"), categories):
-            message = f"{_value(annotation, 'category_id')}, declared are {_ids(categories)}"
+            message = f"{given_value(annotation, 'category_id')}, declared are {listed(categories)}"
             problems.append(("unknown category", message))
         if annotation.get("iscrowd", 0) not in (0, 1):
-            problems.append(("iscrowd", _value(annotation, "iscrowd")))
+            problems.append(("iscrowd", given_value(annotation, "iscrowd")))
         segmentation, mask_problems = _usable_segmentation(annotation, image, runs)
         if not problems and segmentation is not None:
             if mask_problems:
@@ -272,7 +218,7 @@ def usable_annotations(content: dict) -> tuple[list[dict], list[Finding]]:
 
 def _box_problems(box: object, image: dict) -> list[tuple[str, str]]:
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
-        return [("box", f"'bbox' is not four finite numbers: {_short(box)}")]
+        return [("box", f"'bbox' is not four finite numbers: {shortened(box)}")]
     x, y, width, height = box
     if width <= 0 or height <= 0:
         return [("box", f"'bbox' {box} has no area")]
@@ -288,12 +234,12 @@ def _usable_segmentation(
     """The usable part of a segmentation (None: nothing) and the problems of the rest."""
     segmentation = annotation.get("segmentation")
     if not segmentation:
-        return None, [("no segmentation", f"'segmentation' is {_short(segmentation)}")]
+        return None, [("no segmentation", f"'segmentation' is {shortened(segmentation)}")]
     if isinstance(segmentation, dict):
         problems = _rle_problems(segmentation, runs, image, bool(annotation.get("iscrowd", 0)))
         return (None if problems else segmentation), problems
     if not isinstance(segmentation, list):
-        return None, [("polygon", f"'segmentation' is {_short(segmentation)}")]
+        return None, [("polygon", f"'segmentation' is {shortened(segmentation)}")]
     if all(map(_is_number, segmentation)):
         return None, [("polygon", "'segmentation' is a list of numbers, not of polygons")]
     problems = {i: message for i, p in enumerate(segmentation) if (message := _polygon_problem(p))}
@@ -303,15 +249,15 @@ def _usable_segmentation(
 
 def _polygon_problem(polygon: object) -> str | None:
     if not isinstance(polygon, list):
-        return f"polygon is {_short(polygon)}"
+        return f"polygon is {shortened(polygon)}"
     if len(polygon) % 2:
-        return f"polygon has an odd count of numbers, {len(polygon)}: {_short(polygon)}"
+        return f"polygon has an odd count of numbers, {len(polygon)}: {shortened(polygon)}"
     if len(polygon) < 6:
-        return f"polygon has fewer than three points: {_short(polygon)}"
+        return f"polygon has fewer than three points: {shortened(polygon)}"
     if not all(map(_is_number, polygon)):
-        return f"polygon has entries that are not finite numbers: {_short(polygon)}"
+        return f"polygon has entries that are not finite numbers: {shortened(polygon)}"
     if max(map(abs, polygon)) > MAX_SIDE:
-        return f"polygon has a point more than {MAX_SIDE} pixels away: {_short(polygon)}"
+        return f"polygon has a point more than {MAX_SIDE} pixels away: {shortened(polygon)}"
     return None
 
 
@@ -320,10 +266,10 @@ def _rle_problems(
 ) -> list[tuple[str, str]]:
     size, pixels = [image["height"], image["width"]], image["height"] * image["width"]
     if rle.get("size") != size:
-        given = _short(rle.get("size"))
+        given = shortened(rle.get("size"))
         return [("RLE", f"'size' is {given}, the image's [height, width] is {size}")]
     if runs is None:
-        return [("RLE", f"'counts' is not a run-length code: {_short(rle.get('counts'))}")]
+        return [("RLE", f"'counts' is not a run-length code: {shortened(rle.get('counts'))}")]
     if runs.shortest < 0:
         return [("RLE", f"'counts' has a run of {runs.shortest} pixels")]
     if runs.total != pixels:
@@ -385,17 +331,3 @@ def _has_id(entry: object) -> bool:
 
 def _is_in(value: object, ids: set[int]) -> bool:
     return is_id(value) and value in ids
-
-
-def _value(entry: dict, key: str) -> str:
-    return f"'{key}' is {_short(entry[key])}" if key in entry else f"'{key}' is missing"
-
-
-def _short(value: object, most: int = 60) -> str:
-    text = repr(value)
-    return text if len(text) <= most else text[: most - 3] + "..."
-
-
-def _ids(ids: set[int], most: int = 10) -> str:
-    shown = ", ".join(map(str, sorted(ids)[:most]))
-    return f"{shown}, ... ({len(ids)} in all)" if len(ids) > most else shown

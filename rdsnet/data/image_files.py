@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tqdm import tqdm
 
-from rdsnet.data.checks import Finding, is_id
+from rdsnet.data.checks import is_id
+from rdsnet.data.findings import Finding
 from rdsnet.data.mapper import read_image
 
 # Threads that decode images; Pillow lets them run at the same time.

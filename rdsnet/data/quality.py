@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rdsnet.data.checks import Finding
+from rdsnet.data.findings import Finding
 from rdsnet.data.statistics import DataStatistics, data_statistics, mask_boxes
 
 # A box and the extent of its mask may differ by so many pixels, or by this share of the box.

@@ -60,13 +60,19 @@ class Finder:
     Args:
         config_file, weights, opts: as in :func:`rdsnet.engine.prediction.prediction_config`.
         max_megapixels: images of more pixels are refused.
+        trust_checkpoint: as of :class:`Predictor`.
     """
 
     def __init__(
-        self, config_file: str | None, weights: str, max_megapixels: float, opts: Sequence[str] = ()
+        self,
+        config_file: str | None,
+        weights: str,
+        max_megapixels: float,
+        opts: Sequence[str] = (),
+        trust_checkpoint: bool = False,
     ) -> None:
         cfg = prediction_config(config_file, weights, LOWEST_SCORE, opts)
-        self.predictor = Predictor(cfg)
+        self.predictor = Predictor(cfg, trust_checkpoint)
         self.class_names, self.category_ids = class_metadata(cfg)
         self.max_megapixels = max_megapixels
 
@@ -231,6 +237,7 @@ def serve(
     max_upload_mb: float = 20.0,
     max_megapixels: float = 50.0,
     opts: Sequence[str] = (),
+    trust_checkpoint: bool = False,
 ) -> None:
     """Load the model and answer browsers until interrupted. Arguments: see ``rdsnet app --help``.
 
@@ -251,7 +258,7 @@ def serve(
             raise ModuleNotFoundError(
                 "the page needs gradio: pip install 'rdsnet[app]'", name=error.name
             ) from error
-        finder = Finder(config_file, weights, max_megapixels, opts)
+        finder = Finder(config_file, weights, max_megapixels, opts, trust_checkpoint)
         page = build_page(finder, folder, max_upload_mb)
         fonts = ["system-ui", "Segoe UI", "DejaVu Sans", "sans-serif"]
         mono = ["ui-monospace", "DejaVu Sans Mono", "monospace"]

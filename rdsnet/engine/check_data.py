@@ -14,16 +14,14 @@ import numpy as np
 from detectron2.config import CfgNode
 
 from rdsnet.data.checks import (
-    REMEDIES,
-    Finding,
     complete_annotations,
-    finding_lines,
     missing_image_findings,
     structure_findings,
     usable_annotations,
 )
 from rdsnet.data.coco_json import read_coco_json
 from rdsnet.data.datasets import coco_records
+from rdsnet.data.findings import REMEDIES, Finding, finding_lines
 from rdsnet.data.image_files import image_findings, read_sizes
 from rdsnet.data.mapper import read_image
 from rdsnet.data.quality import REMEDIES as QUALITY_REMEDIES
@@ -70,7 +68,11 @@ class DataCheck:
 
 
 def check_data(
-    json_file: str | os.PathLike, image_root: str | os.PathLike, *, read_images: bool = True
+    json_file: str | os.PathLike,
+    image_root: str | os.PathLike,
+    *,
+    read_images: bool = True,
+    sizes: dict[int, tuple[int, int] | ValueError] | None = None,
 ) -> DataCheck:
     """Check a COCO file and its images.
 
@@ -78,6 +80,7 @@ def check_data(
         json_file: annotations in COCO's instances format.
         image_root: the folder that ``file_name`` is relative to.
         read_images: decode every image; otherwise they must only exist.
+        sizes: what reading these images has given before, so as not to read them again.
 
     Raises:
         FileNotFoundError, ValueError: if the json does not exist or is no COCO file at all.
@@ -85,7 +88,8 @@ def check_data(
     content = read_coco_json(json_file)
     if len(content["annotations"]) > MANY:  # takes some seconds
         print(f"Checking {len(content['annotations'])} annotations ...", file=sys.stderr)
-    sizes = read_sizes(content, image_root) if read_images else {}
+    if sizes is None:
+        sizes = read_sizes(content, image_root) if read_images else {}
     problems = structure_findings(content)
     usable = None
     if not problems:
@@ -119,6 +123,8 @@ def report_text(check: DataCheck, cfg: CfgNode, config_name: str) -> str:
     if check.problems:
         lines += ["", f"{_count(len(check.problems), 'problem')}: training would fail"]
         lines += finding_lines(check.problems, REMEDIES)
+        if check.content is None:
+            lines += ["", "The annotations themselves can be checked when these are mended."]
     if check.warnings:
         lines += ["", f"{_count(len(check.warnings), 'warning')}: training works, but look at them"]
         lines += finding_lines(check.warnings, QUALITY_REMEDIES)
@@ -170,12 +176,12 @@ def draw_sheet(check: DataCheck, image_root: str | os.PathLike, path: str | os.P
             objects = replace(objects, labels=[""] * len(objects))  # would only hide things
         picture = draw_objects(image, objects, min_side=CELL_WIDTH)
         name = os.path.basename(record["file_name"])
-        text = f"{len(record['annotations'])}: {name}"
+        text = f"{name}: {_count(len(record['annotations']), 'annotation')}"
         pictures.append(captioned(picture, text, CELL_WIDTH))
     if not pictures:
         return 0
     rows = [pictures[k : k + SHEET_COLUMNS] for k in range(0, len(pictures), SHEET_COLUMNS)]
-    footer = f"{check.json_file}: number of annotations and name of {len(pictures)} images"
+    footer = f"{check.json_file}: {_count(len(pictures), 'image')}, from few objects to many"
     sheet = contact_sheet(rows, footer=footer, cell_width=CELL_WIDTH)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from rdsnet.checkpoint import Checkpointer
 from rdsnet.checkpoint.description import save_model
 from rdsnet.engine.profiles import ImageProfiles, ObjectProfiles, collect_profiles
-from rdsnet.modeling.mbrm import MBRM, build_refinement
+from rdsnet.modeling.mbrm import MBRM
+from rdsnet.modeling.refinement import build_refinement
 
 logger = logging.getLogger(__name__)
 

@@ -14,11 +14,10 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
 from rdsnet.checkpoint import Checkpointer
 from rdsnet.checkpoint.description import read_config
-from rdsnet.commands.train import TRUST_HELP
+from rdsnet.commands.arguments import add_trust_argument
 from rdsnet.config import get_cfg
 from rdsnet.data.datasets import (
     check_num_classes,
@@ -27,6 +26,7 @@ from rdsnet.data.datasets import (
     with_num_classes,
 )
 from rdsnet.data.mapper import limit_pixels
+from rdsnet.engine.console import details_in_log_alone, setup_loggers
 from rdsnet.engine.finish import finish
 from rdsnet.engine.processes import is_started_by_launcher, process_group
 from rdsnet.engine.report import report_run
@@ -100,9 +100,15 @@ def setup(args: argparse.Namespace) -> CfgNode:
             ".pkl), or MODEL.WEIGHTS '' to start from random weights."
         )
     cfg.freeze()
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="rdsnet")
+    setup_loggers(cfg.OUTPUT_DIR)
+    with details_in_log_alone(is_own_data(args)):
+        default_setup(cfg, args)
     return cfg
+
+
+def is_own_data(args: argparse.Namespace) -> bool:
+    """Whether this is ``rdsnet train --data``, which has said already what it is about to do."""
+    return bool(getattr(args, "data", None))
 
 
 def main(args: argparse.Namespace, trainer_class: type[Trainer] = Trainer) -> OrderedDict | None:
@@ -116,7 +122,8 @@ def main(args: argparse.Namespace, trainer_class: type[Trainer] = Trainer) -> Or
         results = trainer_class.test(cfg, model)
         report_run(cfg, model)
         return results
-    trainer = trainer_class(cfg, trust_checkpoint=trust)
+    with details_in_log_alone(is_own_data(args)):
+        trainer = trainer_class(cfg, trust_checkpoint=trust)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()
 
@@ -124,7 +131,7 @@ def main(args: argparse.Namespace, trainer_class: type[Trainer] = Trainer) -> Or
 def argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
     """Detectron2's parser with ``--trust-checkpoint``."""
     parser = default_argument_parser(epilog)
-    parser.add_argument("--trust-checkpoint", action="store_true", help=TRUST_HELP)
+    add_trust_argument(parser)
     return parser
 
 

@@ -130,6 +130,9 @@ def prepare(
         notes.append(("Validation", "none: the model is not evaluated (give --val)"))
     notes.append(("Model", f"{config_file} on {cfg.MODEL.DEVICE}"))
     settings.notes = notes + settings.notes
+    if opts:
+        given = ", ".join(f"{key} {value}" for key, value in zip(opts[::2], opts[1::2]))
+        settings.notes.append(("Options", f"{given}, as given; they come after all of this"))
     settings.options = {**options, **settings.options}
     return config_file, [*settings.opts(), *opts], settings
 

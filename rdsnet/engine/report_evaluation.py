@@ -30,7 +30,6 @@ __all__ = ["BREAKDOWN_FILE", "Evaluation"]
 logger = logging.getLogger(__name__)
 
 IMAGES_SHOWN = 4  # the best, and as many of the worst
-OBJECTS_SHOWN = 80  # of an image
 MANY_CLASSES = 20
 
 
@@ -252,7 +251,7 @@ def _examples(evaluation: Evaluation, image_ids: list[int]) -> list[list[Picture
             if result["score"] >= quality.score_threshold
         ]
         truth = objects_from_annotations(record, detections.class_names)
-        found = objects_from_results(results[:OBJECTS_SHOWN], detections.class_names)
+        found = objects_from_results(results, detections.class_names)
         found = match_colors(found, truth)
         captions = (
             f"{Path(record['file_name']).name}: {len(truth)} objects",

@@ -20,6 +20,9 @@ EPOCHS, MIN_ITERATIONS = 12, 1500
 # Side in the network's input below which objects are hard to see, pixels. When more than this share
 # of them would be shrunk below it, images keep their resolution and training sees crops.
 SMALL_OBJECT, SMALL_SHARE = 12, 0.1
+# Images are padded to multiples of this, pixels, on the right and at the bottom. A model that never
+# saw padding in training finds objects in it, so sides vary there over all that are padded alike.
+PADDED_TO = 32
 # Evaluations in a run; more when they decide when it stops.
 EVALUATIONS, EVALUATIONS_WITH_PATIENCE = 8, 20
 # Room above the largest number of objects in a training image.
@@ -96,26 +99,41 @@ def _choose_input(settings: Settings, cfg: CfgNode, train: DataStatistics) -> np
     short, long = max(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MAX_SIZE_TRAIN
     if lost.mean() <= SMALL_SHARE or short == 0:
         if short:
-            settings.notes.append(("Input", f"shorter side {short} px, longer at most {long} px"))
+            text = f"shorter side {short} px, longer at most {long} px"
+            if _fills_input(train.image_sizes, scales):
+                smallest = short - PADDED_TO + 1
+                settings.options |= {
+                    "INPUT.MIN_SIZE_TRAIN": (smallest, short),
+                    "INPUT.MIN_SIZE_TRAIN_SAMPLING": "range",
+                }
+                text += f"; in training {smallest} to {short} px, to see padding too"
+            settings.notes.append(("Input", text))
         return scales
     large = 2 * np.quantile(train.object_sizes, 0.95)
-    side = 32 * math.ceil(min(max(short, large), 2 * short) / 32)
+    side = PADDED_TO * math.ceil(min(max(short, large), 2 * short) / PADDED_TO)
+    smallest = side - PADDED_TO + 1
     settings.options |= {
         "INPUT.MIN_SIZE_TRAIN": (0,),
         "INPUT.MIN_SIZE_TEST": 0,
         "INPUT.CROP.ENABLED": True,
-        "INPUT.CROP.TYPE": "absolute",
-        "INPUT.CROP.SIZE": [side, side],
+        "INPUT.CROP.TYPE": "absolute_range",
+        "INPUT.CROP.SIZE": [smallest, side],
     }
     settings.notes.append(
         (
             "Input",
-            f"images at their own resolution, in training crops of {side} x {side} px (brought to "
-            f"a shorter side of {short} px, {lost.mean():.0%} of the objects would shrink below "
-            f"{SMALL_OBJECT} px)",
+            f"images at their own resolution, in training crops of {smallest} to {side} px "
+            f"a side (brought to a shorter side of {short} px, {lost.mean():.0%} of the objects "
+            f"would shrink below {SMALL_OBJECT} px)",
         )
     )
     return np.ones(len(scales))
+
+
+def _fills_input(image_sizes: np.ndarray, scales: np.ndarray) -> bool:
+    """Whether hardly any of the resized images needs padding."""
+    resized = (image_sizes * scales[:, None] + 0.5).astype(int)
+    return (resized % PADDED_TO > 0).any(1).mean() <= SMALL_SHARE
 
 
 def _choose_anchors(

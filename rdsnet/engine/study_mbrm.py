@@ -24,7 +24,8 @@ from rdsnet.engine.fit_mbrm import (
 )
 from rdsnet.engine.profiles import ImageProfiles, collect_profiles
 from rdsnet.evaluation.box_ap import BoxAP, ImageBoxes
-from rdsnet.modeling.mbrm import MBRM, PUBLISHED_KERNEL, EnclosingBoxes
+from rdsnet.modeling.mbrm import MBRM, PUBLISHED_KERNEL
+from rdsnet.modeling.refinement import EnclosingBoxes
 
 logger = logging.getLogger(__name__)
 

@@ -29,16 +29,13 @@ is a position to a fraction of a pixel without offset.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rdsnet.ops import compiled
-
-if TYPE_CHECKING:
-    from detectron2.config import CfgNode
 
 # The kernel of the authors' public code, for s = 4: it looks for a rise of the profile.
 PUBLISHED_KERNEL = (
@@ -50,7 +47,6 @@ PUBLISHED_KERNEL = (
 PRIOR_CUT = 0.0044
 PRIOR_REACH = 3.3
 
-METHODS = ("mbrm", "direct", "none")
 READOUTS = ("argmax", "expectation")
 
 
@@ -143,7 +139,7 @@ class MBRM(nn.Module):
         # Pixel i is a left edge at i, a right edge at i + 1.
         refined = (position + (edges.direction < 0)).to(boxes.dtype).view(4, -1).t()
         known = edges.reached.view(4, -1).t()
-        known = known & _has_mask(column_maxima, self.empty_threshold)[:, None]
+        known = known & has_mask(column_maxima, self.empty_threshold)[:, None]
         return _where_proper(torch.where(known, refined, boxes), boxes)
 
     def _compiled(self, *arguments: Tensor) -> bool:
@@ -319,60 +315,7 @@ class _Edges(NamedTuple):
         return (self.log_prior > -torch.inf).any(1)
 
 
-class EnclosingBoxes(nn.Module):
-    """The baseline "direct" (Sec. 3.3, Table 4): the minimum enclosing rectangle of the mask.
-
-    Args:
-        threshold: foreground probability above which a pixel belongs to the mask.
-    """
-
-    def __init__(self, threshold: float = 0.4) -> None:
-        super().__init__()
-        self.threshold = threshold
-
-    def forward(self, column_maxima: Tensor, row_maxima: Tensor, boxes: Tensor) -> Tensor:
-        """Arguments and result as of :meth:`MBRM.forward`; empty masks keep the regressed box.
-
-        A column has a pixel of the mask exactly when its largest probability is above threshold.
-        """
-        (left, right), (top, bottom) = (
-            self._extent(maxima > self.threshold) for maxima in (column_maxima, row_maxima)
-        )
-        enclosing = torch.stack([left, top, right, bottom], dim=1).to(boxes.dtype)
-        has_mask = _has_mask(column_maxima, self.threshold)
-        return torch.where(has_mask[:, None], enclosing, boxes)
-
-    @staticmethod
-    def _extent(inside: Tensor) -> tuple[Tensor, Tensor]:
-        """First true index and the one after the last (N,) of (N, L) bool."""
-        inside = inside.byte()
-        return inside.argmax(1), inside.shape[1] - inside.flip(1).argmax(1)
-
-
-def build_refinement(cfg: CfgNode) -> MBRM | EnclosingBoxes | None:
-    """What ``MODEL.RDSNET.MBRM`` asks for; None leaves boxes as regressed.
-
-    Raises:
-        ValueError: for an unknown METHOD or READOUT, or a GAMMA, MIN_SIGMA or RADIUS that is not
-            positive.
-    """
-    mbrm, threshold = cfg.MODEL.RDSNET.MBRM, cfg.MODEL.RDSNET.MASK_THRESHOLD
-    if mbrm.METHOD not in METHODS:
-        raise ValueError(f"MODEL.RDSNET.MBRM.METHOD must be one of {METHODS}, got '{mbrm.METHOD}'")
-    if not mbrm.ENABLED or mbrm.METHOD == "none":
-        return None
-    if mbrm.METHOD == "direct":
-        return EnclosingBoxes(threshold)
-    return MBRM(
-        mbrm.GAMMA,
-        mbrm.RADIUS,
-        min_sigma=mbrm.MIN_SIGMA,
-        empty_threshold=threshold,
-        readout=mbrm.READOUT,
-    )
-
-
-def _has_mask(column_maxima: Tensor, threshold: float) -> Tensor:
+def has_mask(column_maxima: Tensor, threshold: float) -> Tensor:
     """Whether any pixel of an object is above threshold: (N, W) -> (N,)."""
     return (column_maxima > threshold).any(1)
 

@@ -24,7 +24,7 @@ from rdsnet.data.masks import dense_ground_truth_masks
 from rdsnet.modeling.cropping import expanded_windows
 from rdsnet.modeling.loading import check_device, require_complete_weights
 from rdsnet.modeling.mask_loss import STRIDE, mask_loss, mask_targets, training_windows
-from rdsnet.modeling.mbrm import MBRM, EnclosingBoxes, build_refinement
+from rdsnet.modeling.mbrm import MBRM
 from rdsnet.modeling.object_stream import (
     ObjectStream,
     batch_object_index,
@@ -32,6 +32,7 @@ from rdsnet.modeling.object_stream import (
     matched_boxes,
 )
 from rdsnet.modeling.pixel_stream import build_pixel_stream
+from rdsnet.modeling.refinement import EnclosingBoxes, build_refinement
 from rdsnet.ops import CompactMasks, assemble_masks, resize_taps
 
 

@@ -63,10 +63,14 @@ def captioned(picture: np.ndarray, text: str, width: int = 480) -> np.ndarray:
     """A picture for a contact sheet with a line of text below it.
 
     Args:
-        picture: (H, W, 3) uint8 RGB, brought to ``width`` pixels.
+        picture: (H, W, 3) uint8 RGB, brought to ``width`` pixels, or to that height where it is
+            higher than wide: the sheet then has no rows of mostly white.
         text: is cut off where it is too long.
     """
-    picture = _to_width(picture, width)
+    shape = picture.shape
+    picture = _to_width(picture, max(1, round(width * min(1, shape[1] / shape[0]))))
+    missing = (0, 0), (0, width - picture.shape[1]), (0, 0)
+    picture = np.pad(picture, missing, constant_values=255)
     font = load_font(max(12, width // 30))
     strip = Image.new("RGB", (width, round(1.6 * font.size)), "white")
     draw = ImageDraw.Draw(strip)

@@ -5,8 +5,10 @@ import json
 import pytest
 import torch
 from detectron2.modeling import build_model
+from predicting import OBJECTS
 
 from rdsnet import get_cfg
+from rdsnet.cli import main
 
 CATEGORIES = [{"id": 4, "name": "disc"}, {"id": 9, "name": "bar"}]
 
@@ -32,7 +34,7 @@ def model_files(tmp_path_factory):
     cfg.MODEL.RETINANET.NUM_CLASSES = len(CATEGORIES)
     cfg.MODEL.RETINANET.NUM_CONVS = 1
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[16], [32], [64], [128], [256]]
-    cfg.TEST.DETECTIONS_PER_IMAGE = 7
+    cfg.TEST.DETECTIONS_PER_IMAGE = OBJECTS
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 96, 160
     cfg.DATASETS.COCO_FILES = [["cli_test", str(annotations), str(folder)]]
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("cli_test",)
@@ -45,3 +47,15 @@ def model_files(tmp_path_factory):
         "weights": str(folder / "model_final.pth"),
         "json": annotations,
     }
+
+
+@pytest.fixture
+def predict(model_files, tmp_path):
+    """Call with inputs and more arguments; returns the exit status. Results are in tmp_path/out."""
+
+    def call(*inputs, arguments=("--format", "coco,labelme,png", "--score-threshold", "0")):
+        words = ["predict", "--config-file", model_files["config"]]
+        words += ["--weights", model_files["weights"], "--input", *map(str, inputs)]
+        return main([*words, "--output", str(tmp_path / "out"), *arguments])
+
+    return call

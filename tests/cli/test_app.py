@@ -98,7 +98,7 @@ def test_mistakes_on_the_command_line(tmp_path, weights, capsys):
     assert "no config.yaml beside" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["app", "--weights", weights, "--max-upload-mb", "none"])
-    assert "not a number above 0" in capsys.readouterr().err
+    assert "not a positive number" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -12,42 +12,19 @@ import pycocotools.mask as coco_mask
 import pytest
 import torch
 from PIL import Image
+from predicting import OBJECTS, load_coco, picture
 from pycocotools.coco import COCO
 
 import rdsnet
 from rdsnet.checkpoint.description import save_model
 from rdsnet.cli import main
-from rdsnet.engine import prediction, prediction_input
+from rdsnet.engine import prediction
 from rdsnet.engine.prediction_input import find_images, unused_name
-from rdsnet.engine.prediction_output import outlines
-
-OBJECTS = 7  # per image: TEST.DETECTIONS_PER_IMAGE of the model
 
 
-def picture(height=60, width=90, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-@pytest.fixture
-def run(model_files, tmp_path):
-    """Call with inputs and more arguments; returns the exit status. Results are in tmp_path/out."""
-
-    def call(*inputs, arguments=("--format", "coco,labelme,png", "--score-threshold", "0")):
-        words = ["predict", "--config-file", model_files["config"]]
-        words += ["--weights", model_files["weights"], "--input", *map(str, inputs)]
-        return main([*words, "--output", str(tmp_path / "out"), *arguments])
-
-    return call
-
-
-def load_coco(out):
-    images = json.loads((out / "images.json").read_text())
-    return images, json.loads((out / "coco_instances_results.json").read_text())
-
-
-def test_all_formats_are_written_with_the_names_and_ids_of_the_data(run, tmp_path, capsys):
+def test_all_formats_are_written_with_the_names_and_ids_of_the_data(predict, tmp_path, capsys):
     Image.fromarray(picture()).save(tmp_path / "a.png")
-    assert run(tmp_path / "a.png") == 0
+    assert predict(tmp_path / "a.png") == 0
     out = tmp_path / "out"
     images, results = load_coco(out)
     assert images["categories"] == [{"id": 4, "name": "disc"}, {"id": 9, "name": "bar"}]
@@ -67,10 +44,10 @@ def test_all_formats_are_written_with_the_names_and_ids_of_the_data(run, tmp_pat
     assert f"{OBJECTS} objects in 1 images" in capsys.readouterr().out
 
 
-def test_results_are_loaded_by_pycocotools(run, tmp_path):
+def test_results_are_loaded_by_pycocotools(predict, tmp_path):
     for k in range(3):
         Image.fromarray(picture(seed=k)).save(tmp_path / f"{k}.png")
-    assert run(*(tmp_path / f"{k}.png" for k in range(3))) == 0
+    assert predict(*(tmp_path / f"{k}.png" for k in range(3))) == 0
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(str(tmp_path / "out" / "images.json"))
         results = coco.loadRes(str(tmp_path / "out" / "coco_instances_results.json"))
@@ -80,7 +57,7 @@ def test_results_are_loaded_by_pycocotools(run, tmp_path):
     assert {mask.shape for mask in masks} == {(60, 90)}
 
 
-def test_images_of_every_kind_are_read(run, tmp_path):
+def test_images_of_every_kind_are_read(predict, tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
     rgb = picture()
@@ -94,7 +71,7 @@ def test_images_of_every_kind_are_read(run, tmp_path):
     exif[0x0112] = 6  # rotated by a quarter turn
     Image.fromarray(rgb).save(folder / "turned.jpg", exif=exif)
     (folder / "notes.txt").write_text("not an image, and not reported")
-    assert run(folder) == 0
+    assert predict(folder) == 0
     images, _ = load_coco(tmp_path / "out")
     sizes = {Path(i["file_name"]).name: (i["height"], i["width"]) for i in images["images"]}
     kinds = ("bits.png", "grey.png", "palette.png", "rgba.png", "sixteen.png", "upper.JPG")
@@ -102,7 +79,7 @@ def test_images_of_every_kind_are_read(run, tmp_path):
     assert list(sizes) == sorted(sizes)
 
 
-def test_grey_levels_of_16_bit_images_are_kept(run, tmp_path, monkeypatch):
+def test_grey_levels_of_16_bit_images_are_kept(predict, tmp_path, monkeypatch):
     seen = []
     original = prediction.predict_image
 
@@ -113,18 +90,18 @@ def test_grey_levels_of_16_bit_images_are_kept(run, tmp_path, monkeypatch):
     monkeypatch.setattr(prediction, "predict_image", watch)
     grey = picture()[..., 0]
     Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "sixteen.png")
-    assert run(tmp_path / "sixteen.png") == 0
+    assert predict(tmp_path / "sixteen.png") == 0
     assert (seen[0] == grey[..., None]).all()
 
 
-def test_unreadable_files_are_reported_and_skipped(run, tmp_path, capsys):
+def test_unreadable_files_are_reported_and_skipped(predict, tmp_path, capsys):
     Image.fromarray(picture()).save(tmp_path / "good.png")
     whole = (tmp_path / "good.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "text.jpg").write_text("this is no image")
     names = ("cut.png", "empty.jpg", "good.png", "text.jpg")
-    assert run(*(tmp_path / name for name in names)) == 1
+    assert predict(*(tmp_path / name for name in names)) == 1
     output = capsys.readouterr()
     for name in ("cut.png", "empty.jpg", "text.jpg"):
         assert name in output.err
@@ -134,26 +111,27 @@ def test_unreadable_files_are_reported_and_skipped(run, tmp_path, capsys):
     assert [Path(image["file_name"]).name for image in images["images"]] == ["good.png"]
 
 
-def test_objects_below_the_threshold_are_left_out(run, tmp_path, capsys):
+def test_objects_below_the_threshold_are_left_out(predict, tmp_path, capsys):
     Image.fromarray(picture()).save(tmp_path / "a.png")
-    assert run(tmp_path / "a.png", arguments=["--format", "coco", "--score-threshold", "0"]) == 0
+    everything = ["--format", "coco", "--score-threshold", "0"]
+    assert predict(tmp_path / "a.png", arguments=everything) == 0
     scores = sorted(result["score"] for result in load_coco(tmp_path / "out")[1])
     middle = (scores[2] + scores[3]) / 2
     assert scores[2] < middle < scores[3]
     threshold = ["--format", "coco", "--score-threshold", str(middle)]
-    assert run(tmp_path / "a.png", arguments=threshold) == 0
+    assert predict(tmp_path / "a.png", arguments=threshold) == 0
     kept = [result["score"] for result in load_coco(tmp_path / "out")[1]]
     assert sorted(kept) == pytest.approx(scores[3:])
     capsys.readouterr()
     nothing = ["--format", "coco,labelme,png", "--score-threshold", "1"]
-    assert run(tmp_path / "a.png", arguments=nothing) == 0
+    assert predict(tmp_path / "a.png", arguments=nothing) == 0
     assert "lower --score-threshold" in capsys.readouterr().out
     images, results = load_coco(tmp_path / "out")
     assert len(images["images"]) == 1 and results == []
     assert json.loads((tmp_path / "out" / "labelme" / "a.json").read_text())["shapes"] == []
 
 
-def test_interrupted_run_leaves_complete_json(run, tmp_path, monkeypatch):
+def test_interrupted_run_leaves_complete_json(predict, tmp_path, monkeypatch):
     for k in range(3):
         Image.fromarray(picture(seed=k)).save(tmp_path / f"{k}.png")
     original, calls = prediction.predict_image, []
@@ -165,12 +143,12 @@ def test_interrupted_run_leaves_complete_json(run, tmp_path, monkeypatch):
         return original(*arguments)
 
     monkeypatch.setattr(prediction, "predict_image", interrupt)
-    assert run(*(tmp_path / f"{k}.png" for k in range(3))) == 130
+    assert predict(*(tmp_path / f"{k}.png" for k in range(3))) == 130
     images, results = load_coco(tmp_path / "out")
     assert len(images["images"]) == 1 and len(results) == OBJECTS
 
 
-def test_classes_have_numbers_when_the_training_data_is_gone(run, model_files, tmp_path):
+def test_classes_have_numbers_when_the_training_data_is_gone(predict, model_files, tmp_path):
     Image.fromarray(picture()).save(tmp_path / "a.png")
     hidden = model_files["json"].rename(tmp_path / "elsewhere.json")
     try:
@@ -179,7 +157,7 @@ def test_classes_have_numbers_when_the_training_data_is_gone(run, model_files, t
         opts = ["--opts", "DATASETS.COCO_FILES", files, "DATASETS.TRAIN", "('cli_test_gone',)"]
         opts += ["DATASETS.TEST", "('cli_test_gone',)"]
         arguments = ["--format", "coco", "--score-threshold", "0", *opts]
-        assert run(tmp_path / "a.png", arguments=arguments) == 0
+        assert predict(tmp_path / "a.png", arguments=arguments) == 0
     finally:
         hidden.rename(model_files["json"])
     images, results = load_coco(tmp_path / "out")
@@ -224,17 +202,17 @@ def test_config_and_names_come_with_the_checkpoint(place, own_config, model_file
     assert load_coco(tmp_path / "out")[1] == results
 
 
-def test_unknown_class_lists_the_known(run, tmp_path, capsys):
+def test_unknown_class_lists_the_known(predict, tmp_path, capsys):
     Image.fromarray(picture()).save(tmp_path / "a.png")
-    assert run(tmp_path / "a.png", arguments=["--classes", "cat"]) == 2
+    assert predict(tmp_path / "a.png", arguments=["--classes", "cat"]) == 2
     assert "the model has no 'cat'. It has: disc, bar" in capsys.readouterr().err
 
 
-def test_masks_and_csv_say_the_same_as_coco(run, tmp_path):
+def test_masks_and_csv_say_the_same_as_coco(predict, tmp_path):
     Image.fromarray(picture()).save(tmp_path / "a.png")
-    assert run(tmp_path / "a.png", arguments=["--format", "coco,masks,csv"]) == 0
+    assert predict(tmp_path / "a.png", arguments=["--format", "coco,masks,csv"]) == 0
     arguments = ["--format", "coco,masks,csv", "--score-threshold", "0"]
-    assert run(tmp_path / "a.png", arguments=arguments) == 0
+    assert predict(tmp_path / "a.png", arguments=arguments) == 0
     results = load_coco(tmp_path / "out")[1]
     with open(tmp_path / "out" / "objects.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -253,105 +231,21 @@ def test_masks_and_csv_say_the_same_as_coco(run, tmp_path):
     assert len(list((tmp_path / "out" / "masks" / "a").iterdir())) == OBJECTS
 
 
-def write_video(path, frames, size=(96, 64), rate=12.0):
-    video = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), rate, size)
-    for k in range(frames):
-        video.write(picture(size[1], size[0], seed=k))
-    video.release()
-
-
-def test_video_gives_a_video_and_numbered_frames(run, tmp_path):
-    write_video(tmp_path / "clip.mp4", 5)
-    Image.fromarray(picture()).save(tmp_path / "a.png")
-    arguments = ["--format", "mp4,png,coco,csv,masks", "--score-threshold", "0"]
-    assert run(tmp_path / "clip.mp4", tmp_path / "a.png", arguments=arguments) == 0
-    out = tmp_path / "out"
-    assert {p.name for p in (out / "overlays").iterdir()} == {"clip.mp4", "a.png"}
-    video = cv2.VideoCapture(str(out / "overlays" / "clip.mp4"))
-    assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(12.0)
-    shapes = []
-    while True:
-        there, image = video.read()
-        if not there:
-            break
-        shapes.append(image.shape)
-    assert len(shapes) == 5 and shapes[0][1] / shapes[0][0] == pytest.approx(1.5, abs=0.02)
-    images, results = load_coco(out)
-    assert [image.get("frame") for image in images["images"]] == [0, 1, 2, 3, 4, None]
-    assert len(results) == 6 * OBJECTS
-    assert len(list((out / "masks").iterdir())) == 6 and (out / "masks" / "clip_000004").is_dir()
-    assert run(tmp_path / "clip.mp4", arguments=[*arguments, "--max-frames", "2"]) == 0
-    assert len(load_coco(out)[0]["images"]) == 2
-
-
-def test_broken_and_cut_videos_are_reported(run, tmp_path, capfd):
-    write_video(tmp_path / "whole.avi", 40)
-    data = (tmp_path / "whole.avi").read_bytes()
-    (tmp_path / "cut.avi").write_bytes(data[: len(data) // 2])
-    (tmp_path / "text.mp4").write_text("this is no video")
-    arguments = ["--format", "csv", "--opts", "TEST.DETECTIONS_PER_IMAGE", "1"]
-    assert run(tmp_path / "cut.avi", tmp_path / "text.mp4", arguments=arguments) == 1
-    output = capfd.readouterr()
-    assert "text.mp4 cannot be opened" in output.err and "cut.avi ends after" in output.err
-    assert "2 files could not be read" in output.out
-
-
-def test_camera_is_a_number(run, tmp_path, monkeypatch):
-    opened = []
-
-    class Camera:
-        """As cv2.VideoCapture, of a camera that can be unplugged."""
-
-        def __init__(self, index):
-            opened.append(index)
-            self.images = 4
-
-        def isOpened(self):  # noqa: N802
-            return True
-
-        def get(self, key):
-            return 0.0
-
-        def read(self):
-            self.images -= 1
-            return self.images >= 0, picture()
-
-        def release(self):
-            opened.append("released")
-
-    monkeypatch.setattr(prediction_input.cv2, "VideoCapture", Camera)
-    arguments = ["--format", "coco", "--max-frames", "3"]
-    assert run(0, arguments=arguments) == 0
-    assert opened == [0, "released"]
-    images, _ = load_coco(tmp_path / "out")
-    assert [(image["file_name"], image["frame"]) for image in images["images"]] == [
-        ("camera 0", 0),
-        ("camera 0", 1),
-        ("camera 0", 2),
-    ]
-
-
-def test_labelme_is_for_image_files(run, tmp_path, capsys):
-    write_video(tmp_path / "clip.mp4", 2)
-    assert run(tmp_path / "clip.mp4", arguments=["--format", "labelme"]) == 2
-    assert "labelme opens image files" in capsys.readouterr().err
-
-
-def test_files_of_the_same_name_get_different_outputs(run, tmp_path):
+def test_files_of_the_same_name_get_different_outputs(predict, tmp_path):
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         Image.fromarray(picture()).save(tmp_path / folder / "cat.png")
-    assert run(tmp_path / "one", tmp_path / "two") == 0
+    assert predict(tmp_path / "one", tmp_path / "two") == 0
     assert {p.name for p in (tmp_path / "out" / "overlays").iterdir()} == {"cat.png", "cat_2.png"}
     assert {p.name for p in (tmp_path / "out" / "labelme").iterdir()} == {"cat.json", "cat_2.json"}
 
 
-def test_overlay_never_overwrites_its_image(run, tmp_path, capsys):
+def test_overlay_never_overwrites_its_image(predict, tmp_path, capsys):
     folder = tmp_path / "out" / "overlays"
     folder.mkdir(parents=True)
     Image.fromarray(picture()).save(folder / "a.png")
     before = (folder / "a.png").read_bytes()
-    assert run(folder) == 2
+    assert predict(folder) == 2
     assert "would be overwritten" in capsys.readouterr().err
     assert (folder / "a.png").read_bytes() == before
 
@@ -365,11 +259,11 @@ def test_overlay_never_overwrites_its_image(run, tmp_path, capsys):
     ],
 )
 def test_input_that_names_nothing_is_an_error_before_the_model_is_loaded(
-    given, words, run, tmp_path, capsys, monkeypatch
+    given, words, predict, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(prediction, "Predictor", None)
     (tmp_path / "empty").mkdir()
-    assert run(tmp_path / given) == 2
+    assert predict(tmp_path / given) == 2
     message = capsys.readouterr().err
     assert all(word in message for word in words)
     assert not (tmp_path / "out").exists()
@@ -401,9 +295,9 @@ def test_weights_that_are_missing_or_damaged_are_named(kind, model_files, tmp_pa
         (["--score-threshold", "50"], "'50' is not a number from 0 to 1"),
     ],
 )
-def test_wrong_arguments_are_explained(run, tmp_path, arguments, words, capsys):
+def test_wrong_arguments_are_explained(predict, tmp_path, arguments, words, capsys):
     with pytest.raises(SystemExit) as exit_:
-        run(tmp_path / "a.png", arguments=arguments)
+        predict(tmp_path / "a.png", arguments=arguments)
     assert exit_.value.code == 2
     assert words in capsys.readouterr().err
 
@@ -428,49 +322,3 @@ def test_numbers_are_added_to_names_that_are_taken():
     names = [unused_name(stem, taken) for stem in ("cat", "Cat", "cat", "cat_2", "dog")]
     assert names == ["cat", "Cat_2", "cat_3", "cat_2_2", "dog"]
     assert len({name.lower() for name in names}) == 5
-
-
-def polygon_mask(polygons, height, width):
-    """Pixels whose centres are inside, by counting crossings of a ray to the right."""
-    y, x = np.mgrid[:height, :width] + 0.5
-    inside = np.zeros((height, width), bool)
-    for polygon in polygons:
-        for (x1, y1), (x2, y2) in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
-            if y1 == y2:
-                continue
-            crosses = (np.minimum(y1, y2) <= y) & (y < np.maximum(y1, y2))
-            inside ^= crosses & (x < x1 + (y - y1) * (x2 - x1) / (y2 - y1))
-    return inside
-
-
-def test_outline_of_a_rectangle_and_of_a_pixel_follow_the_pixel_borders():
-    mask = np.zeros((20, 30), np.uint8)
-    mask[3:12, 5:25] = 1
-    mask[15, 28] = 1
-    polygons = outlines(mask)
-    corners = [sorted(map(tuple, polygon.tolist())) for polygon in polygons]
-    assert sorted(corners) == [
-        [(5, 3), (5, 12), (25, 3), (25, 12)],
-        [(28, 15), (28, 16), (29, 15), (29, 16)],
-    ]
-
-
-def test_outlines_enclose_their_masks():
-    y, x = np.mgrid[:80, :100]
-    blob = (((x - 40) / 30) ** 2 + ((y - 40) / 20) ** 2 < 1) | (abs(x - y) < 6)
-    thin = np.zeros_like(blob)
-    thin[70, 20:90] = True  # a line of one pixel
-    for mask in (blob, thin):
-        drawn = polygon_mask(outlines(mask.astype(np.uint8)), 80, 100)
-        assert (drawn & mask).sum() / (drawn | mask).sum() > 0.97
-
-
-def test_outline_leaves_out_holes_and_empty_masks_have_none():
-    mask = np.zeros((30, 30), np.uint8)
-    assert outlines(mask) == []
-    mask[5:25, 5:25] = 1
-    mask[10:20, 10:20] = 0
-    rle = coco_mask.encode(np.asfortranarray(mask))
-    polygons = outlines(coco_mask.decode(rle))
-    assert len(polygons) == 1
-    assert polygon_mask(polygons, 30, 30).sum() == 20 * 20

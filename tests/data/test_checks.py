@@ -9,8 +9,9 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 
-from rdsnet.data.checks import Finding, check_coco, clean_coco, report, usable_annotations
+from rdsnet.data.checks import check_coco, clean_coco, usable_annotations
 from rdsnet.data.coco_json import read_coco_json
+from rdsnet.data.findings import Finding, report
 
 
 def check(coco, on_invalid="error"):

@@ -56,10 +56,24 @@ def test_large_images_with_small_objects_are_trained_on_crops():
     data = statistics([(2000, 3000)] * 50, random_boxes(5000, 15, 40, 2000))
     options = settings(data)
     assert options["INPUT.MIN_SIZE_TRAIN"] == (0,) and options["INPUT.MIN_SIZE_TEST"] == 0
-    assert options["INPUT.CROP.ENABLED"] and options["INPUT.CROP.SIZE"] == [256, 256]
+    # All sides that are padded to 256, so that training sees every width of padding.
+    assert options["INPUT.CROP.ENABLED"] and options["INPUT.CROP.SIZE"] == [225, 256]
+    assert options["INPUT.CROP.TYPE"] == "absolute_range"
     assert options["TEST.DETECTIONS_PER_IMAGE"] == 150  # 100 objects in an image, and a margin
     # 2000 px are brought to 800: objects of 15 px to 6.
-    assert settings(data, "R_50")["INPUT.CROP.SIZE"] == [800, 800]
+    assert settings(data, "R_50")["INPUT.CROP.SIZE"] == [769, 800]
+
+
+@pytest.mark.parametrize("size, padded", [((600, 600), False), ((480, 640), True)])
+def test_images_that_would_never_be_padded_are_trained_at_several_sizes(size, padded):
+    """600 x 600 px become 256 x 256 for the small model, 480 x 640 become 256 x 341."""
+    options = settings(statistics([size] * 100, random_boxes(400, 60, 300, 480)))
+    varied = {
+        "INPUT.MIN_SIZE_TRAIN": (225, 256),
+        "INPUT.MIN_SIZE_TRAIN_SAMPLING": "range",
+    }
+    found = {key: value for key, value in options.items() if key.startswith("INPUT.")}
+    assert found == ({} if padded else varied)
 
 
 def test_iou_with_anchors_is_that_of_the_anchor_at_the_nearest_place():
@@ -196,6 +210,7 @@ def test_printed_command_has_the_options_of_the_run(small_data, started, tmp_pat
     cfg.merge_from_file(args.config_file)
     cfg.merge_from_list(args.opts)
     assert cfg.MODEL.DEVICE == "cpu" and cfg.OUTPUT_DIR == str(tmp_path / "out")
+    assert "MODEL.DEVICE cpu, SEED 5, as given" in output
     # A tenth is held out, and said so.
     assert "3 of the 30 images" in output
     (_, train, _), (_, val, _) = cfg.DATASETS.COCO_FILES

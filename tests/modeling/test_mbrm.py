@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from rdsnet.modeling.mbrm import MBRM, EnclosingBoxes, build_refinement
+from rdsnet.modeling.mbrm import MBRM
+from rdsnet.modeling.refinement import EnclosingBoxes, build_refinement
 from rdsnet.ops import compiled
 
 

@@ -6,11 +6,13 @@ import resource
 import signal
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
 from detectron2.engine import HookBase, hooks
+from detectron2.utils.file_io import PathManager
 from reliability import tiny
 
 from rdsnet.checkpoint import Checkpointer
@@ -220,3 +222,15 @@ def test_a_checkpoint_holds_everything(data, tmp_path):
     )
     assert state["hooks"]["LRScheduler"]["last_epoch"] == 2
     assert content["model"]["object_stream.loss_normalizer"] != 100
+
+
+def test_weights_that_cannot_be_downloaded_are_named_with_what_to_do(model, monkeypatch):
+    def unreachable(*_, **__):
+        raise URLError("Name or service not known")
+
+    monkeypatch.setattr(PathManager, "get_local_path", unreachable)
+    address = "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
+    with pytest.raises(OSError) as error:
+        Checkpointer(model).load(address)
+    for words in (address, "not known", "https://dl.", "MODEL.WEIGHTS FILE", "--config small"):
+        assert words in str(error.value)

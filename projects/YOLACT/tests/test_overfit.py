@@ -1,11 +1,7 @@
 """YOLACT and RDSNet_s learn four photographs by heart, stretched to 320 x 320 px."""
 
-import json
-
 import pytest
-from overfitting import needs_photographs, overfit
-
-from rdsnet.cli import main
+from overfitting import assert_learnt, assert_mbrm_can_be_fitted, needs_photographs, overfit
 
 DETECTOR = {
     "MODEL.META_ARCHITECTURE": "YOLACT",
@@ -39,14 +35,5 @@ MASKS = {
 @pytest.mark.parametrize("name", MASKS)
 def test_small_model_overfits_four_photographs(tmp_path, name):
     options = {**DETECTOR, **MASKS[name]}
-    results = overfit(tmp_path, *(word for option in options.items() for word in option))
-    assert results["segm"]["AP"] > 60, results
-    assert results["bbox"]["AP"] > 60, results
-
-    # MBRM is fitted to its masks like to any other model's.
-    output = tmp_path / "output"
-    weights = ["MODEL.WEIGHTS", str(output / "model_final.pth")]
-    fit = ["fit-mbrm", "--config-file", str(output / "config.yaml"), *weights]
-    assert main([*fit, "MODEL.RDSNET.MBRM.FIT.MAX_ITER", "100"]) in (0, None)
-    kernel = json.loads((output / "mbrm" / "kernel.json").read_text())
-    assert kernel["objects"] >= 15 and kernel["loss"] < kernel["loss_prior"]
+    assert_learnt(overfit(tmp_path, *(word for option in options.items() for word in option)))
+    assert_mbrm_can_be_fitted(tmp_path)

@@ -1,0 +1,65 @@
+"""Arguments that several subcommands have, and the types of their values."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+TRUST_HELP = (
+    "load checkpoints that hold more than numbers, running the code in them; only for files of "
+    "people you trust"
+)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which trained model: ``--weights``, ``--config-file`` and ``--trust-checkpoint``."""
+    parser.add_argument(
+        "--weights", required=True, metavar="FILE", help="checkpoint (.pth or .pkl)"
+    )
+    parser.add_argument(
+        "--config-file",
+        metavar="FILE",
+        help="yaml config file (default: the config in the checkpoint, or config.yaml beside it)",
+    )
+    add_trust_argument(parser)
+
+
+def add_trust_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--trust-checkpoint", action="store_true", help=TRUST_HELP)
+
+
+def add_config_options(parser: argparse.ArgumentParser, name: str = "opts") -> None:
+    """KEY VALUE words at the end of the line, as ``opts``: a positional, or after ``--opts``."""
+    parser.add_argument(
+        name,
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="config options to change, after all other arguments",
+    )
+
+
+def positive(kind: type) -> type:
+    """A number of this kind above 0 and below infinity; as argparse type."""
+
+    def convert(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = 0
+        if not 0 < value < math.inf:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a positive number")
+        return value
+
+    return convert
+
+
+def score(text: str) -> float:
+    """A number from 0 to 1; as argparse type."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 0 to 1")
+    return value

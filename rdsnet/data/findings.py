@@ -1,0 +1,79 @@
+"""What a check of annotations finds, and how people are told: counts, first offenders, remedies."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+SHOWN = 5  # offenders of each kind that a message shows
+
+# What to do about a kind of finding. The first group is structure, the second single annotations.
+REMEDIES = {
+    "category": "Give every category its own integer 'id' and a 'name'.",
+    "image": "Give every image its own integer 'id', a 'file_name', and 'height' and 'width' in "
+    "pixels.",
+    "image file": "Give the folder that 'file_name' is relative to (in a config the third entry in "
+    "DATASETS.COCO_FILES), or remove these images from the json.",
+    "unreadable image": "Replace these files, or remove the images from the json.",
+    "image size": "Correct 'height' and 'width' (as the image is shown, after EXIF rotation), "
+    "or use the images that were annotated.",
+    "annotation": "Give every annotation its own integer 'id' and the 'image_id' of an image in "
+    "this file.",
+    "unknown category": "Use the ids that 'categories' declares, or declare the missing ones.",
+    "box": "A 'bbox' is [x, y, width, height] in pixels.",
+    "no segmentation": "RDSNet learns masks: give every annotation polygons or RLE.",
+    "polygon": "A polygon is [x1, y1, x2, y2, x3, y3, ...], and 'segmentation' a list of polygons.",
+    "RLE": "RLE is {'size': [height, width], 'counts': ...} of the whole image, column by column.",
+    "iscrowd": "'iscrowd' is 0 or 1.",
+    "no object": "At least one annotation must be usable and not a crowd.",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One problem: its kind (a key of ``REMEDIES``), where it is and what is wrong there."""
+
+    kind: str
+    where: str
+    message: str
+
+
+def report(findings: Iterable[Finding], json_path: str | os.PathLike) -> str:
+    """A message with the number of findings per kind, the first of each and the remedies."""
+    findings = list(findings)
+    problems = f"{len(findings)} problem{'s' if len(findings) > 1 else ''}"
+    lines = finding_lines(findings, REMEDIES)
+    return "\n".join([f"{problems} in {os.fspath(json_path)}:", *lines])
+
+
+def finding_lines(findings: Iterable[Finding], remedies: Mapping[str, str]) -> list[str]:
+    """Per kind of finding: how many, what to do about it, and the first ones."""
+    by_kind = defaultdict(list)
+    for finding in findings:
+        by_kind[finding.kind].append(finding)
+    lines = []
+    for kind, found in by_kind.items():
+        lines.append(f"  {kind}: {len(found)}. {remedies[kind]}")
+        lines += [f"    {finding.where}: {finding.message}" for finding in found[:SHOWN]]
+        if len(found) > SHOWN:
+            lines.append(f"    ... and {len(found) - SHOWN} more")
+    return lines
+
+
+def given_value(entry: dict, key: str) -> str:
+    """What an entry has under a key, as a message says it."""
+    return f"'{key}' is {shortened(entry[key])}" if key in entry else f"'{key}' is missing"
+
+
+def shortened(value: object, most: int = 60) -> str:
+    """A value as a message shows it."""
+    text = repr(value)
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def listed(ids: set[int], most: int = 10) -> str:
+    """The first of some ids, and how many there are."""
+    shown = ", ".join(map(str, sorted(ids)[:most]))
+    return f"{shown}, ... ({len(ids)} in all)" if len(ids) > most else shown
