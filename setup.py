@@ -15,6 +15,8 @@ from setuptools.command.build_ext import build_ext
 
 # The local page, `rdsnet app`.
 APP = ["gradio>=6"]
+# ONNX files, `rdsnet export`; onnxruntime runs them, also to check them when they are written.
+EXPORT = ["onnx", "onnxscript", "onnxruntime"]
 
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "rdsnet" / "ops" / "csrc"
@@ -227,9 +229,10 @@ setup(
     ],
     extras_require={
         "app": APP,
+        "export": EXPORT,
         # tidecv: an independent implementation of the error breakdown; playwright: drives the
         # Chromium of the system, to test the local page
-        "test": ["hypothesis", "pytest", "ruff", "tidecv", "playwright", *APP],
+        "test": ["hypothesis", "pytest", "ruff", "tidecv", "playwright", *APP, *EXPORT],
     },
     entry_points=entry_points(),
     **compiled_operators(),

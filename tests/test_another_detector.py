@@ -12,6 +12,8 @@ from detectron2.modeling import build_model
 from rdsnet.data.datasets import register_coco_files, with_num_classes
 from rdsnet.data.mapper import RDSNetDatasetMapper
 from rdsnet.data.shapes import make_shapes_dataset
+from rdsnet.export.exporting import check_graph
+from rdsnet.export.graph import ImageToObjects
 from rdsnet.modeling import OBJECT_STREAM_REGISTRY
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "another-detector.md"
@@ -65,6 +67,9 @@ def test_the_detector_of_the_page_learns_and_detects(code_blocks, tmp_path):
     assert len(found) > 0
     assert found.pred_masks.shape == (len(found), 96, 96)
     assert found.regressed_boxes.tensor.shape == (len(found), 4)
+    with torch.no_grad():
+        image = batch[0]["image"].to(torch.uint8)
+        assert "the graph finds" in check_graph(ImageToObjects(model).eval(), image)
     # without any object, the losses are those of background alone
     model.train()
     batch[0]["instances"] = batch[0]["instances"][:0]

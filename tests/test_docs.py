@@ -24,7 +24,7 @@ from rdsnet.data.shapes import make_shapes_dataset
 from rdsnet.engine import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ["install", "own-data", "predict", "evaluate", "mbrm", "scale-out"]
+PAGES = ["install", "own-data", "predict", "export", "evaluate", "mbrm", "scale-out"]
 BLOCK = re.compile(r"(<!-- parsed -->\n)?^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # What makes a training short, appended to `rdsnet train --data`.
 SHORT = (
@@ -158,5 +158,6 @@ MADE = {
     ],
     ("predict", 0): ["output/photos/overlays"],
     ("predict", 1): ["output/all/objects.csv", "output/all/coco_instances_results.json"],
+    ("export", 0): ["output/model.onnx"],
     ("evaluate", 0): ["output/mine/report.html", "output/mine/inference/breakdown.json"],
 }

@@ -16,6 +16,7 @@ COMMANDS = (
     "app",
     "fit-mbrm",
     "convert",
+    "export",
     "benchmark",
     "doctor",
 )

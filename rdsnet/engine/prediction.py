@@ -146,12 +146,16 @@ def predict_image(predictor: Predictor, image: np.ndarray, score_threshold: floa
 
 
 def prediction_config(
-    config_file: str | None, weights: str, score_threshold: float = 0.0, opts: Sequence[str] = ()
+    config_file: str | None,
+    weights: str,
+    score_threshold: float | None = 0.0,
+    opts: Sequence[str] = (),
 ) -> CfgNode:
     """The config for a Predictor whose masks stay compact.
 
     Without ``config_file``, it is the one that the checkpoint holds, or config.yaml beside it.
-    A model that was trained on a GPU runs on the CPU where there is none.
+    A model that was trained on a GPU runs on the CPU where there is none. With ``score_threshold``
+    None the config's own holds.
 
     The data that the model was trained on may be gone: entries of ``DATASETS.COCO_FILES`` without
     their json are ignored as long as the number of classes is given.
@@ -163,8 +167,9 @@ def prediction_config(
     check_weights(weights)
     config_file = config_file or find_config(weights)
     settings = ["MODEL.WEIGHTS", weights, "MODEL.RDSNET.DENSE_MASKS", "False"]
-    # Spares the model the masks that nobody will see; below 1, which no score exceeds.
-    settings += ["MODEL.RETINANET.SCORE_THRESH_TEST", str(min(score_threshold, 0.99))]
+    if score_threshold is not None:
+        # Spares the model the masks that nobody will see; below 1, which no score exceeds.
+        settings += ["MODEL.RETINANET.SCORE_THRESH_TEST", str(min(score_threshold, 0.99))]
     if "MODEL.DEVICE" not in opts and not torch.cuda.is_available():
         settings += ["MODEL.DEVICE", "cpu"]
     settings = [*opts, *settings]

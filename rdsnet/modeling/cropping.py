@@ -58,5 +58,4 @@ def expanded_windows(
     limits = corners.new_tensor([[width, height, width, height] for height, width in sizes])
     limits = limits[0] if image_index is None else limits[image_index]
     windows = torch.minimum((corners - 0.5).ceil().nan_to_num().clamp(min=0), limits).long()
-    windows[invalid] = 0
-    return windows
+    return windows.masked_fill(invalid[:, None], 0)

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rdsnet.ops import compiled
+
 
 def convolve_at(
     conv: nn.Conv2d,
@@ -39,6 +41,9 @@ def convolve_at(
     Returns:
         (N, E), attached to every parameter also when N = 0.
     """
+    if compiled.exporting():
+        features = features if tower is None else [tower(feature) for feature in features]
+        return _convolve_at_any(conv, features, image_index, places, num_anchors)
     level, y, x, anchor = locate(places, [f.shape[-2:] for f in features], num_anchors)
     radius = conv.padding[0]
     patches, order = [], []
@@ -136,6 +141,31 @@ def neighbourhoods(feature: Tensor, cells: Tensor, radius: int) -> tuple[Tensor,
     return patches * inside[..., None], inside
 
 
+def _convolve_at_any(
+    conv: nn.Conv2d, features: list[Tensor], image_index: Tensor, places: Tensor, num_anchors: int
+) -> Tensor:
+    """:func:`convolve_at` without sizes that depend on how many anchors lie where.
+
+    All levels are one list of cells, each level with a rim of zeros; every neighbourhood meets the
+    weights of all A anchors, and its own are chosen. More work, but the same graph for any anchors.
+    """
+    level, y, x, anchor = locate(places, [f.shape[-2:] for f in features], num_anchors)
+    reach = conv.padding[0]
+    padded = [F.pad(feature, (reach, reach, reach, reach)) for feature in features]
+    cells = torch.cat([p.permute(0, 2, 3, 1).flatten(0, 2) for p in padded])
+    sizes = torch.tensor([p.shape for p in padded], device=level.device)
+    counts = sizes[:, 0] * sizes[:, 2] * sizes[:, 3]
+    starts, heights, widths = counts.cumsum(0) - counts, sizes[:, 2], sizes[:, 3]
+    starts, heights, widths = starts[level], heights[level], widths[level]
+    steps = torch.arange(conv.kernel_size[0], device=level.device)
+    rows = (image_index * heights + y)[:, None] + steps  # (N, k)
+    index = (starts[:, None] + rows * widths[:, None] + x[:, None])[:, :, None] + steps
+    weights = conv.weight.permute(0, 2, 3, 1).flatten(1)  # (A * E, k * k * C)
+    outputs = F.linear(cells[index].flatten(1), weights, conv.bias)
+    outputs = outputs.view(-1, num_anchors, conv.out_channels // num_anchors)
+    return outputs.gather(1, anchor[:, None, None].expand(-1, 1, outputs.shape[2]))[:, 0]
+
+
 def cells_of(feature: Tensor, image_index: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """``feature[image_index, :, rows, columns]`` with gradients that are the same every time.
 
@@ -155,7 +185,7 @@ def locate(
     """Split anchor indices (order: level, y, x, anchor) into level, y, x and anchor, each (N,)."""
     counts = torch.tensor([h * w * num_anchors for h, w in sizes], device=places.device)
     ends = counts.cumsum(0)
-    level = torch.bucketize(places, ends, right=True)
+    level = (places[:, None] >= ends).sum(1)
     widths = torch.tensor([w for _, w in sizes], device=places.device)[level]
     within = places - (ends - counts)[level]
     cell = within // num_anchors

@@ -22,6 +22,7 @@ from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
 from rdsnet.modeling.lazy_conv import convolve_at
+from rdsnet.modeling.padded import PaddedDetections
 
 OBJECT_STREAM_REGISTRY = Registry("OBJECT_STREAM")
 OBJECT_STREAM_REGISTRY.__doc__ = """
@@ -156,6 +157,13 @@ class ObjectStream(nn.Module):
         """
         raise NotImplementedError
 
+    def scores(self, predictions: DensePredictions, level: int) -> Tensor:
+        """Scores of all anchor-class pairs of a level of the first image, (Hi * Wi * A, K).
+
+        What :meth:`candidates` chooses from. Only export asks for it.
+        """
+        raise NotImplementedError
+
     # ------------------------------------------------------------ shared by detectors
 
     def represent(
@@ -201,6 +209,27 @@ class ObjectStream(nn.Module):
             places=places,
         )
         return detections[self.nms(detections)[: self.max_detections]]
+
+    def detect_padded(
+        self, predictions: DensePredictions, image_size: tuple[int, int]
+    ) -> PaddedDetections:
+        """:meth:`detect` for the first image, clipped to it, in a form that export can trace."""
+        levels = []
+        first_place = 0
+        for level, anchors in enumerate(predictions.anchors):
+            scores = self.scores(predictions, level).flatten()
+            best, pair = scores.topk(min(len(scores), self.topk_candidates))
+            anchor = pair // self.num_classes
+            deltas = predictions.deltas[level][0, anchor].float()
+            places = anchor + first_place
+            levels.append((deltas, anchors.tensor[anchor], best, pair % self.num_classes, places))
+            first_place += len(anchors)
+        deltas, anchors, scores, classes, places = (torch.cat(parts) for parts in zip(*levels))
+        boxes = self.box2box_transform.apply_deltas(deltas, anchors)
+        scores = scores.masked_fill(scores <= self.score_threshold, 0)
+        candidates = PaddedDetections(boxes, scores, classes, places)
+        detections = candidates.without_suppressed(self.nms_threshold).best(self.max_detections)
+        return detections.clipped(image_size)
 
     def nms(self, detections: Instances) -> Tensor:
         """Indices of the detections that are kept, best first: greedy NMS per class."""

@@ -173,8 +173,8 @@ class RDSNet(nn.Module):
             refined = self.mbrm(masks.column_maxima, masks.row_maxima, boxes)
         return Instances(
             detections.image_size,
-            pred_boxes=Boxes(refined),
-            regressed_boxes=Boxes(boxes),
+            pred_boxes=Boxes(self.output_boxes(refined)),
+            regressed_boxes=Boxes(self.output_boxes(boxes)),
             scores=detections.scores,
             pred_classes=detections.pred_classes,
             pred_masks=masks.dense() if self.dense_masks else masks,
@@ -189,7 +189,7 @@ class RDSNet(nn.Module):
         output_size: tuple[int, int],
     ) -> CompactMasks:
         """Correlation and expanded cropping: masks (N) of ``output_size``."""
-        windows = expanded_windows(boxes, self.test_expand, output_size)
+        windows = self.windows(boxes, output_size)
         taps_y, taps_x = (
             resize_taps(output, image, grid, stride, device=psi.device)
             for output, image, grid, stride in zip(
@@ -197,6 +197,14 @@ class RDSNet(nn.Module):
             )
         )
         return assemble_masks(psi, phi, windows, taps_y, taps_x, self.mask_threshold)
+
+    def windows(self, boxes: Tensor, output_size: tuple[int, int]) -> Tensor:
+        """The windows (N, 4) of the output that masks are cropped to, see :mod:`.cropping`."""
+        return expanded_windows(boxes, self.test_expand, output_size)
+
+    def output_boxes(self, boxes: Tensor) -> Tensor:
+        """Boxes (N, 4) of detection and MBRM -> boxes in continuous coordinates."""
+        return boxes
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -228,10 +236,18 @@ class RDSNet(nn.Module):
         return self.pixel_mean.device
 
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
-        """Normalise and pad to a common size that the backbone's strides divide."""
-        images = [x["image"].to(self.device) for x in batched_inputs]
-        images = [(image - self.pixel_mean) / self.pixel_std for image in images]
-        return ImageList.from_tensors(images, self.backbone.size_divisibility)
+        """What the backbone sees, padded to a common size that its strides divide."""
+        images = [self.network_input(x["image"].to(self.device)) for x in batched_inputs]
+        return ImageList.from_tensors(images, self.size_divisibility)
+
+    @property
+    def size_divisibility(self) -> int:
+        """The backbone's input is padded to a multiple of it, pixels; 0: not at all."""
+        return self.backbone.size_divisibility
+
+    def network_input(self, image: Tensor) -> Tensor:
+        """Normalise one image (3, H, W)."""
+        return (image - self.pixel_mean) / self.pixel_std
 
     def ground_truth(
         self, batched_inputs: list[dict], image_sizes: list[tuple[int, int]]

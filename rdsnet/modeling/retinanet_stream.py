@@ -256,6 +256,9 @@ class RetinaNetStream(ObjectStream):
         best = logits[anchor, category].topk(min(len(anchor), self.topk_candidates))
         return best.values.sigmoid(), anchor[best.indices], category[best.indices]
 
+    def scores(self, predictions: DensePredictions, level: int) -> Tensor:
+        return predictions.logits[level][0].float().sigmoid()
+
 
 def logit(probability: float) -> float:
     """log(p / (1 - p)); -inf for 0, inf for 1."""

@@ -42,10 +42,20 @@ def usable(tensor: Tensor | None = None) -> bool:
     """
     device = "cpu" if tensor is None else tensor.device.type
     if torch.compiler.is_compiling():
-        exporting = getattr(torch.compiler, "is_exporting", None)
-        return device in _devices and not (exporting is not None and exporting())
+        return device in _devices and not exporting()
     _announce()
     return device in _devices and not torch.jit.is_tracing()
+
+
+def exporting() -> bool:
+    """Whether ``torch.export`` is tracing.
+
+    A graph for other runtimes has PyTorch's operators alone, and as few sizes as possible in it
+    depend on data.
+    """
+    if hasattr(torch.compiler, "is_exporting"):  # since 2.7
+        return torch.compiler.is_exporting()
+    return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
 
 
 @contextmanager

@@ -11,8 +11,15 @@ from torchvision.ops import nms
 
 from rdsnet.modeling import OBJECT_STREAM_REGISTRY, RetinaNetStream
 from rdsnet.modeling.object_stream import DensePredictions
+from rdsnet.modeling.padded import PaddedDetections
 
-from .boxes import InclusiveBox2BoxTransform, clip_inclusive, inclusive_iou, to_continuous
+from .boxes import (
+    InclusiveBox2BoxTransform,
+    clip_inclusive,
+    inclusive_iou,
+    to_continuous,
+    to_inclusive,
+)
 
 
 class OverwritingMatcher:
@@ -178,6 +185,32 @@ class AuthorsRetinaNetStream(RetinaNetStream):
             places=places[anchor],
         )
         return candidates[self.nms(candidates)[: self.max_detections]]
+
+    def detect_padded(
+        self, predictions: DensePredictions, image_size: tuple[int, int]
+    ) -> PaddedDetections:
+        """As in the base class; boxes are inclusive."""
+        levels = []
+        first_place = 0
+        for level, anchors in enumerate(predictions.anchors):
+            scores = self.scores(predictions, level)
+            best = scores.amax(dim=1).topk(min(len(scores), self.topk_candidates)).indices
+            deltas = predictions.deltas[level][0, best].float()
+            levels.append((deltas, anchors.tensor[best], scores[best], best + first_place))
+            first_place += len(anchors)
+        deltas, anchors, scores, places = (torch.cat(parts) for parts in zip(*levels))
+        boxes = clip_inclusive(self.box2box_transform.apply_deltas(deltas, anchors), image_size)
+        scores = scores.masked_fill(scores <= self.score_threshold, 0)
+        # A row for every class of every anchor.
+        classes = torch.arange(self.num_classes, device=boxes.device).repeat(len(boxes))
+        candidates = PaddedDetections(
+            to_continuous(boxes).repeat_interleave(self.num_classes, dim=0),
+            scores.flatten(),
+            classes,
+            places.repeat_interleave(self.num_classes),
+        )
+        detections = candidates.without_suppressed(self.nms_threshold).best(self.max_detections)
+        return detections._replace(boxes=to_inclusive(detections.boxes))
 
     def nms(self, candidates: Instances) -> Tensor:
         """Indices of the detections that NMS per class keeps, best first.

@@ -136,13 +136,8 @@ class AuthorsRDSNet(RDSNet):
         height, width = (-(-side // divisor) * divisor // STRIDE for side in image_size)
         return height, width
 
-    def inference(self, *args) -> list[dict]:
-        results = super().inference(*args)
-        for result in results:
-            instances = result["instances"]
-            for name in ("pred_boxes", "regressed_boxes"):
-                instances.set(name, Boxes(to_continuous(instances.get(name).tensor)))
-        return results
+    def output_boxes(self, boxes: Tensor) -> Tensor:
+        return to_continuous(boxes)
 
     def detect(
         self, objects, image_sizes: list[tuple[int, int]], batched_inputs: list[dict]
@@ -178,9 +173,12 @@ class AuthorsRDSNet(RDSNet):
             two_resize_taps(output, image, cells, device=psi.device)
             for output, image, cells in zip(output_size, image_size, (height, width), strict=True)
         )
-        windows = padded_windows(boxes, self.test_padding, output_size)
+        windows = self.windows(boxes, output_size)
         own_psi = psi[:, :height, :width]
         return assemble_masks(own_psi, phi, windows, taps_y, taps_x, self.mask_threshold)
+
+    def windows(self, boxes: Tensor, output_size: tuple[int, int]) -> Tensor:
+        return padded_windows(boxes, self.test_padding, output_size)
 
 
 def inclusive_ground_truth(instances: Instances) -> Instances:

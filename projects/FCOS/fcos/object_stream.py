@@ -162,6 +162,10 @@ class FCOSStream(RetinaNetStream):
         chosen = passing[best.indices]
         return best.values, location[chosen], category[chosen]
 
+    def scores(self, predictions: FCOSPredictions, level: int) -> Tensor:
+        centerness = predictions.centerness[level][0, :, None].float().sigmoid()
+        return (super().scores(predictions, level) * centerness).sqrt()
+
 
 def match_locations(locations: list[Boxes], gt_boxes: Boxes, radius: float) -> Tensor:
     """The object that every location is responsible for.

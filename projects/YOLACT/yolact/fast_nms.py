@@ -37,9 +37,13 @@ def fast_nms(
     # One row per class; the places that a class leaves empty hold boxes without area.
     table = boxes.new_zeros(len(counts), int(rank.max()) + 1, 4)
     table[group, rank] = boxes[grouped]
-    largest_before = batched_iou(table).triu(diagonal=1).amax(dim=1)
-    kept = grouped[largest_before[group, rank] <= iou_threshold]
+    kept = grouped[largest_overlap_before(table)[group, rank] <= iou_threshold]
     return kept[scores[kept].argsort(descending=True, stable=True)]
+
+
+def largest_overlap_before(boxes: Tensor) -> Tensor:
+    """Largest IoU of each box with those before it in its row: (C, k, 4) -> (C, k)."""
+    return batched_iou(boxes).triu(diagonal=1).amax(dim=1)
 
 
 def batched_iou(boxes: Tensor) -> Tensor:

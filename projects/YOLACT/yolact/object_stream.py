@@ -19,9 +19,10 @@ from rdsnet.modeling import OBJECT_STREAM_REGISTRY, DensePredictions, ObjectStre
 from rdsnet.modeling.lazy_conv import convolve_at
 from rdsnet.modeling.mask_loss import mask_targets
 from rdsnet.modeling.object_stream import matched_boxes
+from rdsnet.modeling.padded import PaddedDetections
 from rdsnet.modeling.processes import divisor_for
 
-from .fast_nms import fast_nms
+from .fast_nms import fast_nms, largest_overlap_before
 from .layers import conv_block, initialize
 from .matching import FOREGROUND, hard_negatives, match_anchors
 
@@ -263,6 +264,30 @@ class YOLACTStream(ObjectStream):
         scores = predictions.logits[level][image].float().softmax(dim=1)[:, :-1]
         anchor, category = (scores > self.score_threshold).nonzero(as_tuple=True)
         return scores[anchor, category], anchor, category
+
+    def scores(self, predictions: DensePredictions, level: int) -> Tensor:
+        return predictions.logits[level][0].float().softmax(dim=1)[:, :-1]
+
+    def detect_padded(
+        self, predictions: DensePredictions, image_size: tuple[int, int]
+    ) -> PaddedDetections:
+        """As in the base class; Fast NMS on the best anchors of every class."""
+        levels = range(len(predictions.logits))
+        scores = torch.cat([self.scores(predictions, level) for level in levels])
+        scores = scores.masked_fill(scores <= self.score_threshold, 0)
+        best, places = scores.topk(min(self.fast_nms_top_k, len(scores)), dim=0)
+        best, places = best.t(), places.t().flatten()  # (K, k) and (K * k,)
+        boxes = self.box2box_transform.apply_deltas(
+            torch.cat(predictions.deltas, dim=1)[0, places].float(),
+            Boxes.cat(predictions.anchors).tensor[places],
+        )
+        boxes = boxes.masked_fill((best == 0).flatten()[:, None], 0)  # without area: overlaps none
+        overlap = largest_overlap_before(boxes.view(*best.shape, 4))
+        best = best.masked_fill(overlap > self.nms_threshold, 0)
+        classes = torch.arange(self.num_classes, device=boxes.device)
+        classes = classes[:, None].expand_as(best).flatten()
+        detections = PaddedDetections(boxes, best.flatten(), classes, places)
+        return detections.best(self.max_detections).clipped(image_size)
 
     def nms(self, detections: Instances) -> Tensor:
         """Fast NMS."""

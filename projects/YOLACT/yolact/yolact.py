@@ -6,7 +6,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.backbone import FPN
-from detectron2.structures import BitMasks, Boxes, ImageList, Instances
+from detectron2.structures import BitMasks, Boxes, Instances
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -50,18 +50,17 @@ class YOLACT(RDSNet):
     def from_config(cls, cfg: CfgNode) -> dict:
         return {**super().from_config(cfg), "input_size": cfg.MODEL.YOLACT.INPUT_SIZE}
 
-    def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
-        """Normalise and resize bilinearly (or, with ``input_size`` 0, pad)."""
-        if not self.input_size:
-            return super().preprocess_image(batched_inputs)
+    @property
+    def size_divisibility(self) -> int:
+        return 0 if self.input_size else super().size_divisibility
+
+    def network_input(self, image: Tensor) -> Tensor:
+        """Normalise and, unless ``input_size`` is 0, resize bilinearly."""
+        image = super().network_input(image)
         size = (self.input_size, self.input_size)
-        images = []
-        for x in batched_inputs:
-            image = (x["image"].to(self.device) - self.pixel_mean) / self.pixel_std
-            if image.shape[1:] != size:
-                image = F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]
-            images.append(image)
-        return ImageList(torch.stack(images), [size] * len(images))
+        if not self.input_size or image.shape[1:] == size:
+            return image
+        return F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]
 
     def ground_truth(
         self, batched_inputs: list[dict], image_sizes: list[tuple[int, int]]

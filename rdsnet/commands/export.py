@@ -1,0 +1,89 @@
+"""Write a trained model as one file for other runtimes: ONNX, or a program of torch.export.
+
+The file takes an image (3, H, W) of one size, uint8, channels in the order of INPUT.FORMAT (BGR
+unless changed), and gives boxes (after MBRM), regressed_boxes (before), scores, classes and masks
+(N, H, W) of its N objects, in pixels of that image. Normalisation, NMS, masks and MBRM are inside;
+so are the names of the classes. What the file finds is compared with the model before it is kept.
+docs/export.md has a program that uses it.
+
+ONNX needs onnx and onnxscript: pip install 'rdsnet[export]'.
+
+Examples:
+  rdsnet export --weights output/mine/model_best.pth --output model.onnx
+  rdsnet export --weights output/mine/model_best.pth --output model.pt2 --size 480 640
+  rdsnet export --config-file output/mine/config.yaml --weights output/mine/model_final.pth \\
+      --output model.onnx --max-detections 20 --score-threshold 0.3
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from rdsnet.commands.predict import score
+from rdsnet.commands.train import TRUST_HELP, positive
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config-file",
+        metavar="FILE",
+        help="yaml config file (default: the config in the checkpoint, or config.yaml beside it)",
+    )
+    parser.add_argument(
+        "--weights", required=True, metavar="FILE", help="checkpoint (.pth or .pkl)"
+    )
+    parser.add_argument(
+        "--output", required=True, metavar="FILE", help="file to write (.onnx or .pt2)"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("onnx", "torch"),
+        help="onnx, or torch: a program of torch.export (default: by the ending of --output)",
+    )
+    parser.add_argument(
+        "--size",
+        nargs=2,
+        type=positive(int),
+        metavar=("HEIGHT", "WIDTH"),
+        help="of the images that the file takes, pixels (default: INPUT.MIN_SIZE_TEST x "
+        "INPUT.MAX_SIZE_TEST, rounded up to a multiple of 32)",
+    )
+    parser.add_argument(
+        "--max-detections",
+        type=positive(int),
+        metavar="N",
+        help="at most so many objects per image (default: TEST.DETECTIONS_PER_IMAGE)",
+    )
+    parser.add_argument(
+        "--score-threshold",
+        type=score,
+        metavar="P",
+        help="leave out objects with a lower score (default: MODEL.RETINANET.SCORE_THRESH_TEST, "
+        "0.05 unless changed)",
+    )
+    parser.add_argument("--trust-checkpoint", action="store_true", help=TRUST_HELP)
+    parser.add_argument(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="config options to change, after all other arguments",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    from rdsnet.export import export
+
+    summary = export(
+        args.config_file,
+        args.weights,
+        args.output,
+        file_format=args.format,
+        size=tuple(args.size) if args.size else None,
+        max_detections=args.max_detections,
+        score_threshold=args.score_threshold,
+        opts=args.opts,
+        trust_checkpoint=args.trust_checkpoint,
+        progress=lambda text: print(f"{text} ...", flush=True),
+    )
+    print(summary.text())

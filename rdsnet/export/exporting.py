@@ -1,0 +1,231 @@
+"""From a checkpoint to a file for other runtimes: what ``rdsnet export`` does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+
+from rdsnet.engine.prediction import names_and_ids, prediction_config
+from rdsnet.engine.predictor import Predictor
+from rdsnet.export import check
+from rdsnet.export.files import FORMATS, describe, read, require_packages, trace, write
+from rdsnet.export.graph import ImageToObjects, Objects
+from rdsnet.modeling import RDSNet
+
+CANDIDATES = 300
+
+
+@dataclass
+class ExportSummary:
+    """What :func:`export` did.
+
+    Attributes:
+        path: the file.
+        size: (H, W) of the images that it takes, pixels.
+        channels: their channel order, "BGR" or "RGB".
+        max_detections: most objects that it gives.
+        class_names: None: unknown.
+        checked: what was compared, in words.
+    """
+
+    path: Path
+    size: tuple[int, int]
+    channels: str
+    max_detections: int
+    class_names: list[str] | None
+    checked: str
+
+    def text(self) -> str:
+        height, width = self.size
+        names = ", ".join(self.class_names or ["unknown"])
+        return "\n".join(
+            [
+                f"Input: image (3, {height}, {width}) uint8, {self.channels}",
+                "Output: boxes, regressed_boxes, scores, classes, masks of at most "
+                f"{self.max_detections} objects",
+                f"Classes: {names if len(names) < 200 else len(self.class_names)}",
+                f"Checked: {self.checked}",
+                f"Written: {self.path} ({self.path.stat().st_size / 2**20:.1f} MiB)",
+            ]
+        )
+
+
+def export(
+    config_file: str | None,
+    weights: str,
+    output: str | Path,
+    *,
+    file_format: str | None = None,
+    size: tuple[int, int] | None = None,
+    max_detections: int | None = None,
+    score_threshold: float | None = None,
+    opts: Sequence[str] = (),
+    trust_checkpoint: bool = False,
+    progress: Callable[[str], None] = lambda text: None,
+) -> ExportSummary:
+    """Write a trained model as ONNX or as a program of torch.export, and check the file.
+
+    The graph is compared with the model on a made-up image twice: as it is traced, with a score
+    threshold of 0, so that there are objects; then as it was written.
+
+    Args:
+        config_file, weights, opts, trust_checkpoint: as for
+            :func:`rdsnet.engine.prediction.predict`.
+        output: the file; its folder is made if missing.
+        file_format: "onnx" or "torch"; None: by the ending of ``output``.
+        size: (H, W) of the images that the file will take; None: see :func:`input_size`.
+        max_detections: most objects per image; None: as configured.
+        score_threshold: objects below it are dropped; None: as configured.
+        progress: called with a line when a longer step begins.
+
+    Raises:
+        FileNotFoundError, ValueError: for what is missing or does not fit, and for a model that
+            cannot be exported; then nothing is written.
+        ModuleNotFoundError: without onnx or onnxscript, for ONNX.
+    """
+    output = Path(output)
+    file_format = file_format or format_of(output)
+    if output.is_dir():
+        raise ValueError(f"--output '{output}' is a folder: name a file in it")
+    require_packages(file_format)
+    settings = ["MODEL.DEVICE", "cpu"]
+    if max_detections is not None:
+        settings += ["TEST.DETECTIONS_PER_IMAGE", str(max_detections)]
+    cfg = prediction_config(config_file, weights, score_threshold, [*opts, *settings])
+    progress(f"Loading {weights}")
+    model = Predictor(cfg, trust_checkpoint).model
+    if not isinstance(model, RDSNet):
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE '{cfg.MODEL.META_ARCHITECTURE}' cannot be exported: only "
+            "RDSNet and what builds on it (FCOS, YOLACT, AuthorsCompat in projects/)"
+        )
+    size = size or input_size(cfg, model)
+    image = check.made_up_image(size)
+    class_names, category_ids = names_and_ids(cfg)
+    texts = describe(cfg, size, class_names, category_ids)
+    output.parent.mkdir(parents=True, exist_ok=True)
+
+    with torch.no_grad():
+        graph = ImageToObjects(model).eval()
+        compared = check_graph(graph, image)
+        progress("Tracing the model")
+        program = trace(graph, image)
+        progress("Writing")
+        unchecked = output.with_name(output.name + ".unchecked")
+        try:
+            write(unchecked, program, file_format, texts)
+            progress("Checking")
+            checked = check_file(unchecked, file_format, graph, image)
+            unchecked.replace(output)
+        finally:
+            unchecked.unlink(missing_ok=True)
+    return ExportSummary(
+        output,
+        size,
+        cfg.INPUT.FORMAT,
+        cfg.TEST.DETECTIONS_PER_IMAGE,
+        class_names,
+        f"on a made-up image {compared}, {checked}",
+    )
+
+
+def format_of(path: Path) -> str:
+    """The name of the format that a file's ending stands for."""
+    for name, ending in FORMATS.items():
+        if path.suffix.lower() == ending:
+            return name
+    raise ValueError(
+        f"--output '{path}' ends neither in .onnx nor in .pt2: name the format by --format "
+        f"{' or --format '.join(FORMATS)}"
+    )
+
+
+def input_size(cfg: CfgNode, model: RDSNet) -> tuple[int, int]:
+    """The (H, W) that a model's test images fit into, which lie across.
+
+    That of the model itself where it resizes all images to one size, as YOLACT does; else
+    ``INPUT.MIN_SIZE_TEST`` and ``MAX_SIZE_TEST``, rounded up to what the backbone divides.
+
+    Raises:
+        ValueError: images keep their own size in tests.
+    """
+    fixed = getattr(model, "input_size", 0)
+    if fixed:
+        return fixed, fixed
+    short, long = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+    if short <= 0:
+        raise ValueError(
+            "this model takes images at their own size (INPUT.MIN_SIZE_TEST 0), and a file has one "
+            "input size: give it by --size HEIGHT WIDTH"
+        )
+    divisor = max(model.size_divisibility, 1)
+    return tuple(math.ceil(side / divisor) * divisor for side in (short, max(short, long)))
+
+
+def model_objects(model: RDSNet, image: torch.Tensor) -> Objects:
+    """What the model itself finds in an image (3, H, W)."""
+    return check.objects_of(model([{"image": image}])[0]["instances"])
+
+
+def check_graph(graph: ImageToObjects, image: torch.Tensor) -> str:
+    """Compare the graph with its model on an image, with as low a threshold as gives objects.
+
+    Returns:
+        what agrees, in words.
+
+    Raises:
+        ValueError: they differ.
+    """
+    model, stream = graph.model, graph.model.object_stream
+    threshold = stream.score_threshold
+    try:
+        stream.score_threshold = min(threshold, usable_threshold(graph, image))
+        expected, found = model_objects(model, image), Objects(*graph(image))
+    except NotImplementedError as error:
+        raise ValueError(
+            f"{type(stream).__name__} cannot be exported: it has no method scores(), see "
+            "docs/another-detector.md"
+        ) from error
+    finally:
+        stream.score_threshold = threshold
+    if not check.enough_agree(expected, found):
+        raise ValueError(
+            f"{type(model).__name__} with {type(stream).__name__} cannot be exported: on a made-up "
+            f"image {_compared('the graph', expected, found)}. A class that changes how objects "
+            "are found changes detect_padded() too, see docs/another-detector.md"
+        )
+    return _compared("the graph", expected, found) + " at a low score threshold"
+
+
+def usable_threshold(graph: ImageToObjects, image: torch.Tensor) -> float:
+    """A score that :data:`CANDIDATES` anchor-class pairs of an image exceed."""
+    stream = graph.model.object_stream
+    _, predictions, _ = graph.predict(image)
+    scores = torch.cat(
+        [stream.scores(predictions, i).flatten() for i in range(len(predictions.anchors))]
+    )
+    return float(scores.topk(min(CANDIDATES, len(scores))).values[-2:].mean())
+
+
+def check_file(path: Path, file_format: str, graph: ImageToObjects, image: torch.Tensor) -> str:
+    """The same for the file and the graph, at the score threshold of the model."""
+    run = read(path, file_format)
+    if run is None:
+        return "the file itself is not checked, onnxruntime is not installed"
+    expected, found = Objects(*graph(image)), run(image)
+    if not check.enough_agree(expected, found):
+        raise ValueError(
+            f"on a made-up image {_compared('the file', expected, found)}, so it is not kept. "
+            "Please report this with the versions that 'rdsnet doctor' prints"
+        )
+    return _compared("the file", expected, found) + " at the model's own"
+
+
+def _compared(name: str, expected: Objects, found: Objects) -> str:
+    agreeing = int(check.agreeing_objects(expected, found).sum())
+    return f"{name} finds {agreeing} of {len(expected.scores)} objects"

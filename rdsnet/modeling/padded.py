@@ -1,0 +1,65 @@
+"""Detections as tables of a fixed length, for graphs that run without Python.
+
+Export traces one path through the code for all images, so sizes in it may depend on an image only
+where there is no other way. Here that is NMS, between a table of candidates and one of detections.
+In both, rows with score 0 hold nothing.
+
+Shapes: M candidates, N detections, both fixed.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import nms
+
+
+class PaddedDetections(NamedTuple):
+    """Best first; rows with score 0 hold nothing.
+
+    Attributes:
+        boxes: (N, 4) in pixels of the network's input.
+        scores: (N,).
+        classes: (N,) int64.
+        places: (N,) int64, the anchors that they come from.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    classes: Tensor
+    places: Tensor
+
+    def best(self, count: int) -> PaddedDetections:
+        """The ``count`` rows with the largest scores (all, if there are fewer), in order."""
+        order = self.scores.topk(min(count, len(self.scores))).indices
+        return PaddedDetections(*(column[order] for column in self))
+
+    def without_suppressed(self, iou_threshold: float) -> PaddedDetections:
+        """Score 0 for whatever greedy NMS per class drops."""
+        # Two boxes more, which nothing overlaps: torchvision tells the tracer that NMS keeps two or
+        # more, and the graph would insist on it.
+        boxes = F.pad(self.boxes, (0, 0, 0, 2))
+        scores = F.pad(self.scores, (0, 2))
+        last = self.classes.max()
+        classes = torch.cat([self.classes, torch.stack([last + 1, last + 2])])
+        candidate = torch.cat([self.scores > 0, self.scores.new_ones(2, dtype=torch.bool)])
+
+        occupied = torch.where(candidate[:, None], boxes, 0)
+        low, high = occupied.min(), occupied.max()
+        # Each class at a place of its own, so that one NMS serves all.
+        shifted = boxes - low + (classes * (high - low + 1))[:, None]
+        found = candidate.nonzero()[:, 0]
+        kept = found[nms(shifted[found], scores[found], iou_threshold)]
+        return self._replace(
+            scores=torch.zeros_like(scores).scatter(0, kept, scores[kept])[: len(self.scores)]
+        )
+
+    def clipped(self, size: tuple[int, int]) -> PaddedDetections:
+        """Boxes within an image of ``size`` (H, W); score 0 where nothing is left of them."""
+        limits = self.boxes.new_tensor([size[1], size[0], size[1], size[0]])
+        boxes = torch.minimum(self.boxes.clamp(min=0), limits)
+        empty = (boxes[:, 2:] <= boxes[:, :2]).any(1)
+        return self._replace(boxes=boxes, scores=self.scores.masked_fill(empty, 0))

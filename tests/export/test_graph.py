@@ -1,0 +1,113 @@
+"""The graph against the model, and its steps against the operators that they stand for."""
+
+import pytest
+import torch
+from exporting import assert_same, graph_and_model, random_image, untrained
+from torchvision.ops import nms
+
+import rdsnet
+from rdsnet.export.graph import ImageToObjects, inside, mask_logits
+from rdsnet.modeling.cropping import expanded_windows
+from rdsnet.modeling.lazy_conv import convolve_at
+from rdsnet.modeling.padded import PaddedDetections
+from rdsnet.ops import assemble_masks, compiled, resize_taps
+
+
+def config(*opts):
+    cfg = rdsnet.get_cfg()
+    cfg.merge_from_file("configs/small/rdsnet_small.yaml")
+    cfg.MODEL.RETINANET.NUM_CLASSES = 3
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.merge_from_list(list(opts))
+    return cfg
+
+
+@pytest.mark.parametrize(
+    ("size", "opts"),
+    [
+        ((96, 160), []),
+        ((90, 131), []),  # padded inside
+        ((96, 160), ["MODEL.RDSNET.MBRM.READOUT", "expectation"]),
+        ((96, 160), ["MODEL.RDSNET.MBRM.METHOD", "direct"]),
+        ((90, 131), ["MODEL.RDSNET.MBRM.METHOD", "none"]),
+        ((96, 160), ["MODEL.RDSNET.MBRM.RADIUS", "2", "TEST.DETECTIONS_PER_IMAGE", "5"]),
+    ],
+)
+def test_graph_finds_what_the_model_finds(size, opts):
+    model = untrained(config(*opts))
+    found, expected = graph_and_model(model, random_image(*size))
+    assert_same(found, expected)
+    assert len(found.scores) >= min(model.object_stream.max_detections, 50)
+    assert (found.masks.any(2) != found.masks.all(2)).any()  # outlines, not whole windows
+
+
+def test_graph_without_objects():
+    model = untrained(config())
+    model.object_stream.score_threshold = 0.999
+    with torch.no_grad():
+        found = ImageToObjects(model)(random_image(64, 96))
+    assert [tuple(x.shape) for x in found] == [(0, 4), (0, 4), (0,), (0,), (0, 64, 96)]
+
+
+@pytest.mark.parametrize("count", [0, 1, 9])
+@pytest.mark.parametrize(
+    ("grid", "image", "output"),
+    [
+        ((24, 40), (96, 160), (96, 160)),
+        ((24, 40), (90, 131), (90, 131)),  # the rest of the grid is padding
+        ((20, 20), (80, 80), (51, 133)),  # the model has resized the image
+    ],
+)
+def test_masks_and_maxima_are_those_of_the_operator(grid, image, output, count):
+    generator = torch.Generator().manual_seed(count)
+    psi = torch.randn(8, *grid, generator=generator)
+    phi = torch.randn(count, 2, 8, generator=generator)
+    corners = torch.rand(count, 2, 2, generator=generator).sort(1).values
+    boxes = (corners * torch.tensor([output[1], output[0]])).flatten(1)
+    windows = expanded_windows(boxes, 1.2, output)
+    taps = [resize_taps(o, i, g, 4) for o, i, g in zip(output, image, grid)]
+    expected = assemble_masks(psi, phi, windows, *taps, 0.4)
+
+    covered = (4 * grid[0], 4 * grid[1])
+    logits = mask_logits(psi, phi, covered, image, output)
+    logits = logits.masked_fill(~inside(windows, output), -torch.inf)
+    torch.testing.assert_close(logits.amax(2).sigmoid(), expected.row_maxima, rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits.amax(1).sigmoid(), expected.column_maxima, rtol=0, atol=1e-5)
+    differing = ((logits.sigmoid() > 0.4) != expected.dense()).sum()
+    assert differing <= 1e-4 * logits.numel()
+
+
+def test_representations_while_exporting_are_those_of_the_dense_convolution(monkeypatch):
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(6, 3 * 10, 3, padding=1)
+    features = [torch.randn(2, 6, *size) for size in ((5, 7), (3, 4), (1, 1))]
+    dense = [conv(f).view(2, 3, 10, -1).permute(0, 3, 1, 2).reshape(2, -1, 10) for f in features]
+    dense = torch.cat(dense, 1)  # (B, R, E), order level, y, x, anchor
+    everywhere = torch.arange(dense.shape[1])
+    monkeypatch.setattr(compiled, "exporting", lambda: True)
+    for image in (0, 1):
+        index = torch.full_like(everywhere, image)
+        numbers = convolve_at(conv, features, index, everywhere, 3)
+        torch.testing.assert_close(numbers, dense[image], rtol=1e-4, atol=1e-5)
+    assert convolve_at(conv, features, index[:0], everywhere[:0], 3).shape == (0, 10)
+
+
+@pytest.mark.parametrize("candidates", [0, 1, 2, 300])
+def test_padded_nms_keeps_what_nms_per_class_keeps(candidates):
+    generator = torch.Generator().manual_seed(candidates)
+    corners = torch.rand(400, 2, generator=generator) * 200 - 50
+    boxes = torch.cat([corners, corners + 1 + torch.rand(400, 2, generator=generator) * 60], 1)
+    scores = torch.rand(400, generator=generator)
+    scores[torch.randperm(400, generator=generator)[candidates:]] = 0
+    classes = torch.randint(0, 3, (400,), generator=generator)
+    table = PaddedDetections(boxes, scores, classes, torch.arange(400))
+    found = table.without_suppressed(0.5).best(100)
+
+    kept = []
+    for k in range(3):
+        own = ((scores > 0) & (classes == k)).nonzero()[:, 0]
+        kept.append(own[nms(boxes[own], scores[own], 0.5)])
+    expected = torch.cat(kept)
+    expected = expected[scores[expected].argsort(descending=True)][:100]
+    assert torch.equal(found.places[found.scores > 0], expected)
+    assert len(found.scores) == 100 and (candidates < 300 or len(expected) < candidates)
