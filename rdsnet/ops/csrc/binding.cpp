@@ -82,15 +82,6 @@ struct OwnedObjects {
   int64_t pixels() const { return view.offset[view.count]; }
 };
 
-template <typename Run>
-void dispatch(at::ScalarType type, const Run& run) {
-  if (type == at::kDouble) {
-    run(double());
-  } else {
-    run(float());
-  }
-}
-
 std::tuple<Tensor, Tensor> correlate_cpu(const Tensor& psi, const Tensor& phi,
                                          const Tensor& image_index, const Tensor& windows) {
   const PsiView view = view_of(psi, "correlate");

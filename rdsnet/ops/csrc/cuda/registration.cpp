@@ -124,15 +124,6 @@ struct GridArguments {
   }
 };
 
-template <typename Run>
-void dispatch(at::ScalarType type, const Run& run) {
-  if (type == at::kDouble) {
-    run(double());
-  } else {
-    run(float());
-  }
-}
-
 std::tuple<Tensor, Tensor> correlate_cuda(const Tensor& psi, const Tensor& phi,
                                           const Tensor& image_index, const Tensor& windows) {
   const char* const op = "correlate";
