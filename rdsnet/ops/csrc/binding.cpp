@@ -263,7 +263,8 @@ Tensor refine_edges_cpu(const Tensor& column_maxima, const Tensor& row_maxima,
   const int64_t count = boxes.size(0);
   TORCH_CHECK_VALUE(boxes.dim() == 2 && boxes.size(1) == 4 && column_maxima.dim() == 2 &&
                         row_maxima.dim() == 2 && column_maxima.size(0) == count &&
-                        row_maxima.size(0) == count && weight.numel() % 2 == 1,
+                        row_maxima.size(0) == count && weight.numel() % 2 == 1 &&
+                        bias.numel() == 1,
                     op, ": column_maxima (N, W), row_maxima (N, H) and boxes (N, 4) must be of the "
                     "same objects, got ", column_maxima.sizes(), ", ", row_maxima.sizes(), " and ",
                     boxes.sizes());
@@ -272,7 +273,8 @@ Tensor refine_edges_cpu(const Tensor& column_maxima, const Tensor& row_maxima,
   const Tensor regressed = contiguous_as(boxes, at::kFloat);
   const Tensor kernel = contiguous_as(weight, at::kFloat);
   Tensor refined = at::empty_like(regressed);
-  const EdgeModel model = {kernel.const_data_ptr<float>(), bias.item<float>(),
+  const Tensor offset = contiguous_as(bias, at::kFloat);
+  const EdgeModel model = {kernel.const_data_ptr<float>(), *offset.const_data_ptr<float>(),
                            kernel.numel() / 2,             float(gamma),
                            float(min_sigma),               float(log_cut),
                            reach,                          float(empty_threshold)};
