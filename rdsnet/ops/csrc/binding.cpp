@@ -159,7 +159,7 @@ void check_cells(const Tensor& first, int64_t cells, const char* name) {
   }
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> assemble_masks_cpu(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> assemble_masks_cpu(
     const Tensor& psi, const Tensor& phi, const Tensor& windows, const Tensor& first_y,
     const Tensor& weights_y, const Tensor& first_x, const Tensor& weights_x, double threshold) {
   const char* const op = "assemble_masks";
@@ -176,18 +176,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> assemble_masks_cpu(
   check_cells(begin_y, view.height, "taps_y");
   check_cells(begin_x, view.width, "taps_x");
   const int64_t height = begin_y.size(0), width = begin_x.size(0);
-  const int64_t* const rows = begin_y.const_data_ptr<int64_t>();
-  for (int64_t o = 1; o < height; ++o) {
-    TORCH_CHECK_VALUE(rows[o] >= rows[o - 1], op, ": taps_y.first must not decrease, got ",
-                      rows[o - 1], " then ", rows[o], " at output row ", o);
-  }
   check_output_size(height, width);
   const Tensor factors_y = contiguous_as(weights_y, type);
   const Tensor factors_x = contiguous_as(weights_x, type);
 
+  Tensor clamped = at::empty({count, 4}, corners.options());
+  const int64_t* const corner = corners.const_data_ptr<int64_t>();
+  int64_t* const on_output = clamped.mutable_data_ptr<int64_t>();
+  for (int64_t i = 0; i < 4 * count; ++i) {
+    on_output[i] = clamp_index(corner[i], i % 2 ? height : width);
+  }
   Tensor areas = at::empty({count}, corners.options());
-  Tensor row_maxima = at::zeros({count, height}, delta.options());
-  Tensor column_maxima = at::zeros({count, width}, delta.options());
+  Tensor row_maxima = at::empty({count, height}, delta.options());
+  Tensor column_maxima = at::empty({count, width}, delta.options());
   Tensor run_offsets = at::empty({count + 1}, corners.options());
   int64_t* const offsets = run_offsets.mutable_data_ptr<int64_t>();
   Tensor run_lengths;
@@ -196,7 +197,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> assemble_masks_cpu(
     MaskOutput<T> output = {areas.mutable_data_ptr<int64_t>(), row_maxima.mutable_data_ptr<T>(),
                             column_maxima.mutable_data_ptr<T>(), {}};
     assemble<T>(view, delta.const_data_ptr<T>(), corners.const_data_ptr<int64_t>(), count,
-                {rows, factors_y.const_data_ptr<T>(), height},
+                {begin_y.const_data_ptr<int64_t>(), factors_y.const_data_ptr<T>(), height},
                 {begin_x.const_data_ptr<int64_t>(), factors_x.const_data_ptr<T>(), width},
                 T(logit_of(threshold)), at::get_num_threads(), run_parallel, &output);
     offsets[0] = 0;
@@ -209,7 +210,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> assemble_masks_cpu(
       std::copy(output.runs[n].begin(), output.runs[n].end(), lengths + offsets[n]);
     }
   });
-  return {areas, row_maxima, column_maxima, run_lengths, run_offsets};
+  return {clamped, areas, row_maxima, column_maxima, run_lengths, run_offsets};
 }
 
 std::tuple<Tensor, Tensor> encode_runs_cpu(const Tensor& run_lengths, const Tensor& run_offsets) {

@@ -18,12 +18,12 @@ struct TapsView {
 template <typename T>
 struct MaskOutput {
   int64_t* areas;     // (N)
-  T* row_maxima;      // (N, H), zeros on entry; probabilities
+  T* row_maxima;      // (N, H), probabilities; 0 outside the window
   T* column_maxima;   // (N, W), likewise
   std::vector<std::vector<uint32_t>> runs;  // per object: COCO's uncompressed run lengths
 };
 
-// windows (N, 4) are clamped to the output here. taps_y.first must not decrease.
+// windows (N, 4) are clamped to the output here.
 template <typename T>
 void assemble(const PsiView& psi, const T* deltas, const int64_t* windows, int64_t objects,
               const TapsView<T>& taps_y, const TapsView<T>& taps_x, T logit_threshold,
