@@ -10,6 +10,7 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
+#include <memory>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -222,18 +223,20 @@ std::tuple<Tensor, Tensor> encode_runs_cpu(const Tensor& run_lengths, const Tens
   TORCH_CHECK_VALUE(count >= 0 && bounds[0] == 0 && bounds[count] == lengths.numel(),
                     "encode_runs: run_offsets must go from 0 to the number of run lengths, ",
                     lengths.numel());
+  for (int64_t n = 0; n < count; ++n) {
+    TORCH_CHECK_VALUE(bounds[n] <= bounds[n + 1], "encode_runs: run_offsets must not decrease");
+  }
   Tensor text_offsets = at::empty({count + 1}, offsets.options());
   int64_t* const text_bounds = text_offsets.mutable_data_ptr<int64_t>();
   text_bounds[0] = 0;
-  std::vector<char> text;
-  text.reserve(size_t(lengths.numel()) * 2);
+  const std::unique_ptr<char[]> text(new char[lengths.numel() * kLongestCode]);
+  char* end = text.get();
   for (int64_t n = 0; n < count; ++n) {
-    TORCH_CHECK_VALUE(bounds[n] <= bounds[n + 1], "encode_runs: run_offsets must not decrease");
-    encode_runs(values + bounds[n], bounds[n + 1] - bounds[n], &text);
-    text_bounds[n + 1] = int64_t(text.size());
+    end = encode_runs(values + bounds[n], bounds[n + 1] - bounds[n], end);
+    text_bounds[n + 1] = end - text.get();
   }
-  Tensor characters = at::empty({int64_t(text.size())}, offsets.options().dtype(at::kByte));
-  std::copy(text.begin(), text.end(), characters.mutable_data_ptr<uint8_t>());
+  Tensor characters = at::empty({text_bounds[count]}, offsets.options().dtype(at::kByte));
+  std::copy(text.get(), end, characters.mutable_data_ptr<uint8_t>());
   return {characters, text_offsets};
 }
 

@@ -255,16 +255,13 @@ template void assemble<double>(const PsiView&, const double*, const int64_t*, in
                                const TapsView<double>&, const TapsView<double>&, double, int,
                                const Parallel&, MaskOutput<double>*);
 
-void encode_runs(const int64_t* runs, int64_t count, std::vector<char>* text) {
+char* encode_runs(const int64_t* runs, int64_t count, char* text) {
   for (int64_t i = 0; i < count; ++i) {
     int64_t value = written_run(runs, i);
-    char character;
     bool more = true;
-    while (more) {
-      more = next_character(&value, &character);
-      text->push_back(character);
-    }
+    while (more) more = next_character(&value, text++);
   }
+  return text;
 }
 
 }  // namespace rdsnet

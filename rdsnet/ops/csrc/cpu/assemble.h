@@ -29,7 +29,8 @@ void assemble(const PsiView& psi, const T* deltas, const int64_t* windows, int64
               const TapsView<T>& taps_y, const TapsView<T>& taps_x, T logit_threshold,
               int groups, const Parallel& parallel, MaskOutput<T>* output);
 
-// COCO's compressed form of run lengths, appended to text.
-void encode_runs(const int64_t* runs, int64_t count, std::vector<char>* text);
+// COCO's compressed form of run lengths, at most kLongestCode characters each. Returns its end.
+constexpr int kLongestCode = 13;  // 5 of 64 bits a character
+char* encode_runs(const int64_t* runs, int64_t count, char* text);
 
 }  // namespace rdsnet
