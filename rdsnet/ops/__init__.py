@@ -152,7 +152,7 @@ def assemble_masks(
             )
     if not 0 < threshold < 1:
         raise ValueError(f"{name}: threshold must lie between 0 and 1, got {threshold}")
-    if not (compiled.usable(psi) and _sorted(taps_y.first)):
+    if not compiled.usable(psi):
         for axis, taps, cells in (
             ("taps_y", taps_y, psi.shape[1]),
             ("taps_x", taps_x, psi.shape[2]),
@@ -160,10 +160,7 @@ def assemble_masks(
             _check_bounds(name, f"{axis}.first", taps.first, cells)
         return reference.assemble_masks(psi, phi, windows, taps_y, taps_x, threshold)
     results = torch.ops.rdsnet.assemble_masks(psi, phi, windows, *taps_y, *taps_x, threshold)
-    height, width = len(taps_y.first), len(taps_x.first)
-    limits = windows.new_tensor([width, height, width, height])
-    clamped = torch.minimum(windows.clamp(min=0), limits).long()
-    return CompactMasks((height, width), clamped, *results)
+    return CompactMasks((len(taps_y.first), len(taps_x.first)), *results)
 
 
 def _check_representations(name: str, psi: Tensor, phi: Tensor, batched: bool) -> None:
@@ -212,13 +209,3 @@ def _check_bounds(name: str, argument: str, index: Tensor, bound: int) -> None:
             raise ValueError(
                 f"{name}: {argument} must lie in 0..{bound - 1}, got values from {low} to {high}"
             )
-
-
-def _sorted(first: Tensor) -> bool:
-    """Whether rows of the output look at rows of the grid in order, as the CPU operator needs.
-
-    Every resize does. Not looked up where looking would stall: while compiling, and on a GPU.
-    """
-    if torch.compiler.is_compiling() or first.device.type != "cpu":
-        return True
-    return bool((first[1:] >= first[:-1]).all())

@@ -143,6 +143,7 @@ def _register() -> None:
         dtype = torch.float64 if psi.dtype == torch.float64 else torch.float32
         runs = library.get_ctx().new_dynamic_size()
         return (
+            windows.new_empty((count, 4), dtype=torch.int64),
             windows.new_empty(count, dtype=torch.int64),
             psi.new_empty((count, height), dtype=dtype),
             psi.new_empty((count, width), dtype=dtype),

@@ -113,9 +113,9 @@ class CompactMasks:
         encode = torch.ops.rdsnet.encode_runs if compiled.usable(lengths) else encode_runs
         characters, bounds = encode(lengths, offsets)
         text, bounds = characters.numpy().tobytes().decode("ascii"), bounds.tolist()
-        size = list(self.size)
+        height, width = self.size
         return [
-            {"size": size.copy(), "counts": text[start:end]}
+            {"size": [height, width], "counts": text[start:end]}
             for start, end in zip(bounds[:-1], bounds[1:])
         ]
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import pytest
 import torch
 
-from rdsnet import ops
 from rdsnet.ops import CompactMasks, Taps, compiled
-
-# The CUDA kernels in place of those for the CPU: test_cuda_emulation.py
-EMULATED = "cuda_emulation" in os.environ.get("RDSNET_OPS_LIBRARY", "")
 
 
 @pytest.fixture(params=["pytorch", "compiled"])
@@ -22,8 +17,6 @@ def path(request, monkeypatch) -> str:
         monkeypatch.setattr(compiled, "_devices", frozenset())
     elif compiled.active_path() == "pytorch":
         pytest.skip(f"no compiled operators: {compiled.why_not_compiled()}")
-    elif EMULATED:  # these kernels take rows in any order
-        monkeypatch.setattr(ops, "_sorted", lambda first: True)
     return request.param
 
 

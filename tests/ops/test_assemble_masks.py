@@ -130,6 +130,33 @@ def test_results_repeat_bit_by_bit(run, dtype):
             assert torch.equal(getattr(masks, name), getattr(first, name))
 
 
+@pytest.mark.parametrize("dims", [0, 6, 32])
+def test_results_depend_on_neither_threads_nor_layout(path, dims):
+    """Several objects share what is read of psi, and which they are depends on the threads."""
+    g = torch.Generator().manual_seed(5)
+    grid, size, count = (40, 70), (90, 170), 40
+    psi, phi = torch.randn(dims, *grid, generator=g), torch.randn(count, 2, dims, generator=g)
+    windows = random_windows(count, *size, g)
+    taps = [resize_taps(*sides, STRIDE) for sides in zip(size, (160, 280), grid)]
+    channels_last = psi.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for number, layout in ((1, psi), (2, psi), (5, psi), (2, channels_last)):
+            torch.set_num_threads(number)
+            masks = ops.assemble_masks(layout, phi, windows, *taps)
+            results.append((masks.row_maxima, masks.column_maxima, masks.run_lengths))
+    finally:
+        torch.set_num_threads(threads)
+    for result in results[1:]:
+        for mine, first in zip(result[:2], results[0]):
+            if path == "pytorch":  # matrix products may be split by threads
+                torch.testing.assert_close(mine, first, rtol=1e-5, atol=1e-5)
+            else:
+                assert torch.equal(mine, first)
+        assert path == "pytorch" or torch.equal(result[2], results[0][2])
+
+
 def test_window_is_clamped_to_the_output(run):
     case = Case(1)
     count, (height, width) = 3, case.size

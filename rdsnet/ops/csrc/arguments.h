@@ -35,6 +35,16 @@ inline at::ScalarType compute_type(const Tensor& psi, const Tensor& phi) {
   return wide ? at::kDouble : at::kFloat;
 }
 
+// run(zero of the C++ type that stands for type).
+template <typename Run>
+void dispatch(at::ScalarType type, const Run& run) {
+  if (type == at::kDouble) {
+    run(double());
+  } else {
+    run(float());
+  }
+}
+
 // phi (N, 2, D) -> (N, D), foreground minus background.
 inline Tensor delta_of(const Tensor& phi, const Tensor& psi, at::ScalarType type,
                        const char* op) {

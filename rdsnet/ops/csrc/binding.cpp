@@ -10,6 +10,7 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
+#include <memory>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -81,15 +82,6 @@ struct OwnedObjects {
 
   int64_t pixels() const { return view.offset[view.count]; }
 };
-
-template <typename Run>
-void dispatch(at::ScalarType type, const Run& run) {
-  if (type == at::kDouble) {
-    run(double());
-  } else {
-    run(float());
-  }
-}
 
 std::tuple<Tensor, Tensor> correlate_cpu(const Tensor& psi, const Tensor& phi,
                                          const Tensor& image_index, const Tensor& windows) {
@@ -168,7 +160,7 @@ void check_cells(const Tensor& first, int64_t cells, const char* name) {
   }
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> assemble_masks_cpu(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> assemble_masks_cpu(
     const Tensor& psi, const Tensor& phi, const Tensor& windows, const Tensor& first_y,
     const Tensor& weights_y, const Tensor& first_x, const Tensor& weights_x, double threshold) {
   const char* const op = "assemble_masks";
@@ -185,18 +177,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> assemble_masks_cpu(
   check_cells(begin_y, view.height, "taps_y");
   check_cells(begin_x, view.width, "taps_x");
   const int64_t height = begin_y.size(0), width = begin_x.size(0);
-  const int64_t* const rows = begin_y.const_data_ptr<int64_t>();
-  for (int64_t o = 1; o < height; ++o) {
-    TORCH_CHECK_VALUE(rows[o] >= rows[o - 1], op, ": taps_y.first must not decrease, got ",
-                      rows[o - 1], " then ", rows[o], " at output row ", o);
-  }
   check_output_size(height, width);
   const Tensor factors_y = contiguous_as(weights_y, type);
   const Tensor factors_x = contiguous_as(weights_x, type);
 
+  Tensor clamped = at::empty({count, 4}, corners.options());
+  const int64_t* const corner = corners.const_data_ptr<int64_t>();
+  int64_t* const on_output = clamped.mutable_data_ptr<int64_t>();
+  for (int64_t i = 0; i < 4 * count; ++i) {
+    on_output[i] = clamp_index(corner[i], i % 2 ? height : width);
+  }
   Tensor areas = at::empty({count}, corners.options());
-  Tensor row_maxima = at::zeros({count, height}, delta.options());
-  Tensor column_maxima = at::zeros({count, width}, delta.options());
+  Tensor row_maxima = at::empty({count, height}, delta.options());
+  Tensor column_maxima = at::empty({count, width}, delta.options());
   Tensor run_offsets = at::empty({count + 1}, corners.options());
   int64_t* const offsets = run_offsets.mutable_data_ptr<int64_t>();
   Tensor run_lengths;
@@ -205,7 +198,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> assemble_masks_cpu(
     MaskOutput<T> output = {areas.mutable_data_ptr<int64_t>(), row_maxima.mutable_data_ptr<T>(),
                             column_maxima.mutable_data_ptr<T>(), {}};
     assemble<T>(view, delta.const_data_ptr<T>(), corners.const_data_ptr<int64_t>(), count,
-                {rows, factors_y.const_data_ptr<T>(), height},
+                {begin_y.const_data_ptr<int64_t>(), factors_y.const_data_ptr<T>(), height},
                 {begin_x.const_data_ptr<int64_t>(), factors_x.const_data_ptr<T>(), width},
                 T(logit_of(threshold)), at::get_num_threads(), run_parallel, &output);
     offsets[0] = 0;
@@ -218,7 +211,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> assemble_masks_cpu(
       std::copy(output.runs[n].begin(), output.runs[n].end(), lengths + offsets[n]);
     }
   });
-  return {areas, row_maxima, column_maxima, run_lengths, run_offsets};
+  return {clamped, areas, row_maxima, column_maxima, run_lengths, run_offsets};
 }
 
 std::tuple<Tensor, Tensor> encode_runs_cpu(const Tensor& run_lengths, const Tensor& run_offsets) {
@@ -230,18 +223,20 @@ std::tuple<Tensor, Tensor> encode_runs_cpu(const Tensor& run_lengths, const Tens
   TORCH_CHECK_VALUE(count >= 0 && bounds[0] == 0 && bounds[count] == lengths.numel(),
                     "encode_runs: run_offsets must go from 0 to the number of run lengths, ",
                     lengths.numel());
+  for (int64_t n = 0; n < count; ++n) {
+    TORCH_CHECK_VALUE(bounds[n] <= bounds[n + 1], "encode_runs: run_offsets must not decrease");
+  }
   Tensor text_offsets = at::empty({count + 1}, offsets.options());
   int64_t* const text_bounds = text_offsets.mutable_data_ptr<int64_t>();
   text_bounds[0] = 0;
-  std::vector<char> text;
-  text.reserve(size_t(lengths.numel()) * 2);
+  const std::unique_ptr<char[]> text(new char[lengths.numel() * kLongestCode]);
+  char* end = text.get();
   for (int64_t n = 0; n < count; ++n) {
-    TORCH_CHECK_VALUE(bounds[n] <= bounds[n + 1], "encode_runs: run_offsets must not decrease");
-    encode_runs(values + bounds[n], bounds[n + 1] - bounds[n], &text);
-    text_bounds[n + 1] = int64_t(text.size());
+    end = encode_runs(values + bounds[n], bounds[n + 1] - bounds[n], end);
+    text_bounds[n + 1] = end - text.get();
   }
-  Tensor characters = at::empty({int64_t(text.size())}, offsets.options().dtype(at::kByte));
-  std::copy(text.begin(), text.end(), characters.mutable_data_ptr<uint8_t>());
+  Tensor characters = at::empty({text_bounds[count]}, offsets.options().dtype(at::kByte));
+  std::copy(text.get(), end, characters.mutable_data_ptr<uint8_t>());
   return {characters, text_offsets};
 }
 
@@ -272,7 +267,8 @@ Tensor refine_edges_cpu(const Tensor& column_maxima, const Tensor& row_maxima,
   const int64_t count = boxes.size(0);
   TORCH_CHECK_VALUE(boxes.dim() == 2 && boxes.size(1) == 4 && column_maxima.dim() == 2 &&
                         row_maxima.dim() == 2 && column_maxima.size(0) == count &&
-                        row_maxima.size(0) == count && weight.numel() % 2 == 1,
+                        row_maxima.size(0) == count && weight.numel() % 2 == 1 &&
+                        bias.numel() == 1,
                     op, ": column_maxima (N, W), row_maxima (N, H) and boxes (N, 4) must be of the "
                     "same objects, got ", column_maxima.sizes(), ", ", row_maxima.sizes(), " and ",
                     boxes.sizes());
@@ -281,7 +277,8 @@ Tensor refine_edges_cpu(const Tensor& column_maxima, const Tensor& row_maxima,
   const Tensor regressed = contiguous_as(boxes, at::kFloat);
   const Tensor kernel = contiguous_as(weight, at::kFloat);
   Tensor refined = at::empty_like(regressed);
-  const EdgeModel model = {kernel.const_data_ptr<float>(), bias.item<float>(),
+  const Tensor offset = contiguous_as(bias, at::kFloat);
+  const EdgeModel model = {kernel.const_data_ptr<float>(), *offset.const_data_ptr<float>(),
                            kernel.numel() / 2,             float(gamma),
                            float(min_sigma),               float(log_cut),
                            reach,                          float(empty_threshold)};

@@ -21,10 +21,11 @@ int64_t first_pixel(double edge, int64_t limit) {
 
 // rdsnet.modeling.cropping.expanded_windows: boxes (N, 4) -> windows (N, 4). sizes: height and
 // width per image; image (N) may be null where there is one.
-void expanded_windows(const double* boxes, int64_t count, double expand, const int64_t* sizes,
+template <typename T>
+void expanded_windows(const T* boxes, int64_t count, double expand, const int64_t* sizes,
                       const int64_t* image, int64_t* windows) {
   for (int64_t n = 0; n < count; ++n) {
-    const double* const box = boxes + 4 * n;
+    const T* const box = boxes + 4 * n;
     const int64_t* const size = sizes + (image ? 2 * image[n] : 0);
     int64_t* const window = windows + 4 * n;
     bool valid = true;
@@ -72,11 +73,14 @@ Tensor expanded_windows_tensor(const Tensor& boxes, double expand, at::IntArrayR
       }
     }
   }
-  const Tensor corners = contiguous_as(boxes, at::kDouble);
+  const bool wide = boxes.scalar_type() != at::kFloat;
+  const Tensor corners = contiguous_as(boxes, wide ? at::kDouble : at::kFloat);
   Tensor windows = at::empty({count, 4}, corners.options().dtype(at::kLong));
-  expanded_windows(corners.const_data_ptr<double>(), count, expand, sizes.data(),
-                   image.defined() ? image.const_data_ptr<int64_t>() : nullptr,
-                   windows.mutable_data_ptr<int64_t>());
+  dispatch(corners.scalar_type(), [&](auto zero) {
+    expanded_windows(corners.const_data_ptr<decltype(zero)>(), count, expand, sizes.data(),
+                     image.defined() ? image.const_data_ptr<int64_t>() : nullptr,
+                     windows.mutable_data_ptr<int64_t>());
+  });
   return windows;
 }
 

@@ -18,8 +18,8 @@ inline void define_operators(torch::Library& m) {
       " -> (Tensor loss, Tensor logit_gradient)");
   m.def(
       "assemble_masks(Tensor psi, Tensor phi, Tensor windows, Tensor first_y, Tensor weights_y,"
-      " Tensor first_x, Tensor weights_x, float threshold) -> (Tensor areas, Tensor row_maxima,"
-      " Tensor column_maxima, Tensor run_lengths, Tensor run_offsets)");
+      " Tensor first_x, Tensor weights_x, float threshold) -> (Tensor clamped_windows, Tensor areas,"
+      " Tensor row_maxima, Tensor column_maxima, Tensor run_lengths, Tensor run_offsets)");
   m.def(
       "encode_runs(Tensor run_lengths, Tensor run_offsets)"
       " -> (Tensor characters, Tensor offsets)");

@@ -16,13 +16,33 @@ struct Profile {
 // The logit of P(M' | X = pixel). direction -1: right, bottom edges.
 float likelihood_logit(const Profile& profile, int64_t pixel, int direction,
                        const EdgeModel& model) {
+  const int64_t radius = model.radius;
   float sum = 0.f;
-  for (int64_t k = -model.radius; k <= model.radius; ++k) {
+  if (pixel >= radius && pixel + radius < profile.length) {
+    const float* const values = profile.values + pixel;
+    for (int64_t k = -radius; k <= radius; ++k) {
+      sum += model.weight[k + radius] * values[direction * k];
+    }
+    return model.bias + sum;
+  }
+  for (int64_t k = -radius; k <= radius; ++k) {
     const int64_t at = pixel + direction * k;
     const float value = at >= 0 && at < profile.length ? profile.values[at] : 0.f;
-    sum += model.weight[k + model.radius] * value;
+    sum += model.weight[k + radius] * value;
   }
   return model.bias + sum;
+}
+
+// Whether any value is larger than threshold.
+bool rises_above(const Profile& profile, float threshold) {
+  constexpr int64_t kStretch = 64;  // without a branch per pixel
+  for (int64_t begin = 0; begin < profile.length; begin += kStretch) {
+    const int64_t end = std::min(begin + kStretch, profile.length);
+    int above = 0;
+    for (int64_t i = begin; i < end; ++i) above |= profile.values[i] > threshold;
+    if (above) return true;
+  }
+  return false;
 }
 
 // Up to rounding what PyTorch computes; at most min(z, 0).
@@ -74,11 +94,7 @@ void refine_edges(const float* column_maxima, const float* row_maxima, const flo
     std::copy(box, box + 4, out);
     const Profile profiles[] = {{column_maxima + n * width, width},
                                 {row_maxima + n * height, height}};
-    const float* const columns = profiles[0].values;
-    if (!std::any_of(columns, columns + width,
-                     [&](float value) { return value > model.empty_threshold; })) {
-      continue;
-    }
+    if (!rises_above(profiles[0], model.empty_threshold)) continue;
     for (int axis = 0; axis < 2; ++axis) {
       const float low = box[axis], high = box[axis + 2];
       const float sigma = std::max(model.gamma * (high - low), model.min_sigma);

@@ -13,6 +13,7 @@ namespace rdsnet {
 constexpr int kCells = 16;
 constexpr int kPixels = 8;
 constexpr int kDimStep = 4;
+constexpr int kMaxRows = 4;
 constexpr int kSpareFlips = 2;
 
 enum class Kind { kFloat, kDouble, kHalf, kBFloat16 };
@@ -33,10 +34,27 @@ struct ColumnTaps {
   int64_t columns;        // rounded up to whole blocks
 };
 
+// Consecutive rows of the output that look at the same rows of the grid, inside the window of one
+// object. Pixels are counted from its first block.
 template <typename T>
-struct CombinedRow {
-  T maximum;
-  int flips;
+struct OutputRows {
+  const T* grid[3];  // the grid rows, expanded; the third is null where it has no weight
+  const T* weights;  // [row][3]
+  int first, count;  // of the output's rows; count is 1..kMaxRows
+  int skip, end;     // pixels before `skip` and from `end` on are outside the window
+  T* column_maxima;
+  T* row_maxima;  // of the whole output
+  // One bit per pixel, [kMaxRows + 1][whole words of 64 pixels]. First the row above, which the
+  // last of these rows replaces.
+  uint8_t* bits;
+  Flip* flips;  // has room for kSpareFlips more than there are pixels
+};
+
+// An object that looks at a block of cells, and where its logits of these cells belong.
+template <typename T>
+struct CellLogits {
+  const T* delta;
+  T* logits;
 };
 
 template <typename T>
@@ -53,18 +71,18 @@ struct Kernels {
   void (*correlate_row)(const T* row, const T* delta, int padded_dims, int block_begin,
                         int block_end, T* out);
 
+  // The same for one block and all the objects that look at it. The dimensions of psi are stride
+  // apart: a block need not have been loaded.
+  void (*correlate_block)(const T* psi, int64_t stride, int padded_dims,
+                          const CellLogits<T>* objects, int count);
+
   // Horizontal interpolation of a row of logits whose first cell is origin. Reads up to kPixels
   // cells beyond the last one in use.
   void (*expand_row)(const T* cells, int origin, const ColumnTaps<T>& taps, int block_begin,
                      int block_end, T* out);
 
-  // One output row from (up to) three expanded grid rows; row2 may be null. Pixels before `skip`
-  // (in the first block) and from `count` on (in the last one) are outside the window. bits holds
-  // the row above and receives this one, one bit per pixel in whole words of 64 pixels; flips has
-  // room for kSpareFlips more than there are pixels.
-  CombinedRow<T> (*combine_rows)(const T* row0, const T* row1, const T* row2, T weight0, T weight1,
-                                 T weight2, T threshold, int skip, int count, int y,
-                                 T* column_maxima, uint8_t* bits, Flip* flips);
+  // Interpolation across rows, maxima and threshold. Returns the number of flips.
+  int (*combine_rows)(const OutputRows<T>& rows, T threshold);
 
   void (*sigmoid_row)(T* values, int64_t count);
 

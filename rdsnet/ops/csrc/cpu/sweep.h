@@ -22,7 +22,7 @@ struct PsiView {
   int64_t stride_b, stride_d, stride_y, stride_x;
   int images, dims, height, width;
 
-  int padded_dims() const { return (dims + kDimStep - 1) / kDimStep * kDimStep; }
+  int padded_dims() const { return (std::max(dims, 1) + kDimStep - 1) / kDimStep * kDimStep; }
   int blocks() const { return (width + kCells - 1) / kCells; }
   const char* row(int image, int y) const {
     return static_cast<const char*>(data) + (image * stride_b + y * stride_y) * item_size;
@@ -76,9 +76,17 @@ inline std::vector<std::vector<Item>> share(std::vector<Item> items, int groups)
   return shares;
 }
 
-// Asks for a row of psi piece by piece, so that it comes from memory while other work is done: a row
-// is too short for the processor to see the next one coming, and all of it at once would have to be
-// waited for.
+// A row of psi, and the items that look at it.
+struct Crossing {
+  int image, y;
+  const std::vector<Item>& active;
+  int block_begin, block_end;  // what the items need, all together
+  bool changed;                // other items than at the row before
+};
+
+// Asks for a row of psi piece by piece, so that it comes from memory while other work is done: a
+// row is too short for the processor to see the next one coming, and all of it at once would have
+// to be waited for.
 class RowPrefetch {
  public:
   // Cells [first, first + cells) of all dimensions of a row.
@@ -91,9 +99,11 @@ class RowPrefetch {
   int lines() const { return int(dims_left_ * ((bytes_ + kLine - 1) / kLine)); }
 
   void ask_for(int lines) {
-    for (; lines > 0 && dims_left_ > 0; --lines) {
-      __builtin_prefetch(place_ + at_, 0, 2);
-      at_ += kLine;
+    while (lines > 0 && dims_left_ > 0) {
+      const int run = std::min(lines, int((bytes_ - at_ + kLine - 1) / kLine));
+      for (int i = 0; i < run; ++i) __builtin_prefetch(place_ + at_ + i * kLine, 0, 2);
+      lines -= run;
+      at_ += run * kLine;
       if (at_ < bytes_) continue;
       at_ = 0;
       place_ += step_;
@@ -108,14 +118,17 @@ class RowPrefetch {
   int dims_left_;
 };
 
-// visit(item, y, row) for every row of every item, row by row; done(item) after an item's last
-// row. Rows that `needed` (by y; may be null) rules out are skipped.
-template <typename T, typename Visit, typename Done>
-void sweep(const PsiView& psi, const std::vector<Item>& items, const uint8_t* needed,
-           const Visit& visit, const Done& done) {
-  const Kernels<T>& run = kernels<T>();
-  const int padded_dims = psi.padded_dims();
-  std::vector<T> row(size_t(psi.blocks()) * padded_dims * kCells, T(0));
+inline RowPrefetch row_after(const Crossing& c, const PsiView& psi) {
+  const int first = c.block_begin * kCells;
+  const int cells = std::min(c.block_end * kCells, psi.width) - first;
+  return {psi, psi.row(c.image, std::min(c.y + 1, psi.height - 1)), first, cells};
+}
+
+// cross(crossing) for every row that an item looks at and that `needed` (by y; may be null) does
+// not rule out, row by row; done(item) after an item's last row.
+template <typename Cross, typename Done>
+void sweep_rows(const std::vector<Item>& items, const uint8_t* needed, const Cross& cross,
+                const Done& done) {
   std::vector<Item> active;
   size_t next = 0;
   while (next < items.size() || !active.empty()) {
@@ -123,7 +136,7 @@ void sweep(const PsiView& psi, const std::vector<Item>& items, const uint8_t* ne
     int y = active.empty() ? items[next].row_begin : active[0].row_begin;
     // What follows from `active` changes only where an object begins or ends.
     int block_begin = 0, block_end = 0, next_end = y;
-    bool changed = true;
+    bool changed = true, fresh = true;
     while (true) {
       while (next < items.size() && items[next].image == image && items[next].row_begin <= y) {
         active.push_back(items[next++]);
@@ -139,18 +152,11 @@ void sweep(const PsiView& psi, const std::vector<Item>& items, const uint8_t* ne
           next_end = std::min(next_end, item.row_end);
         }
         changed = false;
+        fresh = true;
       }
       if (!needed || needed[y]) {
-        const int first = block_begin * kCells;
-        const int cells = std::min(block_end * kCells, psi.width) - first;
-        run.load_row(psi.row(image, y), psi.kind, psi.stride_d, psi.stride_x, psi.dims,
-                     padded_dims, first, cells, row.data());
-        RowPrefetch next_row(psi, psi.row(image, y + 1 < psi.height ? y + 1 : y), first, cells);
-        const int share = next_row.lines() / int(active.size()) + 1;
-        for (const Item& item : active) {
-          next_row.ask_for(share);
-          visit(item, y, row.data());
-        }
+        cross(Crossing{image, y, active, block_begin, block_end, fresh});
+        fresh = false;
       }
       ++y;
       if (y < next_end) continue;
@@ -166,6 +172,93 @@ void sweep(const PsiView& psi, const std::vector<Item>& items, const uint8_t* ne
       active.resize(kept);
     }
   }
+}
+
+// visit(item, y, row) with the row of psi in blocks, for every row of every item.
+template <typename T, typename Visit, typename Done>
+void sweep(const PsiView& psi, const std::vector<Item>& items, const uint8_t* needed,
+           const Visit& visit, const Done& done) {
+  const Kernels<T>& run = kernels<T>();
+  const int padded_dims = psi.padded_dims();
+  std::vector<T> row(size_t(psi.blocks()) * padded_dims * kCells, T(0));
+  const auto cross = [&](const Crossing& c) {
+    const int first = c.block_begin * kCells;
+    const int cells = std::min(c.block_end * kCells, psi.width) - first;
+    run.load_row(psi.row(c.image, c.y), psi.kind, psi.stride_d, psi.stride_x, psi.dims,
+                 padded_dims, first, cells, row.data());
+    RowPrefetch next_row = row_after(c, psi);
+    const int share = next_row.lines() / int(c.active.size()) + 1;
+    for (const Item& item : c.active) {
+      next_row.ask_for(share);
+      visit(item, c.y, row.data());
+    }
+  };
+  sweep_rows(items, needed, cross, done);
+}
+
+// visit(item, y, logits) with the logits of the item's cells, for every row of every item. delta is
+// (N, padded_dims). Behind an item's own logits kPixels more values can be read.
+//
+// Block by block, all the items that look at a block have their logits there while its cells are in
+// the innermost cache, which a whole row is too large for.
+template <typename T, typename Visit, typename Done>
+void sweep_logits(const PsiView& psi, const T* delta, const std::vector<Item>& items,
+                  const uint8_t* needed, const Visit& visit, const Done& done) {
+  const Kernels<T>& run = kernels<T>();
+  const int padded_dims = psi.padded_dims();
+  // Blocks are used where they lie if they look there as they would after load_row.
+  const Kind own_kind = sizeof(T) == sizeof(float) ? Kind::kFloat : Kind::kDouble;
+  const bool in_place = psi.kind == own_kind && psi.stride_x == 1 && psi.dims == padded_dims;
+  std::vector<T> copy(size_t(padded_dims) * kCells, T(0));
+  std::vector<T> logits;
+  std::vector<T*> place;                                     // of each active item in `logits`
+  std::vector<std::vector<CellLogits<T>>> at(psi.blocks());  // the active items at each block
+
+  const auto find_places = [&](const std::vector<Item>& active) {
+    size_t length = kPixels;
+    for (const Item& item : active) length += size_t(item.block_end - item.block_begin) * kCells;
+    if (logits.size() < length) logits.resize(length);
+    for (auto& objects : at) objects.clear();
+    place.clear();
+    T* next = logits.data();
+    for (const Item& item : active) {
+      place.push_back(next);
+      for (int b = item.block_begin; b < item.block_end; ++b, next += kCells) {
+        at[b].push_back({delta + int64_t(item.object) * padded_dims, next});
+      }
+    }
+  };
+
+  const auto cross = [&](const Crossing& c) {
+    const std::vector<Item>& active = c.active;
+    if (c.changed) find_places(active);
+    RowPrefetch next_row = row_after(c, psi);
+    const int lines = next_row.lines() / 2;  // half while correlating, half during the visits
+    const int block_share = lines / (c.block_end - c.block_begin) + 1;
+    const int visit_share = lines / int(active.size()) + 1;
+    const char* const row = psi.row(c.image, c.y);
+    for (int b = c.block_begin; b < c.block_end; ++b) {
+      if (at[b].empty()) continue;
+      next_row.ask_for(block_share);
+      const char* const source = row + b * kCells * psi.stride_x * psi.item_size;
+      const int cells = std::min(kCells, psi.width - b * kCells);
+      const T* block = copy.data();
+      int64_t stride = kCells;
+      if (in_place && cells == kCells) {
+        block = reinterpret_cast<const T*>(source);
+        stride = psi.stride_d;
+      } else {
+        run.load_row(source, psi.kind, psi.stride_d, psi.stride_x, psi.dims, padded_dims, 0, cells,
+                     copy.data());
+      }
+      run.correlate_block(block, stride, padded_dims, at[b].data(), int(at[b].size()));
+    }
+    for (size_t i = 0; i < active.size(); ++i) {
+      next_row.ask_for(visit_share);
+      visit(active[i], c.y, place[i]);
+    }
+  };
+  sweep_rows(items, needed, cross, done);
 }
 
 }  // namespace rdsnet

@@ -124,15 +124,6 @@ struct GridArguments {
   }
 };
 
-template <typename Run>
-void dispatch(at::ScalarType type, const Run& run) {
-  if (type == at::kDouble) {
-    run(double());
-  } else {
-    run(float());
-  }
-}
-
 std::tuple<Tensor, Tensor> correlate_cuda(const Tensor& psi, const Tensor& phi,
                                           const Tensor& image_index, const Tensor& windows) {
   const char* const op = "correlate";
@@ -231,7 +222,7 @@ std::tuple<Tensor, Tensor> mask_ohem_loss_cuda(const Tensor& psi, const Tensor& 
   return {loss, gradient};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> assemble_masks_cuda(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> assemble_masks_cuda(
     const Tensor& psi, const Tensor& phi, const Tensor& windows, const Tensor& first_y,
     const Tensor& weights_y, const Tensor& first_x, const Tensor& weights_x, double threshold) {
   const char* const op = "assemble_masks";
@@ -305,7 +296,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> assemble_masks_cuda(
   write_runs(word, plan.view, height, width, column_run, run_offsets.const_data_ptr<int64_t>(),
              edges.mutable_data_ptr<int64_t>(), run_lengths.mutable_data_ptr<int64_t>(),
              current_stream());
-  return {areas, row_maxima, column_maxima, run_lengths, run_offsets};
+  const Tensor by_axis = corners.view({objects, 2, 2});
+  const Tensor clamped = at::stack({by_axis.select(2, 0).clamp(0, width),
+                                    by_axis.select(2, 1).clamp(0, height)}, 2);
+  return {clamped.view({objects, 4}), areas, row_maxima, column_maxima, run_lengths, run_offsets};
 }
 
 std::tuple<Tensor, Tensor> encode_runs_cuda(const Tensor& run_lengths, const Tensor& run_offsets) {
