@@ -21,6 +21,8 @@ from rdsnet.ops import compiled
 
 STRIDE = 4
 """Image pixels per cell of the pixel representations."""
+MASK_DTYPES = (torch.bool, torch.uint8)
+"""Of masks that the operators take as they are."""
 
 
 def mask_targets(
@@ -52,28 +54,37 @@ def mask_targets(
         covered[:, 0, :height, :width] = masks[:, :height, :width]
         at_centres = F.interpolate(covered, size, mode="bilinear", align_corners=False)
         return (at_centres[:, 0] > 0.5).to(torch.uint8)
-    if masks.is_cpu and masks.dtype in (torch.bool, torch.uint8) and compiled.usable(masks):
+    if masks.is_cpu and masks.dtype in MASK_DTYPES and compiled.usable(masks):
         if windows is None:
             windows = torch.tensor([[0, 0, size[1], size[0]]]).expand(len(masks), 4)
         return torch.ops.rdsnet.mask_targets(masks, windows, *size)
+    masks = masks.view(torch.uint8) if masks.dtype == torch.bool else masks.to(torch.uint8)
+    targets = torch.zeros(len(masks), *size, dtype=torch.uint8, device=masks.device)
     if masks.is_cpu and windows is not None:
         # Few cells rather than few calls. A GPU would rather have it the other way round.
-        targets = torch.zeros(len(masks), *size, dtype=torch.uint8)
         limits = torch.tensor([size[1], size[0]] * 2)
         for m, window in enumerate(torch.minimum(windows.clamp(min=0), limits).tolist()):
             x1, y1, x2, y2 = window
             if x1 < x2 and y1 < y2:
-                pixels = masks[m : m + 1, y1 * STRIDE : y2 * STRIDE, x1 * STRIDE : x2 * STRIDE]
-                targets[m, y1:y2, x1:x2] = mask_targets(pixels, (y2 - y1, x2 - x1))[0]
+                pixels = masks[m, STRIDE * y1 : STRIDE * y2, STRIDE * x1 : STRIDE * x2]
+                _write_targets(pixels, targets[m, y1:y2, x1:x2])
         return targets
-    votes = torch.zeros(len(masks), *size, dtype=torch.uint8, device=masks.device)
-    if masks.dtype != torch.bool:
-        masks = masks.to(torch.uint8)
-    for row in (1, 2):
-        for column in (1, 2):
-            middle = masks[:, row::STRIDE, column::STRIDE][:, : size[0], : size[1]]
-            votes[:, : middle.shape[1], : middle.shape[2]] += middle
-    return (votes >= 3).to(torch.uint8)
+    _write_targets(masks, targets)
+    return targets
+
+
+def _write_targets(masks: Tensor, targets: Tensor) -> None:
+    """Whether 3 of the 4 middle pixels are foreground: masks (..., H, W) to targets (..., h, w).
+
+    uint8, 0 or 1. Cells that have no 4 middle pixels are left as they are.
+    """
+    lower = masks[..., 2::STRIDE, :]
+    rows = masks[..., 1::STRIDE, :][..., : lower.shape[-2], :] + lower
+    right = rows[..., 2::STRIDE]
+    votes = (rows[..., 1::STRIDE][..., : right.shape[-1]] + right)[
+        ..., : targets.shape[-2], : targets.shape[-1]
+    ]
+    targets[..., : votes.shape[-2], : votes.shape[-1]] = votes >= 3
 
 
 def training_windows(
@@ -137,8 +148,8 @@ def mask_loss(
     phi: Tensor,
     image_index: Tensor,
     boxes: Tensor,
-    targets: Tensor,
-    target_index: Tensor,
+    masks: Sequence[Tensor],
+    object_index: Tensor,
     image_sizes: Sequence[tuple[int, int]],
     *,
     expand: float = 1.5,
@@ -152,8 +163,10 @@ def mask_loss(
         image_index: (N,) int64, image of each of them.
         boxes: (N, 4) their ground-truth boxes, continuous coordinates, pixels of the network's
             input.
-        targets: (M, h, w) uint8, see :func:`mask_targets`, of all images of the batch.
-        target_index: (N,) int64, ground-truth mask of each positive anchor.
+        masks: the ground-truth masks of every image, (M, H, W) bool or 0/1, at the resolution of
+            the network's input.
+        object_index: (N,) int64, ground-truth mask of each positive anchor among those of its
+            image.
         image_sizes: (H, W) of every image before padding.
         expand: growth of the boxes (paper: 1.5).
         negatives_per_positive: background pixels kept per foreground pixel (paper: 1); None: all.
@@ -164,8 +177,47 @@ def mask_loss(
         when there is no object.
     """
     windows = training_windows(boxes, image_index, image_sizes, expand)
-    losses = ops.mask_ohem_loss(
-        psi, phi, image_index, windows, targets, target_index, negatives_per_positive
+    losses = object_losses(
+        psi, phi, image_index, windows, masks, object_index, negatives_per_positive
     )
     objects = sum_over_processes(torch.tensor(len(losses), device=psi.device))
     return losses.sum() / ((objects + 1) / process_count())
+
+
+def object_losses(
+    psi: Tensor,
+    phi: Tensor,
+    image_index: Tensor,
+    windows: Tensor,
+    masks: Sequence[Tensor],
+    object_index: Tensor,
+    negatives_per_positive: float | None,
+) -> Tensor:
+    """:func:`rdsnet.ops.mask_ohem_loss` of every object, (N,), from masks as :func:`mask_loss` has.
+
+    On the CPU one operator reads the masks where a window looks; elsewhere they are brought to the
+    grid first.
+    """
+    if psi.is_cpu and compiled.usable(psi) and all(m.dtype in MASK_DTYPES for m in masks):
+        return torch.ops.rdsnet.mask_ohem_loss_from_images(
+            psi, phi, image_index, windows, masks, object_index, negatives_per_positive
+        )[0]
+    counts = [len(own) for own in masks]
+    first = torch.tensor([0, *counts[:-1]], device=object_index.device).cumsum(0)
+    target_index = object_index + first[image_index]
+    # What is looked at of each mask: from the least x1, y1 to the largest x2, y2.
+    place = target_index[:, None].expand(-1, 2)
+    low = windows.new_full((sum(counts), 2), max(psi.shape[2:]))
+    low = low.scatter_reduce(0, place, windows[:, :2], "amin")
+    high = torch.zeros_like(low).scatter_reduce(0, place, windows[:, 2:], "amax")
+    looked_at = torch.cat([low, high], dim=1).split(counts)
+    targets = [mask_targets(m, psi.shape[2:], windows=w) for m, w in zip(masks, looked_at)]
+    return ops.mask_ohem_loss(
+        psi,
+        phi,
+        image_index,
+        windows,
+        torch.cat(targets),
+        target_index,
+        negatives_per_positive,
+    )

@@ -23,11 +23,10 @@ from rdsnet.data.datasets import register_class_names, with_num_classes
 from rdsnet.data.masks import dense_ground_truth_masks
 from rdsnet.modeling.cropping import expanded_windows
 from rdsnet.modeling.loading import check_device, require_complete_weights
-from rdsnet.modeling.mask_loss import STRIDE, mask_loss, mask_targets, training_windows
+from rdsnet.modeling.mask_loss import STRIDE, mask_loss
 from rdsnet.modeling.mbrm import MBRM
 from rdsnet.modeling.object_stream import (
     ObjectStream,
-    batch_object_index,
     build_object_stream,
     matched_boxes,
 )
@@ -110,27 +109,18 @@ class RDSNet(nn.Module):
         losses, positives = self.object_stream.losses(objects, gt_instances)
         positives = positives.sample(self.max_train_masks)
         phi = self.object_stream.represent(objects, positives.image_index, positives.places)
-        targets = [self.mask_targets(x, psi.shape[2:]) for x in gt_instances]
         loss_mask = mask_loss(
             psi,
             phi,
             positives.image_index,
             matched_boxes(positives, gt_instances),
-            torch.cat(targets),
-            batch_object_index(positives, gt_instances),
+            [dense_ground_truth_masks(gt) for gt in gt_instances],
+            positives.object_index,
             [gt.image_size for gt in gt_instances],
             expand=self.train_expand,
             negatives_per_positive=self.negatives_per_positive,
         )
         return {**losses, "loss_mask": loss_mask * self.mask_loss_weight}
-
-    def mask_targets(self, gt: Instances, size: tuple[int, int]) -> Tensor:
-        """Masks of an image's objects (M, h, w) on the grid, where their own windows see them."""
-        first_image = gt.gt_classes.new_zeros(len(gt))
-        windows = training_windows(
-            gt.gt_boxes.tensor, first_image, [gt.image_size], self.train_expand
-        )
-        return mask_targets(dense_ground_truth_masks(gt), size, windows=windows)
 
     def inference(
         self, objects, psi: Tensor, image_sizes: list[tuple[int, int]], batched_inputs: list[dict]

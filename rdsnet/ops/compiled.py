@@ -128,14 +128,19 @@ def _register() -> None:
         return logits, windows.new_empty(windows.shape[0] + 1, dtype=torch.int64)
 
     @library.register_fake("rdsnet::correlate_backward")
-    def _(logit_gradient, scale, psi, phi, image_index, windows):
+    def _(_, psi, phi, image_index, windows):
         return torch.empty_like(psi), phi.new_empty(phi.shape)
 
+    @library.register_fake("rdsnet::mask_ohem_loss_from_images")
     @library.register_fake("rdsnet::mask_ohem_loss")
     def _(psi, phi, image_index, windows, targets, target_index, negatives_per_positive):
         pixels = library.get_ctx().new_dynamic_size()
         dtype = _compute_dtype(psi, phi)
         return psi.new_empty(phi.shape[0], dtype=dtype), psi.new_empty(pixels, dtype=dtype)
+
+    @library.register_fake("rdsnet::mask_ohem_loss_backward")
+    def _(logit_gradient, loss_gradient, psi, phi, image_index, windows):
+        return torch.empty_like(psi), phi.new_empty(phi.shape)
 
     @library.register_fake("rdsnet::assemble_masks")
     def _(psi, phi, windows, first_y, weights_y, first_x, weights_x, threshold):
@@ -176,7 +181,7 @@ def _register() -> None:
         ctx.save_for_backward(*inputs)
 
     def correlate_backward(ctx, logit_gradient, _):
-        gradients = ops.correlate_backward(logit_gradient, None, *ctx.saved_tensors)
+        gradients = ops.correlate_backward(logit_gradient, *ctx.saved_tensors)
         return (*gradients, None, None)
 
     library.register_autograd("rdsnet::correlate", correlate_backward, setup_context=save_correlate)
@@ -184,13 +189,16 @@ def _register() -> None:
     def save_loss(ctx, inputs, output):
         # The forward pass has left the gradient of every object's loss by its logits.
         ctx.save_for_backward(output[1], *inputs[:4])
+        # The ground truth, one tensor or several, has no gradient.
+        ctx.rest = None if isinstance(inputs[4], Tensor) else [None] * len(inputs[4]), None, None
 
     def loss_backward(ctx, loss_gradient, _):
         logit_gradient, *inputs = ctx.saved_tensors
-        gradients = ops.correlate_backward(logit_gradient, loss_gradient, *inputs)
-        return (*gradients, None, None, None, None, None)
+        gradients = ops.mask_ohem_loss_backward(logit_gradient, loss_gradient, *inputs)
+        return (*gradients, None, None, *ctx.rest)
 
-    library.register_autograd("rdsnet::mask_ohem_loss", loss_backward, setup_context=save_loss)
+    for name in ("rdsnet::mask_ohem_loss", "rdsnet::mask_ohem_loss_from_images"):
+        library.register_autograd(name, loss_backward, setup_context=save_loss)
 
     def refuse(ctx, *_):
         raise RuntimeError(
@@ -198,4 +206,5 @@ def _register() -> None:
             "RDSNET_DISABLE_OPS=1 to compute them with the PyTorch definitions"
         )
 
-    library.register_autograd("rdsnet::correlate_backward", refuse)
+    for name in ("rdsnet::correlate_backward", "rdsnet::mask_ohem_loss_backward"):
+        library.register_autograd(name, refuse)

@@ -12,6 +12,8 @@ This path runs when no compiled op is there, and is what export traces.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +22,9 @@ from torch.nn import functional as F
 from rdsnet.ops.masks import CompactMasks, run_lengths_from_window
 from rdsnet.ops.taps import NUM_TAPS, Taps
 
+TILE = 96
+"""Cells along either side of a tile of the grid: logits are computed tile by tile."""
+
 
 def window_areas(windows: Tensor) -> Tensor:
     """Pixels of each window (N, 4); reversed windows are empty."""
@@ -27,41 +32,91 @@ def window_areas(windows: Tensor) -> Tensor:
     return sides[:, 0] * sides[:, 1]
 
 
+class _Tile(NamedTuple):
+    """A rectangle of the grid of one image, and the objects whose windows reach into it."""
+
+    image: int
+    x1: int
+    y1: int
+    x2: int
+    y2: int
+    objects: list[int]
+
+    def of(self, maps: Tensor) -> Tensor:
+        """The view (D, rows, columns) of maps (B, D, h, w)."""
+        return maps[self.image, :, self.y1 : self.y2, self.x1 : self.x2]
+
+
+def _tiles(images: list[int], windows: list[list[int]], height: int, width: int) -> Iterator[_Tile]:
+    """All tiles of TILE x TILE cells (fewer at the border) that a window reaches into."""
+    objects: dict[tuple[int, int, int], list[int]] = {}
+    for n, (b, (x1, y1, x2, y2)) in enumerate(zip(images, windows)):
+        if x2 > x1 and y2 > y1:
+            for top in range(y1 // TILE * TILE, y2, TILE):
+                for left in range(x1 // TILE * TILE, x2, TILE):
+                    objects.setdefault((b, top, left), []).append(n)
+    for (b, top, left), own in objects.items():
+        yield _Tile(b, left, top, min(left + TILE, width), min(top + TILE, height), own)
+
+
+def _shared_parts(
+    tile: _Tile, values: Tensor, maps: list[Tensor], windows: list[list[int]]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Per object of a tile the part that its window shares with it: as a view of its values in the
+    tile (objects, rows, columns), and of its map (rows of the window, columns of the window).
+    """
+    for n, own in zip(tile.objects, values):
+        left, top, right, bottom = windows[n]
+        x1, y1 = max(tile.x1, left), max(tile.y1, top)
+        x2, y2 = min(tile.x2, right), min(tile.y2, bottom)
+        yield (
+            own[y1 - tile.y1 : y2 - tile.y1, x1 - tile.x1 : x2 - tile.x1],
+            maps[n][y1 - top : y2 - top, x1 - left : x2 - left],
+        )
+
+
+def _unpacked(packed: Tensor, windows: list[list[int]]) -> list[Tensor]:
+    """Views (rows, columns) of the windows' packed pixels."""
+    sides = [(max(y2 - y1, 0), max(x2 - x1, 0)) for x1, y1, x2, y2 in windows]
+    areas = [rows * columns for rows, columns in sides]
+    return [own.view(side) for own, side in zip(packed.split(areas), sides)]
+
+
 class _WindowedProducts(torch.autograd.Function):
     """``delta[n] . psi[image_index[n]]`` at the pixels of window n, packed row by row.
 
-    Autograd through slices would allocate a gradient of the size of psi for every object; here
-    all objects add into one.
+    One matrix product per tile of the grid serves all objects that look at it. Autograd through
+    slices would allocate a gradient of the size of psi for every object; here all objects add into
+    one.
     """
 
     @staticmethod
     def forward(ctx, psi: Tensor, delta: Tensor, images: list[int], windows: list[list[int]]):
         ctx.save_for_backward(psi, delta)
         ctx.images, ctx.windows = images, windows
-        # Row by row, (1, D) x (D, x2 - x1), which needs no copy of the window.
-        pieces = [
-            torch.bmm(
-                delta[n].expand(y2 - y1, 1, -1), psi[b, :, y1:y2, x1:x2].transpose(0, 1)
-            ).flatten()
-            for n, (b, (x1, y1, x2, y2)) in enumerate(zip(images, windows))
-            if x2 > x1 and y2 > y1
-        ]
-        return torch.cat(pieces) if pieces else psi.new_zeros(0)
+        areas = (max(x2 - x1, 0) * max(y2 - y1, 0) for x1, y1, x2, y2 in windows)
+        logits = psi.new_empty(sum(areas))
+        maps = _unpacked(logits, windows)
+        for tile in _tiles(images, windows, *psi.shape[2:]):
+            pixels = tile.of(psi)
+            products = (delta[tile.objects] @ pixels.flatten(1)).view(-1, *pixels.shape[1:])
+            for product, own in _shared_parts(tile, products, maps, windows):
+                own.copy_(product)
+        return logits
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         psi, delta = ctx.saved_tensors
         grad_psi, grad_delta = torch.zeros_like(psi), torch.zeros_like(delta)
-        start = 0
-        for n, (b, (x1, y1, x2, y2)) in enumerate(zip(ctx.images, ctx.windows)):
-            if x2 <= x1 or y2 <= y1:
-                continue
-            h, w = y2 - y1, x2 - x1
-            piece = grad[start : start + h * w]
-            start += h * w
-            pixels = psi[b, :, y1:y2, x1:x2]
-            grad_delta[n] = pixels.flatten(1) @ piece
-            grad_psi[b, :, y1:y2, x1:x2].addcmul_(delta[n][:, None, None], piece.view(1, h, w))
+        maps = _unpacked(grad, ctx.windows)
+        for tile in _tiles(ctx.images, ctx.windows, *psi.shape[2:]):
+            pixels = tile.of(psi)
+            grads = psi.new_zeros(len(tile.objects), *pixels.shape[1:])
+            for own_grad, own in _shared_parts(tile, grads, maps, ctx.windows):
+                own_grad.copy_(own)
+            grads = grads.flatten(1)
+            grad_delta[tile.objects] += grads @ pixels.flatten(1).t()
+            tile.of(grad_psi).copy_((delta[tile.objects].t() @ grads).view(pixels.shape))
         return grad_psi, grad_delta, None, None
 
 

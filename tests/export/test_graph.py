@@ -77,19 +77,25 @@ def test_masks_and_maxima_are_those_of_the_operator(grid, image, output, count):
     assert differing <= 1e-4 * logits.numel()
 
 
-def test_representations_while_exporting_are_those_of_the_dense_convolution(monkeypatch):
+@pytest.mark.parametrize("with_tower", [False, True])
+def test_representations_while_exporting_are_those_of_the_dense_convolution(
+    with_tower, monkeypatch
+):
     torch.manual_seed(0)
     conv = torch.nn.Conv2d(6, 3 * 10, 3, padding=1)
+    tower = torch.nn.Sequential(torch.nn.Conv2d(6, 6, 3, padding=1), torch.nn.ReLU())
+    tower = tower if with_tower else None
     features = [torch.randn(2, 6, *size) for size in ((5, 7), (3, 4), (1, 1))]
-    dense = [conv(f).view(2, 3, 10, -1).permute(0, 3, 1, 2).reshape(2, -1, 10) for f in features]
+    inputs = [tower(f) if with_tower else f for f in features]
+    dense = [conv(f).view(2, 3, 10, -1).permute(0, 3, 1, 2).reshape(2, -1, 10) for f in inputs]
     dense = torch.cat(dense, 1)  # (B, R, E), order level, y, x, anchor
     everywhere = torch.arange(dense.shape[1])
     monkeypatch.setattr(compiled, "exporting", lambda: True)
     for image in (0, 1):
         index = torch.full_like(everywhere, image)
-        numbers = convolve_at(conv, features, index, everywhere, 3)
+        numbers = convolve_at(conv, features, index, everywhere, 3, tower)
         torch.testing.assert_close(numbers, dense[image], rtol=1e-4, atol=1e-5)
-    assert convolve_at(conv, features, index[:0], everywhere[:0], 3).shape == (0, 10)
+    assert convolve_at(conv, features, index[:0], everywhere[:0], 3, tower).shape == (0, 10)
 
 
 @pytest.mark.parametrize("candidates", [0, 1, 2, 300])

@@ -1,19 +1,34 @@
 """Mask targets, training windows and L_mask against two-channel cross-entropy written out."""
 
+import pytest
 import torch
+from ops.scenes import random_windows
 from torch.nn import functional as F
 
 from rdsnet.modeling.mask_loss import mask_loss, mask_targets, training_windows
 from rdsnet.ops import compiled
 
 
-def naive_mask_loss(psi, phi, image_index, boxes, targets, target_index, sizes, expand, ratio):
+@pytest.fixture(params=["pytorch", "compiled"])
+def path(request, monkeypatch) -> str:
+    """The implementation under test."""
+    if request.param == "pytorch":
+        monkeypatch.setattr(compiled, "_devices", frozenset())
+    elif compiled.active_path() == "pytorch":
+        pytest.skip(f"no compiled operators: {compiled.why_not_compiled()}")
+    return request.param
+
+
+def naive_mask_loss(psi, phi, image_index, boxes, masks, object_index, sizes, expand, ratio):
     """The paper's definition object by object: softmax over two channels, sort, sum."""
     total = psi.new_zeros(())
+    height, width = psi.shape[2:]
     for n in range(len(phi)):
         b = int(image_index[n])
         scores = torch.einsum("cd,dhw->chw", phi[n], psi[b])  # background, foreground
-        target = targets[target_index[n]].long()
+        mask = torch.zeros(1, 1, 4 * height, 4 * width)
+        mask[0, 0, : sizes[b][0], : sizes[b][1]] = masks[b][object_index[n]].float()
+        target = (F.interpolate(mask, scale_factor=0.25, mode="bilinear")[0, 0] > 0.5).long()
         cross_entropy = F.cross_entropy(scores[None], target[None], reduction="none")[0]
         x1, y1, x2, y2 = (boxes[n] / 4).tolist()
         cx, cy, hx, hy = (x1 + x2) / 2, (y1 + y2) / 2, (x2 - x1) / 2, (y2 - y1) / 2
@@ -32,25 +47,26 @@ def naive_mask_loss(psi, phi, image_index, boxes, targets, target_index, sizes, 
 
 
 def random_problem(seed):
+    """Two images, the second one smaller; two of the six objects share a mask, two do not."""
     generator = torch.Generator().manual_seed(seed)
-    psi = torch.randn(2, 5, 12, 16, generator=generator, dtype=torch.float64)
+    psi = torch.randn(2, 5, 12, 20, generator=generator, dtype=torch.float64)
     phi = torch.randn(6, 2, 5, generator=generator, dtype=torch.float64)
     corner = torch.rand(6, 2, generator=generator, dtype=torch.float64) * 30
-    boxes = torch.cat([corner, corner + 5 + 25 * torch.rand(6, 2, generator=generator)], 1)
-    targets = (torch.rand(4, 12, 16, generator=generator) > 0.7).to(torch.uint8)
+    boxes = torch.cat([corner, corner + 5 + 45 * torch.rand(6, 2, generator=generator)], 1)
+    sizes = [(48, 77), (33, 50 + seed % 4)]  # the last cells are cut in various ways
     return (
         psi.requires_grad_(),
         phi.requires_grad_(),
         torch.tensor([0, 0, 0, 1, 1, 1]),
         boxes,
-        targets,
-        torch.tensor([0, 1, 1, 2, 3, 3]),
-        [(48, 64), (33, 50)],
+        [torch.rand(2, *size, generator=generator) > 0.4 for size in sizes],
+        torch.tensor([0, 1, 1, 0, 1, 1]),
+        sizes,
     )
 
 
-def test_loss_and_gradients_equal_the_definition():
-    for seed, ratio in ((0, 1), (1, 3), (2, 0), (3, None)):
+def test_loss_and_gradients_equal_the_definition(path):
+    for seed, ratio in ((0, 1), (1, 3), (2, 0), (3, None), (4, 1), (5, 1)):
         problem = random_problem(seed)
         fast = mask_loss(*problem, expand=1.5, negatives_per_positive=ratio)
         slow = naive_mask_loss(*problem, 1.5, ratio)
@@ -61,25 +77,74 @@ def test_loss_and_gradients_equal_the_definition():
             torch.testing.assert_close(a, b)
 
 
-def test_loss_of_an_image_does_not_depend_on_the_padding_of_its_batch():
-    psi, phi, image_index, boxes, targets, target_index, sizes = random_problem(4)
+@pytest.mark.skipif(compiled.active_path() == "pytorch", reason="needs the compiled operators")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_masks_read_from_images_are_the_targets_on_the_grid(dtype):
+    """Bit by bit what the loss makes of targets that were brought to the grid first."""
+    g = torch.Generator().manual_seed(7)
+    for height, width in ((130, 301), (64, 130), (31, 33), (3, 3), (2, 90), (127, 258)):
+        grid = (-(-height // 32) * 8, -(-width // 32) * 8)
+        psi = torch.randn(2, 7, *grid, generator=g, dtype=dtype)
+        phi = torch.randn(40, 2, 7, generator=g, dtype=dtype)
+        image_index = torch.randint(0, 2, (40,), generator=g)
+        windows = random_windows(40, *grid, g)
+        masks = [torch.rand(9, height, width, generator=g) > 0.3 for _ in range(2)]
+        if width % 2:
+            masks[1] = masks[1].to(torch.uint8)
+        object_index = torch.randint(0, 9, (40,), generator=g)
+        targets = torch.cat([mask_targets(own, grid) for own in masks])
+        found = torch.ops.rdsnet.mask_ohem_loss_from_images(
+            psi, phi, image_index, windows, masks, object_index, 1.0
+        )
+        expected = torch.ops.rdsnet.mask_ohem_loss(
+            psi, phi, image_index, windows, targets, object_index + 9 * image_index, 1.0
+        )
+        for mine, theirs in zip(found, expected, strict=True):
+            assert torch.equal(mine, theirs)
+
+
+@pytest.mark.skipif(compiled.active_path() == "pytorch", reason="needs the compiled operators")
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"masks": [torch.zeros(1, 9, 9).bool()]}, ValueError, "masks must be a tensor per image"),
+        ({"masks": [torch.zeros(9, 9).bool()] * 2}, ValueError, "masks must have shape"),
+        ({"masks": [torch.zeros(1, 9, 9)] * 2}, TypeError, "masks must be uint8 or bool"),
+        ({"object_index": torch.tensor([1])}, ValueError, r"object_index must lie in 0\.\.0"),
+    ],
+)
+def test_wrong_masks_are_named(change, error, message):
+    arguments = {
+        "psi": torch.zeros(2, 4, 5, 6),
+        "phi": torch.zeros(1, 2, 4),
+        "image_index": torch.ones(1, dtype=torch.int64),
+        "windows": torch.zeros(1, 4, dtype=torch.int64),
+        "masks": [torch.zeros(1, 9, 9).bool()] * 2,
+        "object_index": torch.zeros(1, dtype=torch.int64),
+        "negatives_per_positive": 1.0,
+    }
+    with pytest.raises(error, match=message):
+        torch.ops.rdsnet.mask_ohem_loss_from_images(**{**arguments, **change})
+
+
+def test_loss_of_an_image_does_not_depend_on_the_padding_of_its_batch(path):
+    psi, phi, image_index, boxes, masks, object_index, sizes = random_problem(4)
     one = image_index == 1
     alone = mask_loss(
         psi[1:, :, :9, :13], phi[one], image_index[one] - 1, boxes[one],
-        targets[:, :9, :13], target_index[one], sizes[1:],
+        masks[1:], object_index[one], sizes[1:],
     )  # fmt: skip
-    padded = mask_loss(
-        psi, phi[one], image_index[one], boxes[one], targets, target_index[one], sizes
-    )
+    padded = mask_loss(psi, phi[one], image_index[one], boxes[one], masks, object_index[one], sizes)
     torch.testing.assert_close(alone, padded)
 
 
-def test_no_objects_give_zero_that_is_attached_to_the_representations():
+@pytest.mark.parametrize("count", [0, 2])
+def test_no_positives_give_zero_that_is_attached_to_the_representations(path, count):
     psi = torch.randn(1, 4, 6, 6, requires_grad=True)
     phi = torch.randn(0, 2, 4, requires_grad=True)
     none = torch.zeros(0, dtype=torch.int64)
-    targets = torch.zeros(0, 6, 6, dtype=torch.uint8)
-    loss = mask_loss(psi, phi, none, torch.zeros(0, 4), targets, none, [(24, 24)])
+    masks = [torch.ones(count, 24, 24, dtype=torch.bool)]
+    loss = mask_loss(psi, phi, none, torch.zeros(0, 4), masks, none, [(24, 24)])
     loss.backward()
     assert loss == 0 and psi.grad.eq(0).all() and phi.grad is not None
 

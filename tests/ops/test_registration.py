@@ -37,10 +37,17 @@ def operator_calls(device: str) -> dict[str, tuple]:
     taps = *rows, *columns
     masks = ops.assemble_masks(psi[0].detach(), phi.detach(), scene.windows, rows, columns)
     logits = torch.ops.rdsnet.correlate(psi, phi, *scene[2:4])[0].detach()
+    masks_of_images = [torch.rand(3, *size, device=device) > 0.5 for size in ((23, 28), (24, 21))]
+    own_index = scene.target_index.clamp(max=2)
     return {
         "correlate": (psi, phi, *scene[2:4]),
-        "correlate_backward": (logits, None, psi.detach(), phi.detach(), *scene[2:4]),
+        "correlate_backward": (logits, psi.detach(), phi.detach(), *scene[2:4]),
         "mask_ohem_loss": (psi, phi, *scene[2:], 1.0),
+        "mask_ohem_loss_from_images": (psi, phi, *scene[2:4], masks_of_images, own_index, 1.0),
+        "mask_ohem_loss_backward": (
+            torch.ops.rdsnet.mask_ohem_loss(psi, phi, *scene[2:], 1.0)[1].detach(),
+            *(torch.rand(5, device=device), psi.detach(), phi.detach(), *scene[2:4]),
+        ),
         "assemble_masks": (psi[0].detach(), phi.detach(), scene.windows, *taps, 0.4),
         "encode_runs": (masks.run_lengths, masks.run_offsets),
         "mask_targets": (scene.targets, scene.windows[:3], 2, 2),
@@ -73,6 +80,8 @@ def _taps():
         "correlate",
         "correlate_backward",
         "mask_ohem_loss",
+        "mask_ohem_loss_from_images",
+        "mask_ohem_loss_backward",
         "assemble_masks",
         "encode_runs",
         "mask_targets",

@@ -22,7 +22,7 @@ from rdsnet.engine.benchmark.scene import (
     make_scene,
 )
 from rdsnet.modeling.cropping import expanded_windows
-from rdsnet.modeling.mask_loss import STRIDE, mask_loss, mask_targets, training_windows
+from rdsnet.modeling.mask_loss import STRIDE, mask_loss
 from rdsnet.modeling.mbrm import MBRM
 from rdsnet.ops import assemble_masks, compiled, resize_taps
 from rdsnet.ops.reference import window_areas
@@ -152,11 +152,9 @@ def infer(scene: Scene, mbrm: MBRM) -> tuple[list[dict], Tensor]:
 def train(scene: Scene, psi: Tensor, phi: Tensor, expand: float) -> Tensor:
     """What :meth:`rdsnet.modeling.RDSNet.losses` does for L_mask."""
     first_image = torch.zeros(len(phi), dtype=torch.int64, device=phi.device)
-    windows = training_windows(scene.gt_boxes, first_image, [scene.image_size], expand)
-    targets = mask_targets(scene.gt_masks, psi.shape[2:], windows=windows)
-    own_target = torch.arange(len(phi), device=phi.device)
+    own_mask = torch.arange(len(phi), device=phi.device)
     boxes, sizes = scene.gt_boxes, [scene.image_size]
-    return mask_loss(psi, phi, first_image, boxes, targets, own_target, sizes, expand=expand)
+    return mask_loss(psi, phi, first_image, boxes, [scene.gt_masks], own_mask, sizes, expand=expand)
 
 
 def agreement(scene: Scene) -> dict[str, dict[str, float]]:

@@ -85,6 +85,14 @@ inline void check_targets(const Tensor& targets, const Tensor& psi, const char* 
                    ": targets must be uint8 or bool, got ", targets.dtype());
 }
 
+// Ground truth at the resolution of an image.
+inline void check_image_masks(const Tensor& masks, const char* op) {
+  TORCH_CHECK_VALUE(masks.dim() == 3, op, ": masks must have shape (M, H, W), got ",
+                    masks.sizes());
+  TORCH_CHECK_TYPE(masks.scalar_type() == at::kByte || masks.scalar_type() == at::kBool, op,
+                   ": masks must be uint8 or bool, got ", masks.dtype());
+}
+
 // Gradients of packed logits, and the factor of every object, if there is one.
 inline void check_elements(const Tensor& tensor, int64_t wanted, const char* op,
                            const char* name) {

@@ -19,6 +19,7 @@
 #include "cpu/assemble.h"
 #include "cpu/correlate.h"
 #include "cpu/edges.h"
+#include "cpu/mask_loss.h"
 #include "cpu/targets.h"
 #include "schemas.h"
 
@@ -98,33 +99,72 @@ std::tuple<Tensor, Tensor> correlate_cpu(const Tensor& psi, const Tensor& phi,
   return {logits, objects.offset};
 }
 
-std::tuple<Tensor, Tensor> correlate_backward_cpu(const Tensor& logit_gradient,
-                                                  const std::optional<Tensor>& scale,
-                                                  const Tensor& psi, const Tensor& phi,
-                                                  const Tensor& image_index,
-                                                  const Tensor& windows) {
-  const char* const op = "correlate_backward";
+// loss_gradient: where it is given, logit_gradient is what the loss left (in whole blocks), and
+// counts loss_gradient[n] times for object n.
+std::tuple<Tensor, Tensor> gradients(const Tensor& logit_gradient, const Tensor* loss_gradient,
+                                     const Tensor& psi, const Tensor& phi,
+                                     const Tensor& image_index, const Tensor& windows,
+                                     const char* op) {
   const PsiView view = view_of(psi, op);
   const at::ScalarType type = compute_type(psi, phi);
   const Tensor delta = delta_of(phi, psi, type, op);
   const OwnedObjects objects(psi, image_index, windows, delta.size(0), op);
-  const Tensor packed = contiguous_as(logit_gradient, type);
-  check_elements(packed, objects.pixels(), op, "logit_gradient");
+  const Tensor given = contiguous_as(logit_gradient, type);
+  std::vector<int64_t> blocks;
   Tensor factors;
-  if (scale.has_value()) {
-    factors = contiguous_as(*scale, type);
-    check_elements(factors, delta.size(0), op, "scale");
+  if (loss_gradient) {
+    blocks = block_offsets(objects.view);
+    factors = contiguous_as(*loss_gradient, type);
+    check_elements(factors, delta.size(0), op, "loss_gradient");
   }
+  check_elements(given, loss_gradient ? blocks.back() * kCells : objects.pixels(), op,
+                 "logit_gradient");
   Tensor psi_grad = at::empty_like(psi), delta_grad = at::empty_like(delta);
   const PsiView psi_grad_view = view_of(psi_grad, op);
   dispatch(type, [&](auto zero) {
     using T = decltype(zero);
-    const T* const factor = factors.defined() ? factors.const_data_ptr<T>() : nullptr;
     correlate_backward<T>(view, psi_grad_view, delta.const_data_ptr<T>(), objects.view,
-                          packed.const_data_ptr<T>(), factor, run_parallel,
+                          given.const_data_ptr<T>(), loss_gradient ? blocks.data() : nullptr,
+                          loss_gradient ? factors.const_data_ptr<T>() : nullptr, run_parallel,
                           delta_grad.mutable_data_ptr<T>());
   });
   return {psi_grad, at::stack({delta_grad.neg(), delta_grad}, 1).to(phi.scalar_type())};
+}
+
+std::tuple<Tensor, Tensor> correlate_backward_cpu(const Tensor& logit_gradient, const Tensor& psi,
+                                                  const Tensor& phi, const Tensor& image_index,
+                                                  const Tensor& windows) {
+  return gradients(logit_gradient, nullptr, psi, phi, image_index, windows, "correlate_backward");
+}
+
+std::tuple<Tensor, Tensor> mask_ohem_loss_backward_cpu(
+    const Tensor& logit_gradient, const Tensor& loss_gradient, const Tensor& psi,
+    const Tensor& phi, const Tensor& image_index, const Tensor& windows) {
+  return gradients(logit_gradient, &loss_gradient, psi, phi, image_index, windows,
+                   "mask_ohem_loss_backward");
+}
+
+// maps_of(objects): the ground truth of every object.
+template <typename MapsOf>
+std::tuple<Tensor, Tensor> loss_of(const Tensor& psi, const Tensor& phi,
+                                   const Tensor& image_index, const Tensor& windows,
+                                   std::optional<double> negatives_per_positive, const char* op,
+                                   const MapsOf& maps_of) {
+  const PsiView view = view_of(psi, op);
+  const at::ScalarType type = compute_type(psi, phi);
+  const Tensor delta = delta_of(phi, psi, type, op);
+  const int64_t count = delta.size(0);
+  const OwnedObjects objects(psi, image_index, windows, count, op);
+  const std::vector<TargetMap> maps = maps_of(objects.view);
+  Tensor loss = at::empty({count}, delta.options());
+  Tensor gradient = at::empty({block_offsets(objects.view).back() * kCells}, delta.options());
+  dispatch(type, [&](auto zero) {
+    using T = decltype(zero);
+    mask_loss<T>(view, delta.const_data_ptr<T>(), objects.view, maps.data(),
+                 negatives_per_positive.value_or(-1.0), at::get_num_threads(), run_parallel,
+                 loss.mutable_data_ptr<T>(), gradient.mutable_data_ptr<T>());
+  });
+  return {loss, gradient};
 }
 
 std::tuple<Tensor, Tensor> mask_ohem_loss_cpu(const Tensor& psi, const Tensor& phi,
@@ -132,25 +172,53 @@ std::tuple<Tensor, Tensor> mask_ohem_loss_cpu(const Tensor& psi, const Tensor& p
                                               const Tensor& targets, const Tensor& target_index,
                                               std::optional<double> negatives_per_positive) {
   const char* const op = "mask_ohem_loss";
-  const PsiView view = view_of(psi, op);
-  const at::ScalarType type = compute_type(psi, phi);
-  const Tensor delta = delta_of(phi, psi, type, op);
-  const int64_t count = delta.size(0);
-  const OwnedObjects objects(psi, image_index, windows, count, op);
-  check_targets(targets, psi, op);
-  const Tensor maps = targets.contiguous();
-  const Tensor map_index = checked_index(target_index, count, targets.size(0), op, "target_index");
-  Tensor loss = at::empty({count}, delta.options());
-  Tensor gradient = at::empty({objects.pixels()}, delta.options());
-  dispatch(type, [&](auto zero) {
-    using T = decltype(zero);
-    mask_loss<T>(view, delta.const_data_ptr<T>(), objects.view,
-                 static_cast<const uint8_t*>(maps.const_data_ptr()),
-                 map_index.const_data_ptr<int64_t>(), negatives_per_positive.value_or(-1.0),
-                 at::get_num_threads(), run_parallel, loss.mutable_data_ptr<T>(),
-                 gradient.mutable_data_ptr<T>());
-  });
-  return {loss, gradient};
+  const Tensor pixels = targets.contiguous();
+  return loss_of(psi, phi, image_index, windows, negatives_per_positive, op,
+                 [&](const Objects& objects) {
+                   check_targets(targets, psi, op);
+                   const Tensor index = checked_index(target_index, objects.count,
+                                                      targets.size(0), op, "target_index");
+                   const int64_t* const place = index.const_data_ptr<int64_t>();
+                   const int64_t height = targets.size(1), width = targets.size(2);
+                   const auto* const data = static_cast<const uint8_t*>(pixels.const_data_ptr());
+                   std::vector<TargetMap> maps;
+                   for (int64_t n = 0; n < objects.count; ++n) {
+                     maps.push_back({data + place[n] * height * width, height, width, true});
+                   }
+                   return maps;
+                 });
+}
+
+std::tuple<Tensor, Tensor> mask_ohem_loss_from_images_cpu(
+    const Tensor& psi, const Tensor& phi, const Tensor& image_index, const Tensor& windows,
+    at::TensorList masks, const Tensor& object_index,
+    std::optional<double> negatives_per_positive) {
+  const char* const op = "mask_ohem_loss_from_images";
+  std::vector<Tensor> pixels;
+  for (const Tensor& own : masks) {
+    check_image_masks(own, op);
+    pixels.push_back(own.contiguous());
+  }
+  return loss_of(
+      psi, phi, image_index, windows, negatives_per_positive, op, [&](const Objects& objects) {
+        TORCH_CHECK_VALUE(int64_t(masks.size()) == psi.size(0), op,
+                          ": masks must be a tensor per image, ", psi.size(0), "; got ",
+                          masks.size());
+        const Tensor index =
+            index_of_objects(object_index, objects.count, op, "object_index");
+        const int64_t* const place = index.const_data_ptr<int64_t>();
+        std::vector<TargetMap> maps;
+        for (int64_t n = 0; n < objects.count; ++n) {
+          const Tensor& own = pixels[objects.image[n]];
+          if (place[n] < 0 || place[n] >= own.size(0)) {
+            refuse_index(place[n], n, own.size(0), op, "object_index");
+          }
+          const int64_t height = own.size(1), width = own.size(2);
+          const auto* const data = static_cast<const uint8_t*>(own.const_data_ptr());
+          maps.push_back({data + place[n] * height * width, height, width, false});
+        }
+        return maps;
+      });
 }
 
 void check_cells(const Tensor& first, int64_t cells, const char* name) {
@@ -243,10 +311,7 @@ std::tuple<Tensor, Tensor> encode_runs_cpu(const Tensor& run_lengths, const Tens
 Tensor mask_targets_cpu(const Tensor& masks, const Tensor& windows, int64_t height,
                         int64_t width) {
   const char* const op = "mask_targets";
-  TORCH_CHECK_VALUE(masks.dim() == 3, op, ": masks must have shape (M, H, W), got ",
-                    masks.sizes());
-  TORCH_CHECK_TYPE(masks.scalar_type() == at::kByte || masks.scalar_type() == at::kBool, op,
-                   ": masks must be uint8 or bool, got ", masks.dtype());
+  check_image_masks(masks, op);
   const int64_t count = masks.size(0);
   const Tensor corners = checked_windows(windows, count, op), pixels = masks.contiguous();
   std::vector<Window> clamped;
@@ -298,6 +363,8 @@ TORCH_LIBRARY_IMPL(rdsnet, CPU, m) {
   m.impl("correlate", correlate_cpu);
   m.impl("correlate_backward", correlate_backward_cpu);
   m.impl("mask_ohem_loss", mask_ohem_loss_cpu);
+  m.impl("mask_ohem_loss_from_images", mask_ohem_loss_from_images_cpu);
+  m.impl("mask_ohem_loss_backward", mask_ohem_loss_backward_cpu);
   m.impl("assemble_masks", assemble_masks_cpu);
   m.impl("encode_runs", encode_runs_cpu);
   m.impl("mask_targets", mask_targets_cpu);

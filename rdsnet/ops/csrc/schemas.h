@@ -10,12 +10,22 @@ inline void define_operators(torch::Library& m) {
       "correlate(Tensor psi, Tensor phi, Tensor image_index, Tensor windows)"
       " -> (Tensor logits, Tensor offsets)");
   m.def(
-      "correlate_backward(Tensor logit_gradient, Tensor? scale, Tensor psi, Tensor phi,"
-      " Tensor image_index, Tensor windows) -> (Tensor psi_gradient, Tensor phi_gradient)");
+      "correlate_backward(Tensor logit_gradient, Tensor psi, Tensor phi, Tensor image_index,"
+      " Tensor windows) -> (Tensor psi_gradient, Tensor phi_gradient)");
   m.def(
       "mask_ohem_loss(Tensor psi, Tensor phi, Tensor image_index, Tensor windows, Tensor targets,"
       " Tensor target_index, float? negatives_per_positive)"
       " -> (Tensor loss, Tensor logit_gradient)");
+  // Ground truth of every image at the image's own resolution, (M, H, W) each.
+  m.def(
+      "mask_ohem_loss_from_images(Tensor psi, Tensor phi, Tensor image_index, Tensor windows,"
+      " Tensor[] masks, Tensor object_index, float? negatives_per_positive)"
+      " -> (Tensor loss, Tensor logit_gradient)");
+  // logit_gradient as the two above leave it, in a layout of the device's own.
+  m.def(
+      "mask_ohem_loss_backward(Tensor logit_gradient, Tensor loss_gradient, Tensor psi,"
+      " Tensor phi, Tensor image_index, Tensor windows)"
+      " -> (Tensor psi_gradient, Tensor phi_gradient)");
   m.def(
       "assemble_masks(Tensor psi, Tensor phi, Tensor windows, Tensor first_y, Tensor weights_y,"
       " Tensor first_x, Tensor weights_x, float threshold) -> (Tensor clamped_windows, Tensor areas,"

@@ -34,6 +34,26 @@ struct ColumnTaps {
   int64_t columns;        // rounded up to whole blocks
 };
 
+// Which cells of a block take part in the loss, bit i for cell i; those outside the window neither
+// way.
+struct BlockTargets {
+  uint16_t foreground, background;
+};
+
+// Signed integers in the order of the logits: ordered_key of common.h less 2^31 (2^63).
+template <typename T>
+struct SignedKey;
+
+template <>
+struct SignedKey<float> {
+  using type = int32_t;
+};
+
+template <>
+struct SignedKey<double> {
+  using type = int64_t;
+};
+
 // Consecutive rows of the output that look at the same rows of the grid, inside the window of one
 // object. Pixels are counted from its first block.
 template <typename T>
@@ -86,9 +106,28 @@ struct Kernels {
 
   void (*sigmoid_row)(T* values, int64_t count);
 
-  // Keep target 1, and target 0 where z >= threshold; 2 is ignored. Replaces z by scale * d loss / dz (0 where
-  // not kept) and returns the sum of the kept losses.
-  double (*loss_and_gradient)(T* z, const uint8_t* target, int64_t count, T threshold, T scale);
+  // Foreground cells of a row of blocks, bit i of bits[block - block_begin] for cell i, from the
+  // row of a map on the grid, where non-zero is foreground.
+  void (*grid_targets)(const uint8_t* row, int64_t width, int block_begin, int block_end,
+                       uint16_t* bits);
+
+  // The same from the two middle rows of 4 x 4 pixels (0 or 1) per cell: at least 3 of a cell's 4
+  // middle pixels. width is in pixels; what lies beyond counts as 0.
+  void (*image_targets)(const uint8_t* upper, const uint8_t* lower, int64_t width, int block_begin,
+                        int block_end, uint16_t* bits);
+
+  // Keys of the background's logits; the lowest of all for other cells. -0 has the key of 0.
+  void (*background_keys)(const T* z, const BlockTargets* targets, int64_t blocks,
+                          typename SignedKey<T>::type* keys);
+
+  // How many keys are at least `least`.
+  int64_t (*count_keys)(const typename SignedKey<T>::type* keys, int64_t blocks,
+                        typename SignedKey<T>::type least);
+
+  // Keeps foreground, and background where z >= threshold. Replaces z by scale * d loss / dz (0
+  // where not kept) and returns the sum of the kept losses.
+  double (*loss_and_gradient)(T* z, const BlockTargets* targets, int64_t blocks, T threshold,
+                              T scale);
 
   // partial[d][lane] += sum over cells of psi[d] * grad; grad is 0 outside the window.
   void (*add_phi_gradient)(const T* row, const T* grad, int padded_dims, int block_begin,

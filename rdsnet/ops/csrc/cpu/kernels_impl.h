@@ -17,13 +17,15 @@ static void correlate_row(const T* row, const T* delta, int padded_dims, int blo
   const int64_t block_size = int64_t(padded_dims) * kCells;
   for (int b = block_begin; b < block_end; ++b, out += kCells) {
     const T* p = row + b * block_size;
+    const T* const end = p + block_size;
+    const T* factor_of = delta;
     // As many sums as it takes to hide the latency of the fused multiply-add.
     Vec sum[kDimStep][kVectors] = {};
-    for (int d = 0; d < padded_dims; d += kDimStep) {
+    for (; p != end; p += kDimStep * kCells, factor_of += kDimStep) {
       for (int j = 0; j < kDimStep; ++j) {
-        const Vec factor = splat<T>(delta[d + j]);
+        const Vec factor = splat<T>(factor_of[j]);
         for (int v = 0; v < kVectors; ++v) {
-          sum[j][v] = fma_<T>(load(p + (d + j) * kCells + v * kLanes<T>), factor, sum[j][v]);
+          sum[j][v] = fma_<T>(load(p + j * kCells + v * kLanes<T>), factor, sum[j][v]);
         }
       }
     }
@@ -80,26 +82,39 @@ static void correlate_block(const T* psi, int64_t stride, int padded_dims,
   }
 }
 
+// kDims sums at once, as many as it takes to hide the latency of the fused multiply-add.
+template <int kDims, typename T>
+static inline void add_phi_gradient_of(const T* row, const T* grad, int64_t block_size,
+                                       int64_t blocks, T* partial) {
+  using Vec = typename Simd<T>::Vec;
+  Vec sum[kDims];
+  for (int j = 0; j < kDims; ++j) sum[j] = load(partial + j * kLanes<T>);
+  const T* const end = grad + blocks * kCells;
+  for (; grad != end; grad += kCells, row += block_size) {
+    for (int i = 0; i < kCells; i += kLanes<T>) {
+      const Vec weight = load(grad + i);
+      for (int j = 0; j < kDims; ++j) {
+        sum[j] = fma_<T>(load(row + j * kCells + i), weight, sum[j]);
+      }
+    }
+  }
+  for (int j = 0; j < kDims; ++j) store(partial + j * kLanes<T>, sum[j]);
+}
+
 template <typename T>
 static void add_phi_gradient(const T* row, const T* grad, int padded_dims, int block_begin,
                              int block_end, T* partial) {
-  using Vec = typename Simd<T>::Vec;
-  constexpr int kVectors = kCells / kLanes<T>;
   const int64_t block_size = int64_t(padded_dims) * kCells;
-  for (int d = 0; d < padded_dims; d += kDimStep) {
-    Vec sum[kDimStep];
-    for (int j = 0; j < kDimStep; ++j) sum[j] = load(partial + (d + j) * kLanes<T>);
-    const T* g = grad;
-    for (int b = block_begin; b < block_end; ++b, g += kCells) {
-      const T* p = row + b * block_size + d * kCells;
-      for (int v = 0; v < kVectors; ++v) {
-        const Vec weight = load(g + v * kLanes<T>);
-        for (int j = 0; j < kDimStep; ++j) {
-          sum[j] = fma_<T>(load(p + j * kCells + v * kLanes<T>), weight, sum[j]);
-        }
-      }
-    }
-    for (int j = 0; j < kDimStep; ++j) store(partial + (d + j) * kLanes<T>, sum[j]);
+  const T* const first = row + block_begin * block_size;
+  const int64_t blocks = block_end - block_begin;
+  int64_t d = 0;
+  for (; d + 2 * kDimStep <= padded_dims; d += 2 * kDimStep) {
+    add_phi_gradient_of<2 * kDimStep>(first + d * kCells, grad, block_size, blocks,
+                                      partial + d * kLanes<T>);
+  }
+  for (; d < padded_dims; d += kDimStep) {
+    add_phi_gradient_of<kDimStep>(first + d * kCells, grad, block_size, blocks,
+                                  partial + d * kLanes<T>);
   }
 }
 
@@ -108,25 +123,25 @@ static void psi_gradient_block(const T* const* grads, const T* const* deltas, in
                                int padded_dims, T* out) {
   using Vec = typename Simd<T>::Vec;
   constexpr int kVectors = kCells / kLanes<T>;
-  for (int d = 0; d < padded_dims; d += kDimStep) {
+  for (int64_t d = 0; d < padded_dims; d += kDimStep, out += kDimStep * kCells) {
     Vec sum[kDimStep][kVectors] = {};
-    for (int n = 0; n < objects; ++n) {
-      Vec grad[kVectors];
-      for (int v = 0; v < kVectors; ++v) grad[v] = load(grads[n] + v * kLanes<T>);
+    for (int64_t n = 0; n < objects; ++n) {
+      const T* const grad = grads[n];
+      const T* const factor_of = deltas[n] + d;
       for (int j = 0; j < kDimStep; ++j) {
-        const Vec factor = splat<T>(deltas[n][d + j]);
-        for (int v = 0; v < kVectors; ++v) sum[j][v] = fma_<T>(grad[v], factor, sum[j][v]);
+        const Vec factor = splat<T>(factor_of[j]);
+        for (int v = 0; v < kVectors; ++v) {
+          sum[j][v] = fma_<T>(load(grad + v * kLanes<T>), factor, sum[j][v]);
+        }
       }
     }
     for (int j = 0; j < kDimStep; ++j) {
-      for (int v = 0; v < kVectors; ++v) {
-        store(out + (d + j) * kCells + v * kLanes<T>, sum[j][v]);
-      }
+      for (int v = 0; v < kVectors; ++v) store(out + j * kCells + v * kLanes<T>, sum[j][v]);
     }
   }
 }
 
-// --- sigmoid, cross-entropy --------------------------------------------------------------------
+// --- sigmoid -----------------------------------------------------------------------------------
 
 // exp(x) for x <= 0, to 1 or 2 units in the last place; 0 below -64. There, 1e-28, products with
 // it could become subnormal numbers, which cost a hundred times as much.
@@ -195,73 +210,15 @@ static void sigmoid_row(double* values, int64_t count) {
   for (int64_t i = 0; i < count; ++i) values[i] = sigmoid(values[i]);
 }
 
-static inline Simd<float>::Vec loss_vector(float* z, Simd<float>::Mask target, float threshold,
-                                           float scale) {
-  using Vec = Simd<float>::Vec;
-  using Mask = Simd<float>::Mask;
-  const Vec logit = load(z), zero = splat(0.f);
-  const Vec e = exp_negative(-magnitude(logit));
-  const Mask foreground = target == 1;
-  // Not `>=`: a NaN is kept, so that it shows in the loss.
-  const Mask kept = foreground | ((target == 0) & ~(logit < splat(threshold)));
-  const Vec loss = max_<float>(zero, foreground ? -logit : logit) + log1p_(e);
-  const Vec gradient = sigmoid_vector(logit, e) - (foreground ? splat(1.f) : zero);
-  store(z, kept ? gradient * splat(scale) : zero);
-  return kept ? loss : zero;
-}
-
-static double loss_and_gradient(float* z, const uint8_t* target, int64_t count, float threshold,
-                                float scale) {
-  constexpr int kLane = kLanes<float>;
-  double total = 0;
-  int64_t i = 0;
-  while (i + kLane <= count) {
-    // Single precision for a stretch, double for their sum.
-    const int64_t end = count - i > 512 ? i + 512 : count;
-    Simd<float>::Vec sum = {};
-    for (; i + kLane <= end; i += kLane) {
-      Simd<float>::Mask flags;
-      for (int j = 0; j < kLane; ++j) flags[j] = target[i + j];
-      sum += loss_vector(z + i, flags, threshold, scale);
-    }
-    for (int j = 0; j < kLane; ++j) total += double(sum[j]);
-  }
-  if (i < count) {
-    float rest[kLane] = {};
-    Simd<float>::Mask flags;
-    for (int j = 0; j < kLane; ++j) {
-      rest[j] = i + j < count ? z[i + j] : 0.f;
-      flags[j] = i + j < count ? target[i + j] : 2;
-    }
-    const Simd<float>::Vec sum = loss_vector(rest, flags, threshold, scale);
-    for (int j = 0; i + j < count; ++j) {
-      z[i + j] = rest[j];
-      total += double(sum[j]);
-    }
-  }
-  return total;
-}
-
-static double loss_and_gradient(double* z, const uint8_t* target, int64_t count, double threshold,
-                                double scale) {
-  double total = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const bool foreground = target[i] == 1;
-    if (foreground || (target[i] == 0 && !(z[i] < threshold))) {
-      total += pixel_loss(z[i], foreground);
-      z[i] = scale * pixel_gradient(z[i], foreground);
-    } else {
-      z[i] = 0;
-    }
-  }
-  return total;
-}
+#include "loss_kernels_impl.h"
 
 template <typename T>
 static const Kernels<T>& table() {
   static const Kernels<T> kernels = {
-      load_row<T>,     store_row<T>, correlate_row<T>, correlate_block<T>, expand_row<T>,
-      combine_rows<T>, sigmoid_row,  loss_and_gradient, add_phi_gradient<T>,
+      load_row<T>,       store_row<T>,          correlate_row<T>, correlate_block<T>,
+      expand_row<T>,     combine_rows<T>,       sigmoid_row,      grid_targets,
+      image_targets,     background_keys<T>,    count_keys<T>,    loss_and_gradient,
+      add_phi_gradient<T>,
       psi_gradient_block<T>,
   };
   return kernels;

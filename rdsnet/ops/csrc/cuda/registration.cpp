@@ -145,22 +145,21 @@ std::tuple<Tensor, Tensor> correlate_cuda(const Tensor& psi, const Tensor& phi,
 
 // The number of logits is that of the gradient: no need to wait for the plan. A gradient of another
 // size than the windows' is an error of the caller that leads to wrong sums, not to wrong memory.
-std::tuple<Tensor, Tensor> correlate_backward_cuda(const Tensor& logit_gradient,
-                                                   const std::optional<Tensor>& scale,
-                                                   const Tensor& psi, const Tensor& phi,
-                                                   const Tensor& image_index,
-                                                   const Tensor& windows) {
-  const char* const op = "correlate_backward";
+// loss_gradient may be null.
+std::tuple<Tensor, Tensor> gradients(const Tensor& logit_gradient, const Tensor* loss_gradient,
+                                     const Tensor& psi, const Tensor& phi,
+                                     const Tensor& image_index, const Tensor& windows,
+                                     const char* op) {
   const DeviceGuard guard(psi.device());
   const GridArguments given(psi, phi, image_index, windows, op);
   check_device(logit_gradient, psi, op, "logit_gradient");
   const int64_t objects = given.objects, dims = psi.size(1);
   const Tensor packed = contiguous_as(logit_gradient, given.type);
   Tensor factors;
-  if (scale.has_value()) {
-    check_device(*scale, psi, op, "scale");
-    factors = contiguous_as(*scale, given.type);
-    check_elements(factors, objects, op, "scale");
+  if (loss_gradient) {
+    check_device(*loss_gradient, psi, op, "loss_gradient");
+    factors = contiguous_as(*loss_gradient, given.type);
+    check_elements(factors, objects, op, "loss_gradient");
   }
   const OwnedPlan plan(objects, kGridTileWidth, kSumTileHeight, given.image);
   given.plan(given.checks(), plan.view);
@@ -185,6 +184,19 @@ std::tuple<Tensor, Tensor> correlate_backward_cuda(const Tensor& logit_gradient,
   });
   return {psi_gradient.to(psi.scalar_type()),
           at::stack({delta_gradient.neg(), delta_gradient}, 1).to(phi.scalar_type())};
+}
+
+std::tuple<Tensor, Tensor> correlate_backward_cuda(const Tensor& logit_gradient, const Tensor& psi,
+                                                   const Tensor& phi, const Tensor& image_index,
+                                                   const Tensor& windows) {
+  return gradients(logit_gradient, nullptr, psi, phi, image_index, windows, "correlate_backward");
+}
+
+std::tuple<Tensor, Tensor> mask_ohem_loss_backward_cuda(
+    const Tensor& logit_gradient, const Tensor& loss_gradient, const Tensor& psi,
+    const Tensor& phi, const Tensor& image_index, const Tensor& windows) {
+  return gradients(logit_gradient, &loss_gradient, psi, phi, image_index, windows,
+                   "mask_ohem_loss_backward");
 }
 
 std::tuple<Tensor, Tensor> mask_ohem_loss_cuda(const Tensor& psi, const Tensor& phi,
@@ -336,6 +348,7 @@ TORCH_LIBRARY_IMPL(rdsnet, RDSNET_CUDA_KEY, m) {
   m.impl("correlate", correlate_cuda);
   m.impl("correlate_backward", correlate_backward_cuda);
   m.impl("mask_ohem_loss", mask_ohem_loss_cuda);
+  m.impl("mask_ohem_loss_backward", mask_ohem_loss_backward_cuda);
   m.impl("assemble_masks", assemble_masks_cuda);
   m.impl("encode_runs", encode_runs_cuda);
 }
