@@ -49,7 +49,8 @@ def expanded_windows(
     sizes = [size] if image_index is None else size
     if boxes.is_cpu and compiled.usable(boxes):
         flat = [side for size in sizes for side in size]
-        return torch.ops.rdsnet.expanded_windows(boxes.detach(), expand, flat, image_index)
+        boxes = boxes.detach() if boxes.requires_grad else boxes
+        return torch.ops.rdsnet.expanded_windows(boxes, expand, flat, image_index)
     # float32 cannot tell half pixels apart far out; in float64 the rounding is never in doubt.
     low, high = boxes.double().split(2, dim=1)
     centre, half = (low + high) / 2, (high - low) * (expand / 2)

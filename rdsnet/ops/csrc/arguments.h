@@ -45,13 +45,17 @@ void dispatch(at::ScalarType type, const Run& run) {
   }
 }
 
-// phi (N, 2, D) -> (N, D), foreground minus background.
-inline Tensor delta_of(const Tensor& phi, const Tensor& psi, at::ScalarType type,
-                       const char* op) {
+inline void check_phi(const Tensor& phi, const Tensor& psi, const char* op) {
   TORCH_CHECK_VALUE(phi.dim() == 3 && phi.size(1) == 2 && phi.size(2) == psi.size(-3), op,
                     ": phi must have shape (N, 2, D) with the D of psi, ", psi.size(-3), "; got ",
                     phi.sizes());
   check_floating(phi, op, "phi");
+}
+
+// phi (N, 2, D) -> (N, D), foreground minus background.
+inline Tensor delta_of(const Tensor& phi, const Tensor& psi, at::ScalarType type,
+                       const char* op) {
+  check_phi(phi, psi, op);
   return phi.select(1, 1).to(type).sub(phi.select(1, 0).to(type)).contiguous();
 }
 

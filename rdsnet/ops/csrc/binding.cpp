@@ -49,6 +49,23 @@ PsiView view_of(const Tensor& psi, const char* op) {
           int(psi.size(2)), int(psi.size(3))};
 }
 
+// As delta_of. A handful of tensor operations costs more than all there is to compute.
+Tensor delta_on_cpu(const Tensor& phi, const Tensor& psi, at::ScalarType type, const char* op) {
+  check_phi(phi, psi, op);
+  const Tensor given = contiguous_as(phi, type);
+  const int64_t objects = phi.size(0), dims = phi.size(2);
+  Tensor delta = at::empty({objects, dims}, given.options());
+  dispatch(type, [&](auto zero) {
+    using T = decltype(zero);
+    const T* background = given.const_data_ptr<T>();
+    T* out = delta.mutable_data_ptr<T>();
+    for (int64_t n = 0; n < objects; ++n, background += 2 * dims) {
+      for (int64_t d = 0; d < dims; ++d) *out++ = background[dims + d] - background[d];
+    }
+  });
+  return delta;
+}
+
 Tensor checked_index(const Tensor& index, int64_t count, int64_t bound, const char* op,
                      const char* name) {
   Tensor checked = index_of_objects(index, count, op, name);
@@ -88,7 +105,7 @@ std::tuple<Tensor, Tensor> correlate_cpu(const Tensor& psi, const Tensor& phi,
                                          const Tensor& image_index, const Tensor& windows) {
   const PsiView view = view_of(psi, "correlate");
   const at::ScalarType type = compute_type(psi, phi);
-  const Tensor delta = delta_of(phi, psi, type, "correlate");
+  const Tensor delta = delta_on_cpu(phi, psi, type, "correlate");
   const OwnedObjects objects(psi, image_index, windows, delta.size(0), "correlate");
   Tensor logits = at::empty({objects.pixels()}, delta.options());
   dispatch(type, [&](auto zero) {
@@ -107,7 +124,7 @@ std::tuple<Tensor, Tensor> gradients(const Tensor& logit_gradient, const Tensor*
                                      const char* op) {
   const PsiView view = view_of(psi, op);
   const at::ScalarType type = compute_type(psi, phi);
-  const Tensor delta = delta_of(phi, psi, type, op);
+  const Tensor delta = delta_on_cpu(phi, psi, type, op);
   const OwnedObjects objects(psi, image_index, windows, delta.size(0), op);
   const Tensor given = contiguous_as(logit_gradient, type);
   std::vector<int64_t> blocks;
@@ -152,7 +169,7 @@ std::tuple<Tensor, Tensor> loss_of(const Tensor& psi, const Tensor& phi,
                                    const MapsOf& maps_of) {
   const PsiView view = view_of(psi, op);
   const at::ScalarType type = compute_type(psi, phi);
-  const Tensor delta = delta_of(phi, psi, type, op);
+  const Tensor delta = delta_on_cpu(phi, psi, type, op);
   const int64_t count = delta.size(0);
   const OwnedObjects objects(psi, image_index, windows, count, op);
   const std::vector<TargetMap> maps = maps_of(objects.view);
@@ -235,7 +252,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> assemble_masks_cpu(
   TORCH_CHECK_VALUE(psi.dim() == 3, op, ": psi must have shape (D, h, w), got ", psi.sizes());
   const PsiView view = view_of(psi.unsqueeze(0), op);
   const auto type = psi.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  const Tensor delta = delta_of(phi, psi, type, op);
+  const Tensor delta = delta_on_cpu(phi, psi, type, op);
   const int64_t count = delta.size(0);
   const Tensor corners = checked_windows(windows, count, op);
   const Tensor begin_y = contiguous_as(first_y, at::kLong);
