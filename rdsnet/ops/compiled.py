@@ -189,6 +189,9 @@ def _register() -> None:
     def save_loss(ctx, inputs, output):
         # The forward pass has left the gradient of every object's loss by its logits.
         ctx.save_for_backward(output[1], *inputs[:4])
+        # Without this the backward pass would be given zeros of that size for nothing.
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
         # The ground truth, one tensor or several, has no gradient.
         ctx.rest = None if isinstance(inputs[4], Tensor) else [None] * len(inputs[4]), None, None
 
