@@ -134,7 +134,8 @@ def torch_bytes(program: torch.export.ExportedProgram, texts: dict[str, str]) ->
 def read(path: Path, file_format: str) -> Callable[[Tensor], Objects] | None:
     """The file as a function of an image; None: there is no onnxruntime to run it."""
     if file_format == "torch":
-        program = torch.export.load(path).module()
+        with open(path, "rb") as file:  # by its name it would have to end in .pt2
+            program = torch.export.load(file).module()
         return lambda image: Objects(*program(image))
     if find_spec("onnxruntime") is None:
         return None

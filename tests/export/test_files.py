@@ -374,6 +374,24 @@ def test_missing_package_is_named_with_its_remedy(package, weights, tmp_path, ca
     assert f"ONNX files need {package}: pip install 'rdsnet[export]'" in message
 
 
+def test_what_pytorch_cannot_do_is_said(weights, tmp_path, capsys, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("step 3 failed") from ValueError("no such operator: x\nmore")
+
+    pytest.importorskip("onnxscript", reason="needs rdsnet[export]")
+    target = tmp_path / "model.onnx"
+    monkeypatch.setattr(exporting, "trace", lambda graph, image: graph)
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    export("--weights", weights, "--output", target)
+    message = capsys.readouterr().err
+    assert "cannot convert this model to ONNX (no such operator: x). torch 2.14 can" in message
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.export, "export", fail)
+    export("--weights", weights, "--output", target)
+    assert "cannot trace this model (RuntimeError: step 3 failed)" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
+
+
 def test_without_onnxruntime_the_file_is_not_checked_and_that_is_said(model, monkeypatch):
     monkeypatch.setattr(files, "find_spec", lambda name: None)
     graph = ImageToObjects(model)
