@@ -2,15 +2,20 @@
 
     python3 tools/test_matrix.py [--folder build/matrix] [--only NAME] [-- PYTEST ARGUMENTS]
 
-Each entry gets a copy of the files of this checkout (operators are compiled into it), and an
-environment of its own, about 6 GB. Both are kept: running it again only tests. Which Detectron2 an
-entry runs on is what tools/install_detectron2.py can get: the repository's head where GitHub can be
-reached, else the pure-Python build of 0.6; the line that is printed per entry says it. The exit
-status is 1 when one fails.
+NAME is ``oldest``, ``pinned`` (the versions of constraints.txt) or ``newest`` (what pip takes for
+the newest on the day, pip's own configuration included). Each gets an environment of its own, about
+6 GB and ten minutes the first time, on the Python that runs this script: for another one,
+``make test-matrix PYTHON=python3.12``. The files of this checkout are copied and compiled there on
+every run, so it needs git. The environments are kept; delete the folder when done.
+
+Which Detectron2 an entry runs on is what tools/install_detectron2.py can get: the repository's head
+where GitHub can be reached, else the pure-Python build of 0.6; the line that is printed per entry
+says it. The exit status is 1 when one fails.
 """
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +30,9 @@ TORCH = {
 }
 VERSIONS = """
 import importlib.metadata as m
-print(", ".join(f"{n} {m.version(n)}" for n in ("torch", "torchvision", "detectron2", "numpy")))
+import platform
+names = ("torch", "torchvision", "detectron2", "numpy")
+print(", ".join([f"Python {platform.python_version()}"] + [f"{n} {m.version(n)}" for n in names]))
 """
 
 
@@ -38,7 +45,8 @@ def main():
     results = {}
     for name in [options.only] if options.only else TORCH:
         print(f"== {name}", flush=True)
-        copy, python = prepare(options.folder / name, TORCH[name])
+        folder = f"{name}-python{sys.version_info[0]}.{sys.version_info[1]}"
+        copy, python = prepare(options.folder.resolve() / folder, TORCH[name])
         command = [python, "-m", "pytest", *options.pytest]
         passed = python and subprocess.call(command, cwd=copy) == 0
         versions = output(python, "-c", VERSIONS) if python else "environment not made"
@@ -51,7 +59,8 @@ def main():
 def prepare(folder, packages):
     """The copy of the checkout, and the interpreter of its environment (None: it failed)."""
     copy, environment = folder / "checkout", folder / "env"
-    copy.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(copy, ignore_errors=True)  # with files that are gone from this checkout
+    copy.mkdir(parents=True)
     files = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -63,18 +72,21 @@ def prepare(folder, packages):
     archive = subprocess.run(pack, cwd=ROOT, input=files, stdout=subprocess.PIPE, check=True)
     subprocess.run(["tar", "--extract"], cwd=copy, input=archive.stdout, check=True)
     python = environment / "bin" / "python"
-    if (environment / ".complete").exists():
-        return copy, python
-    steps = [
-        [sys.executable, "-m", "venv", environment],
-        [python, "-m", "pip", "install", "--quiet", *packages],
-        [sys.executable, copy / "tools" / "make_env.py", environment],
-    ]
-    for step in steps:
-        if subprocess.call([str(part) for part in step], cwd=copy) != 0:
+    torch_is_there = folder / "torch_is_there"
+    if not torch_is_there.exists():
+        if not succeed(
+            [sys.executable, "-m", "venv", environment],
+            [python, "-m", "pip", "install", "--quiet", *packages],
+        ):
             return copy, None
-    (environment / ".complete").touch()
-    return copy, python
+        torch_is_there.touch()
+    done = succeed([sys.executable, copy / "tools" / "make_env.py", environment])
+    return copy, python if done else None
+
+
+def succeed(*commands):
+    """Whether they all do, up to the first that fails."""
+    return all(subprocess.call([str(part) for part in command]) == 0 for command in commands)
 
 
 def output(*command):

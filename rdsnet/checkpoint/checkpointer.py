@@ -109,7 +109,7 @@ class Checkpointer(DetectionCheckpointer, _SafeReader):
         others.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
         candidates = [path for path in dict.fromkeys([named, *others]) if path is not None]
         for path in candidates:
-            if path.is_file() and _is_intact(*_identity(path)):
+            if path.is_file() and is_intact(path):
                 if path != named:
                     logger.warning(
                         f"{folder / 'last_checkpoint'} does not name an intact checkpoint; the "
@@ -171,14 +171,14 @@ def _download(address: str) -> None:
         ) from error
 
 
-def _identity(path: Path) -> tuple[str, int, int]:
+def is_intact(path: Path) -> bool:
+    """Whether every byte is as torch.save wrote it (a zip file with a checksum per tensor)."""
     stat = path.stat()
-    return str(path), stat.st_mtime_ns, stat.st_size
+    return _has_right_checksums(str(path), stat.st_mtime_ns, stat.st_size)
 
 
 @lru_cache(maxsize=16)
-def _is_intact(path: str, _changed: int, _size: int) -> bool:
-    """Whether every byte is as torch.save wrote it (a zip file with a checksum per tensor)."""
+def _has_right_checksums(path: str, _changed: int, _size: int) -> bool:
     try:
         with zipfile.ZipFile(path) as file:
             return file.testzip() is None

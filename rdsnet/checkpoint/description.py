@@ -17,6 +17,7 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 import rdsnet
+from rdsnet.checkpoint.atomic import write_atomically
 
 KEY = "rdsnet"
 
@@ -44,12 +45,11 @@ def save_model(
 ) -> None:
     """Write a checkpoint to use, not to resume: weights, description and ``more`` entries.
 
-    Written under another name first, so that an interruption leaves no half file.
+    Raises:
+        OSError: it cannot be written. What was there before is unchanged.
     """
-    path = Path(path)
-    unfinished = path.with_name(path.name + ".unfinished")
-    torch.save({"model": dict(weights), KEY: describe(cfg), **more}, unfinished)
-    unfinished.replace(path)
+    content = {"model": dict(weights), KEY: describe(cfg), **more}
+    write_atomically(path, lambda file: torch.save(content, file))
 
 
 def read_config(path: str | os.PathLike) -> CfgNode | None:

@@ -19,8 +19,7 @@ from __future__ import annotations
 
 import argparse
 
-from rdsnet.commands.predict import score
-from rdsnet.commands.train import TRUST_HELP, positive
+from rdsnet.commands.arguments import add_trust_argument, positive, score
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave out objects with a lower score (default: MODEL.RETINANET.SCORE_THRESH_TEST, "
         "0.05 unless changed)",
     )
-    parser.add_argument("--trust-checkpoint", action="store_true", help=TRUST_HELP)
+    add_trust_argument(parser)
     parser.add_argument(
         "--opts",
         nargs=argparse.REMAINDER,

@@ -15,6 +15,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from rdsnet.checkpoint.checkpointer import is_intact
 from rdsnet.checkpoint.description import KEY, ModelDescription, save_model
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,8 @@ class BestModelHook(hooks.EvalHook):
     """Evaluates, and keeps the best model as ``OUTPUT_DIR/model_best.pth``.
 
     Where the run stands (best value, its iteration) is kept in that file itself, so that a resumed
-    run goes on from there whichever checkpoint it resumes from.
+    run goes on from there whichever checkpoint it resumes from. Where the file is damaged, it goes
+    on without it, with a warning.
 
     Args:
         evaluate: what Detectron2's EvalHook calls.
@@ -101,7 +103,12 @@ class BestModelHook(hooks.EvalHook):
     def before_train(self) -> None:
         if not self._cfg.TEST.BEST_METRIC:
             return
-        if self.trainer.start_iter > 0 and self._path.is_file():
+        resumed = self.trainer.start_iter > 0 and self._path.is_file()
+        if resumed and not is_intact(self._path):
+            logger.warning(
+                f"{self._path} is damaged: the best model will be that of the evaluations to come"
+            )
+        elif resumed:
             best = torch.load(self._path, map_location="cpu", weights_only=True).get("best", {})
             if best.get("metric") == self._cfg.TEST.BEST_METRIC:
                 self._best, self._best_iteration = best["value"], best["iteration"]

@@ -95,6 +95,32 @@ def test_best_model_survives_resuming(cfg):
     assert best(cfg)[0] == 8 and best(cfg)[1]["value"] == 55.0
 
 
+def test_damaged_best_model_does_not_stop_the_resume(cfg, tmp_path, caplog):
+    CountingTrainer(cfg, [50.0, 40.0]).run(4)
+    content = (tmp_path / "model_best.pth").read_bytes()
+    (tmp_path / "model_best.pth").write_bytes(content[: len(content) // 2])
+    trainer = CountingTrainer(cfg, [30.0, 20.0])
+    trainer.start_iter = trainer.resume()
+    assert trainer.run(8, trainer.start_iter) == "finished"
+    assert "model_best.pth is damaged" in caplog.text
+    assert best(cfg)[0] == 6 and best(cfg)[1]["value"] == 30.0
+
+
+def test_best_model_that_cannot_be_written_leaves_the_one_before(cfg, tmp_path, monkeypatch):
+    CountingTrainer(cfg, [50.0, 40.0]).run(4)
+    before = (tmp_path / "model_best.pth").read_bytes()
+    trainer = CountingTrainer(cfg, [60.0, 70.0])
+    trainer.start_iter = trainer.resume()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match=r"model_best.pth' could not be written: .*No space left"):
+        trainer.run(8, trainer.start_iter)
+    assert (tmp_path / "model_best.pth").read_bytes() == before
+
+
 def test_last_checkpoint_is_never_the_best_model(cfg, tmp_path):
     CountingTrainer(cfg, [50.0, 60.0]).run(3)
     assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"

@@ -21,7 +21,7 @@ from rdsnet.export import exporting, files
 from rdsnet.export.check import objects_of
 from rdsnet.export.graph import ImageToObjects, Objects
 from rdsnet.modeling import MBRM
-from rdsnet.modeling.mbrm import EnclosingBoxes
+from rdsnet.modeling.refinement import EnclosingBoxes
 
 SIZE = (64, 96)
 CLASSES = [[4, "disc"], [9, "bar"], [11, "Größe"]]

@@ -16,16 +16,17 @@ from pathlib import Path
 
 import tiny
 import torch
-import torch.distributed as dist
 
 TOLERANCE = 1e-6  # relative; some losses are rounded to float32
 IMAGES = 4
-# Every object stream.
+# Every object stream of the core's conventions.
 CONFIGS = (
     tiny.SMALL,
     str(tiny.ROOT / "projects" / "FCOS" / "configs" / "rdsnet_fcos_small_nuclei.yaml"),
     str(tiny.ROOT / "projects" / "YOLACT" / "configs" / "rdsnet_s_small_nuclei.yaml"),
 )
+# As in the authors' code, every process divides by counts of its own images.
+OWN_COUNTS = str(tiny.ROOT / "projects/AuthorsCompat/configs/rdsnet_R_50_FPN_mmdet.yaml")
 # Which of the four images have no object; process r of W gets images r, r + W, ...
 WITHOUT_OBJECTS = {
     "all images with objects": (),
@@ -84,8 +85,8 @@ def port(folder: Path) -> int:
     return 20000 + abs(hash(str(folder))) % 20000
 
 
-def one_step(cfg, batch: list[dict], rank: int) -> dict:
-    """Losses and gradients of this process' share of a batch."""
+def one_step(cfg, batch: list[dict]) -> dict:
+    """Losses and gradients of a batch, of all processes if there are several."""
     from detectron2.modeling import build_model
 
     from rdsnet.engine.steps import distributed
@@ -93,8 +94,7 @@ def one_step(cfg, batch: list[dict], rank: int) -> dict:
     torch.manual_seed(0)
     # In float64, where rounding does not turn a ReLU on or off.
     model = distributed(build_model(cfg).double().train())
-    world_size = dist.get_world_size() if dist.is_initialized() else 1
-    losses = model(batch[rank::world_size])
+    losses = model(batch)
     sum(losses.values()).backward()
     plain = getattr(model, "module", model)
     without = [n for n, p in plain.named_parameters() if p.requires_grad and p.grad is None]
@@ -105,7 +105,23 @@ def one_step(cfg, batch: list[dict], rank: int) -> dict:
     }
 
 
-def compare_steps(cfg, folder: Path) -> bool:
+def mean_step(steps: list[dict]) -> dict:
+    """The mean of losses and gradients, a parameter without gradient counting as zero."""
+    names = {name for step in steps for name in step["gradients"]}
+    return {
+        "losses": torch.stack([step["losses"] for step in steps]).mean(0),
+        "gradients": {
+            name: sum(step["gradients"].get(name, 0) for step in steps) / len(steps)
+            for name in names
+        },
+        "without gradient": [],
+    }
+
+
+def compare_steps(cfg, folder: Path, own_counts: bool = False) -> bool:
+    """Several processes against one process with all images or, with ``own_counts``, against the
+    mean of what single processes make of each share.
+    """
     from rdsnet.engine.trainer import Trainer
 
     cfg.SOLVER.IMS_PER_BATCH = IMAGES
@@ -119,9 +135,14 @@ def compare_steps(cfg, folder: Path) -> bool:
             batch[i]["instances"] = batch[i]["instances"][:0]
         case = folder / str(number)
         case.mkdir(parents=True)
-        expected = in_processes(1, case, lambda rank, b=batch: one_step(cfg, b, rank))[0]
+        alone = in_processes(1, case, lambda _, b=batch: one_step(cfg, b))[0]
         for count in (2, 4):
-            found = in_processes(count, case, lambda rank, b=batch: one_step(cfg, b, rank))
+            shares = [batch[rank::count] for rank in range(count)]
+            found = in_processes(count, case, lambda rank, s=shares: one_step(cfg, s[rank]))
+            expected = alone
+            if own_counts:
+                steps = in_processes(1, case, lambda _, s=shares: [one_step(cfg, b) for b in s])[0]
+                expected = mean_step(steps)
             losses = torch.stack([result["losses"] for result in found]).mean(0)
             largest = max(
                 relative(gradient, result["gradients"].get(parameter))
@@ -181,11 +202,11 @@ def main() -> int:
             tiny.SMALL, tiny.options(data, folder / "output", 1, "DATASETS.TEST", "('tiny_val',)")
         )
         good = compare_evaluation(cfg, folder)
-        for config in CONFIGS:
+        for config in (*CONFIGS, OWN_COUNTS):
             print(Path(config).stem)
             keys = ("MODEL.RETINANET.NUM_CLASSES", "-1", "INPUT.CROP.ENABLED", "False")
             cfg = load_config(config, tiny.options(data, folder / "output", 1, *keys))
-            good &= compare_steps(cfg, folder / Path(config).stem)
+            good &= compare_steps(cfg, folder / Path(config).stem, config == OWN_COUNTS)
     return 0 if good else 1
 
 

@@ -66,7 +66,8 @@ class AuthorsRetinaNetStream(RetinaNetStream):
       x2 - x1 + 1;
     - anchors outside an image's own padded area have no loss, so that the batch's padding does not
       count;
-    - both losses are divided by the sum over images of max(positives, 1), not by a running mean;
+    - both losses are divided by the sum over the process' own images of max(positives, 1), not by a
+      running mean;
     - candidates are the classes above the score threshold of the best ``topk_candidates`` anchors
       of a level, while the core takes the best anchor-class pairs;
     - boxes are clipped to pixels 0..W-1, then brought to the output's scale before NMS.
@@ -130,7 +131,10 @@ class AuthorsRetinaNetStream(RetinaNetStream):
 
     @torch.no_grad()
     def update_normalizer(self, num_positives: Tensor) -> Tensor:
-        """Sum over images of max(positives, 1). Keeps no running mean."""
+        """Sum over this process' images of max(positives, 1). Keeps no running mean.
+
+        Not over those of all processes: the authors' code does not exchange counts either.
+        """
         return num_positives.clamp(min=1).sum()
 
     def detect(

@@ -89,6 +89,7 @@ class AuthorsRDSNet(RDSNet):
             batch_object_index(positives, gt_instances),
             self.negatives_per_positive,
         )
+        # Objects of this process alone, as in the authors' code; see update_normalizer.
         loss_mask = per_object.sum() / (len(per_object) + 1)
         return {**losses, "loss_mask": loss_mask * self.mask_loss_weight}
 
