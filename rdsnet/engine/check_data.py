@@ -6,7 +6,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -172,8 +172,6 @@ def draw_sheet(check: DataCheck, image_root: str | os.PathLike, path: str | os.P
         if image.shape[:2] != (record["height"], record["width"]):
             continue
         objects = objects_from_annotations(record, names)
-        if len(names) == 1:
-            objects = replace(objects, labels=[""] * len(objects))  # would only hide things
         picture = draw_objects(image, objects, min_side=CELL_WIDTH)
         name = os.path.basename(record["file_name"])
         text = f"{name}: {_count(len(record['annotations']), 'annotation')}"

@@ -101,6 +101,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
         )
     cfg.freeze()
     setup_loggers(cfg.OUTPUT_DIR)
+    if Path(args.config_file).suffix == ".pth":  # Detectron2 would log it as text
+        args = argparse.Namespace(**{**vars(args), "config_file": ""})
     with details_in_log_alone(is_own_data(args)):
         default_setup(cfg, args)
     return cfg

@@ -40,9 +40,9 @@ class PredictionSummary:
     written: list[str] = field(default_factory=list)
 
     def text(self) -> str:
-        lines = [f"{self.objects} objects in {self.images} images."]
+        lines = [f"{_count(self.objects, 'object')} in {_count(self.images, 'image')}."]
         if self.unreadable:
-            lines.append(f"{self.unreadable} files could not be read.")
+            lines.append(f"{_count(self.unreadable, 'file')} could not be read.")
         if self.images and not self.objects:
             lines.append(
                 f"No object reached the score {self.score_threshold:g}; a lower --score-threshold "
@@ -51,6 +51,10 @@ class PredictionSummary:
         if self.images:
             lines.append("Written: " + ", ".join(str(self.output / name) for name in self.written))
         return "\n".join(lines)
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
 def predict(

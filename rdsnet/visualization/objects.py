@@ -20,7 +20,7 @@ class Objects:
     Attributes:
         boxes: (N, 4) XYXY in pixels, continuous coordinates.
         rles: per object COCO's compressed RLE of its mask, H x W; or None: no masks.
-        labels: N short texts.
+        labels: N short texts; "": none.
         colors: N colours, RGB in 0..255.
         regressed_boxes: (N, 4), predicted boxes before MBRM, or None.
     """
@@ -54,6 +54,13 @@ def class_name(class_names: Sequence[str] | None, index: int) -> str:
     return f"class {index}"
 
 
+def _label(class_names: Sequence[str] | None, index: int, score: float | None = None) -> str:
+    """Class and score; of a model's only class the score alone, since all names are the same."""
+    only = class_names is not None and len(class_names) == 1
+    words = [] if only else [class_name(class_names, index)]
+    return " ".join(words + ([] if score is None else [f"{score:.0%}"]))
+
+
 def objects_from_instances(
     instances: Instances, class_names: Sequence[str] | None = None
 ) -> Objects:
@@ -72,7 +79,7 @@ def objects_from_instances(
     return Objects(
         boxes=instances.pred_boxes.tensor.detach().numpy(),
         rles=rles,
-        labels=[f"{class_name(class_names, k)} {score:.0%}" for k, score in scored],
+        labels=[_label(class_names, k, score) for k, score in scored],
         colors=[color(n) for n in range(len(instances))],
         regressed_boxes=None if regressed is None else regressed.tensor.detach().numpy(),
     )
@@ -88,7 +95,7 @@ def objects_from_results(
         rles=[r["segmentation"] for r in results]
         if "segmentation" in (results or [{}])[0]
         else None,
-        labels=[f"{class_name(class_names, r['category_id'])} {r['score']:.0%}" for r in results],
+        labels=[_label(class_names, r["category_id"], r["score"]) for r in results],
         colors=[color(n) for n in range(len(results))],
         regressed_boxes=_xyxy(regressed) if regressed else None,
     )
@@ -109,7 +116,7 @@ def objects_from_annotations(
     return Objects(
         boxes=np.asarray(boxes, dtype=np.float64).reshape(-1, 4),
         rles=[_annotation_rle(a.get("segmentation", []), size) for a in annotations],
-        labels=[class_name(class_names, a["category_id"]) for a in annotations],
+        labels=[_label(class_names, a["category_id"]) for a in annotations],
         colors=[color(n) for n in range(len(annotations))],
     )
 

@@ -41,7 +41,7 @@ def test_all_formats_are_written_with_the_names_and_ids_of_the_data(predict, tmp
     assert (out / "labelme" / labelme["imagePath"]).resolve() == (tmp_path / "a.png").resolve()
     assert {shape["label"] for shape in labelme["shapes"]} <= {"disc", "bar"}
     assert all(shape["shape_type"] == "polygon" for shape in labelme["shapes"])
-    assert f"{OBJECTS} objects in 1 images" in capsys.readouterr().out
+    assert f"{OBJECTS} objects in 1 image" in capsys.readouterr().out
 
 
 def test_results_are_loaded_by_pycocotools(predict, tmp_path):

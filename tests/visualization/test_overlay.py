@@ -139,6 +139,8 @@ def test_labels_of_predictions_are_class_and_score():
     drawn = objects_from_instances(instances(), ["disc", "bar"])
     assert drawn.labels == ["bar 88%", "disc 50%"]
     assert objects_from_instances(instances()).labels == ["class 1 88%", "class 0 50%"]
+    # The name of the only class says nothing, and would cover the objects.
+    assert objects_from_instances(instances(), ["disc"]).labels == ["88%", "50%"]
     assert (drawn.mask(0) == instances().pred_masks[0].numpy()).all()
     assert drawn.regressed_boxes[1].tolist() == [62, 42, 112, 72]
 
