@@ -19,18 +19,11 @@ from __future__ import annotations
 
 import argparse
 
-from rdsnet.commands.arguments import add_trust_argument, positive, score
+from rdsnet.commands.arguments import add_config_options, add_model_arguments, positive, score
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config-file",
-        metavar="FILE",
-        help="yaml config file (default: the config in the checkpoint, or config.yaml beside it)",
-    )
-    parser.add_argument(
-        "--weights", required=True, metavar="FILE", help="checkpoint (.pth or .pkl)"
-    )
+    add_model_arguments(parser)
     parser.add_argument(
         "--output", required=True, metavar="FILE", help="file to write (.onnx or .pt2)"
     )
@@ -60,14 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave out objects with a lower score (default: MODEL.RETINANET.SCORE_THRESH_TEST, "
         "0.05 unless changed)",
     )
-    add_trust_argument(parser)
-    parser.add_argument(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="config options to change, after all other arguments",
-    )
+    add_config_options(parser, "--opts")
 
 
 def run(args: argparse.Namespace) -> None:
