@@ -197,6 +197,8 @@ def _register() -> None:
 
     def loss_backward(ctx, loss_gradient, _):
         logit_gradient, *inputs = ctx.saved_tensors
+        if loss_gradient is None:  # the loss has no part in what is differentiated
+            return (None, None, None, None, *ctx.rest)
         gradients = ops.mask_ohem_loss_backward(logit_gradient, loss_gradient, *inputs)
         return (*gradients, None, None, *ctx.rest)
 
