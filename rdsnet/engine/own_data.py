@@ -130,6 +130,8 @@ def prepare(
         notes.append(("Validation", "none: the model is not evaluated (give --val)"))
     notes.append(("Model", f"{config_file} on {cfg.MODEL.DEVICE}"))
     settings.notes = notes + settings.notes
+    if "INPUT.MIN_SIZE_TRAIN" in opts:  # sizes given by hand come with their own sampling
+        settings.options.pop("INPUT.MIN_SIZE_TRAIN_SAMPLING", None)
     if opts:
         given = ", ".join(f"{key} {value}" for key, value in zip(opts[::2], opts[1::2]))
         settings.notes.append(("Options", f"{given}, as given; they come after all of this"))

@@ -117,7 +117,7 @@ def test_wrong_arguments_are_refused(arguments, message, tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["MODEL.RETINANET.NORM", ""]])
 def test_models_report(tmp_path, options):
-    arguments = ["--quick", "--threads", "1", *options]
+    arguments = ["--threads", "1", "--quick", *options]
     assert main(["benchmark", "--models", "--output", str(tmp_path), *arguments]) == 0
     report = json.loads((tmp_path / "models.json").read_text())
     assert report["settings"]["dtype"] == "float32"
