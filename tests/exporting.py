@@ -4,10 +4,40 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
+import rdsnet
 from rdsnet.export import files
 from rdsnet.export.check import objects_of
 from rdsnet.export.exporting import usable_threshold
 from rdsnet.export.graph import ImageToObjects, Objects
+
+SIZE = (64, 96)
+CLASSES = [[4, "disc"], [9, "bar"], [11, "Größe"]]
+
+
+def tiny_config(*opts):
+    """As small as a model can be: exporting takes time by the number of its layers."""
+    cfg = rdsnet.get_cfg()
+    cfg.MODEL.META_ARCHITECTURE = "RDSNet"
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.BACKBONE.NAME = "build_rdsnet_small_fpn_backbone"
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    cfg.MODEL.RESNETS.NORM = "GN"
+    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 32
+    cfg.MODEL.FPN.OUT_CHANNELS = cfg.MODEL.RDSNET.PIXEL_STREAM.CONV_DIM = 32
+    cfg.MODEL.RETINANET.IN_FEATURES = ["p3", "p4", "p5"]
+    cfg.MODEL.RETINANET.NUM_CLASSES = len(CLASSES)
+    cfg.MODEL.RETINANET.NUM_CONVS = 1
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[16], [32], [64]]
+    cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS = [[0.5, 1.0]]
+    cfg.TEST.DETECTIONS_PER_IMAGE = 30
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 60, 96
+    cfg.DATASETS.CLASSES = CLASSES
+    cfg.merge_from_list(list(opts))
+    return cfg
+
+
+def empty_image():
+    return torch.full((3, *SIZE), 128, dtype=torch.uint8)
 
 
 def untrained(cfg):

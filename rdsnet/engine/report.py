@@ -147,7 +147,8 @@ def _numbers(evaluation: Evaluation) -> list[tuple[str, str]]:
     ]
     gain = evaluation.ap("bbox") - evaluation.ap("bbox_regressed")
     if np.isfinite(gain):
-        numbers.append((f"{gain:+.1f}", "box AP by MBRM"))
+        # Adding 0 makes -0.0, which rounding may leave, 0.0.
+        numbers.append((f"{round(gain, 1) + 0.0:+.1f}", "box AP by MBRM"))
     return numbers
 
 

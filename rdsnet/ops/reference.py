@@ -6,7 +6,8 @@ pixels through one vector, ``phi[:, 1] - phi[:, 0]``, and everything here works 
 sigmoid(z)). Nothing is computed outside an object's window.
 
 Shapes: B images, N objects, D representation dimensions, (h, w) feature grid, (H, W) output.
-This path runs when no compiled op is there, and is what export traces.
+This path runs when no compiled op is there. Export, whose graph has no loop over windows, computes
+whole maps by the same identities (rdsnet/export/graph.py).
 """
 
 from __future__ import annotations

@@ -42,6 +42,11 @@ def test_check_train_predict(tmp_path, monkeypatch, capsys):
     final = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)
     assert final["iteration"] == 29 and int(final["ema"]["n_averaged"]) == 30
 
+    # The checkpoint serves as config, too.
+    words = ["eval", "--config-file", str(best), "MODEL.WEIGHTS", str(best)]
+    assert main([*words, "OUTPUT_DIR", "evaluated"]) == 0
+    assert "box without MBRM" in capsys.readouterr().out
+
     # Another process, another place, no data.
     shutil.move(tmp_path / "out", tmp_path / "elsewhere")
     shutil.move(paths["val_images"], tmp_path / "photos")

@@ -9,16 +9,6 @@ from rdsnet.modeling.mask_loss import mask_loss, mask_targets, training_windows
 from rdsnet.ops import compiled
 
 
-@pytest.fixture(params=["pytorch", "compiled"])
-def path(request, monkeypatch) -> str:
-    """The implementation under test."""
-    if request.param == "pytorch":
-        monkeypatch.setattr(compiled, "_devices", frozenset())
-    elif compiled.active_path() == "pytorch":
-        pytest.skip(f"no compiled operators: {compiled.why_not_compiled()}")
-    return request.param
-
-
 def naive_mask_loss(psi, phi, image_index, boxes, masks, object_index, sizes, expand, ratio):
     """The paper's definition object by object: softmax over two channels, sort, sum."""
     total = psi.new_zeros(())

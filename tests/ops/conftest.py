@@ -10,16 +10,6 @@ import torch
 from rdsnet.ops import CompactMasks, Taps, compiled
 
 
-@pytest.fixture(params=["pytorch", "compiled"])
-def path(request, monkeypatch) -> str:
-    """The implementation under test."""
-    if request.param == "pytorch":
-        monkeypatch.setattr(compiled, "_devices", frozenset())
-    elif compiled.active_path() == "pytorch":
-        pytest.skip(f"no compiled operators: {compiled.why_not_compiled()}")
-    return request.param
-
-
 @pytest.fixture(params=["cpu", "cuda"])
 def device(request, path) -> str:
     """The device under test; CUDA only where there is a GPU and kernels for it."""

@@ -150,8 +150,8 @@ def trainer(data, output, iterations, *more):
     return Trainer(load_config(tiny.SMALL, tiny.options(data, output, iterations, *more)))
 
 
-def interrupt(interrupted: Trainer, iteration: int, number: int, caplog) -> None:
-    """Train until the signal, and check how the training leaves."""
+def interrupt(interrupted: Trainer, iteration: int, number: int, caplog) -> str:
+    """Train until the signal, check how the training leaves, and return its last checkpoint."""
     interrupted._hooks.insert(0, Signal(iteration, number))
     interrupted._hooks[0].trainer = interrupted
     handler, logger = signal.getsignal(number), logging.getLogger("rdsnet")
@@ -162,18 +162,19 @@ def interrupt(interrupted: Trainer, iteration: int, number: int, caplog) -> None
     assert f"{signal.Signals(number).name}: stopped after iteration {iteration}" in caplog.text
     assert "--resume goes on" in caplog.text
     assert signal.getsignal(number) == handler
-    last = interrupted.checkpointer.get_checkpoint_file()
-    assert Path(last).name == f"model_{iteration:07d}.pth"
+    return Path(interrupted.checkpointer.get_checkpoint_file()).name
 
 
 def test_ctrl_c_saves_and_leaves(data, tmp_path, caplog):
-    interrupt(trainer(data, tmp_path, 3), 0, signal.SIGINT, caplog)
+    last = interrupt(trainer(data, tmp_path, 3), 0, signal.SIGINT, caplog)
+    assert last == "model_0000000.pth"
 
 
 def test_a_training_resumed_after_sigterm_is_the_undisturbed_one(data, tmp_path, caplog):
     undisturbed = trainer(data, tmp_path / "a", 24)
     undisturbed.train()
-    interrupt(trainer(data, tmp_path / "b", 24), 6, signal.SIGTERM, caplog)
+    last = interrupt(trainer(data, tmp_path / "b", 24), 6, signal.SIGTERM, caplog)
+    assert last == "model_0000006.pth"
 
     resumed = trainer(data, tmp_path / "b", 24, "DATALOADER.NUM_WORKERS", "1")
     resumed.resume_or_load(resume=True)

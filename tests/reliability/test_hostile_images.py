@@ -27,14 +27,13 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 FILES = {name: encoded(name) for name in FORMATS}
 
 
-def read_or_refuse(path) -> np.ndarray | None:
+def is_read_or_refused(path) -> bool:
+    """As (H, W, 3) uint8, or with a message that names the file. Other errors get through."""
     try:
         image = read_image(str(path), "BGR")
     except ValueError as error:
-        assert path.name in str(error)
-        return None
-    assert image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8
-    return image
+        return path.name in str(error)
+    return image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8
 
 
 @pytest.mark.parametrize(
@@ -47,7 +46,7 @@ def read_or_refuse(path) -> np.ndarray | None:
 def test_every_mode_is_read(tmp_path, mode, format):
     path = tmp_path / "image"
     path.write_bytes(encoded(format, PHOTO.convert("L" if mode == "I" else "RGB").convert(mode)))
-    assert read_or_refuse(path).shape == (30, 40, 3)
+    assert read_image(str(path), "BGR").shape == (30, 40, 3)
 
 
 def test_16_bit_keeps_its_grey_levels(tmp_path):
@@ -94,7 +93,7 @@ def test_exif_rotations_are_applied(tmp_path, orientation):
 def test_extreme_shapes_are_read(tmp_path, size):
     path = tmp_path / "long.png"
     Image.new("RGB", size, "red").save(path)
-    assert read_or_refuse(path).shape == (size[1], size[0], 3)
+    assert read_image(str(path), "BGR").shape == (size[1], size[0], 3)
 
 
 def png_of_size(width: int, height: int) -> bytes:
@@ -165,7 +164,7 @@ def folder(tmp_path_factory):
 def test_a_damaged_image_is_read_or_refused(content, folder):
     path = folder / "damaged"
     path.write_bytes(content)
-    read_or_refuse(path)
+    assert is_read_or_refused(path)
 
 
 @pytest.mark.slow
@@ -175,4 +174,4 @@ def test_a_damaged_image_is_read_or_refused(content, folder):
 def test_thousands_of_damaged_images_are_read_or_refused(content, folder):
     path = folder / "damaged"
     path.write_bytes(content)
-    read_or_refuse(path)
+    assert is_read_or_refused(path)
