@@ -43,9 +43,8 @@ class Finding:
 def report(findings: Iterable[Finding], json_path: str | os.PathLike) -> str:
     """A message with the number of findings per kind, the first of each and the remedies."""
     findings = list(findings)
-    problems = f"{len(findings)} problem{'s' if len(findings) > 1 else ''}"
     lines = finding_lines(findings, REMEDIES)
-    return "\n".join([f"{problems} in {os.fspath(json_path)}:", *lines])
+    return "\n".join([f"{counted(len(findings), 'problem')} in {os.fspath(json_path)}:", *lines])
 
 
 def finding_lines(findings: Iterable[Finding], remedies: Mapping[str, str]) -> list[str]:
@@ -77,3 +76,8 @@ def listed(ids: set[int], most: int = 10) -> str:
     """The first of some ids, and how many there are."""
     shown = ", ".join(map(str, sorted(ids)[:most]))
     return f"{shown}, ... ({len(ids)} in all)" if len(ids) > most else shown
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A number with what it counts: "1 image", "2 images"."""
+    return f"{number} {one if number == 1 else many or one + 's'}"

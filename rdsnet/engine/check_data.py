@@ -21,7 +21,7 @@ from rdsnet.data.checks import (
 )
 from rdsnet.data.coco_json import read_coco_json
 from rdsnet.data.datasets import coco_records
-from rdsnet.data.findings import REMEDIES, Finding, finding_lines
+from rdsnet.data.findings import REMEDIES, Finding, counted, finding_lines
 from rdsnet.data.image_files import image_findings, read_sizes
 from rdsnet.data.mapper import read_image
 from rdsnet.data.quality import REMEDIES as QUALITY_REMEDIES
@@ -117,16 +117,19 @@ def report_text(check: DataCheck, cfg: CfgNode, config_name: str) -> str:
     """
     images, annotations, categories = check.counts
     lines = [
-        f"{check.json_file}: {_count(images, 'image')}, {_count(annotations, 'annotation')}, "
-        f"{_count(categories, 'category', 'categories')}"
+        f"{check.json_file}: {counted(images, 'image')}, {counted(annotations, 'annotation')}, "
+        f"{counted(categories, 'category', 'categories')}"
     ]
     if check.problems:
-        lines += ["", f"{_count(len(check.problems), 'problem')}: training would fail"]
+        lines += ["", f"{counted(len(check.problems), 'problem')}: training would fail"]
         lines += finding_lines(check.problems, REMEDIES)
         if check.content is None:
             lines += ["", "The annotations themselves can be checked when these are mended."]
     if check.warnings:
-        lines += ["", f"{_count(len(check.warnings), 'warning')}: training works, but look at them"]
+        lines += [
+            "",
+            f"{counted(len(check.warnings), 'warning')}: training works, but look at them",
+        ]
         lines += finding_lines(check.warnings, QUALITY_REMEDIES)
     if check.statistics is not None and len(check.statistics.boxes):
         lines += ["", *_numbers(check.statistics)]
@@ -174,12 +177,12 @@ def draw_sheet(check: DataCheck, image_root: str | os.PathLike, path: str | os.P
         objects = objects_from_annotations(record, names)
         picture = draw_objects(image, objects, min_side=CELL_WIDTH)
         name = os.path.basename(record["file_name"])
-        text = f"{name}: {_count(len(record['annotations']), 'annotation')}"
+        text = f"{name}: {counted(len(record['annotations']), 'annotation')}"
         pictures.append(captioned(picture, text, CELL_WIDTH))
     if not pictures:
         return 0
     rows = [pictures[k : k + SHEET_COLUMNS] for k in range(0, len(pictures), SHEET_COLUMNS)]
-    footer = f"{check.json_file}: {_count(len(pictures), 'image')}, from few objects to many"
+    footer = f"{check.json_file}: {counted(len(pictures), 'image')}, from few objects to many"
     sheet = contact_sheet(rows, footer=footer, cell_width=CELL_WIDTH)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -208,10 +211,10 @@ def _numbers(statistics: DataStatistics) -> list[str]:
         f"  {'Images':<12}{widths.min()} to {widths.max()} px wide, {heights.min()} to "
         f"{heights.max()} px high",
         f"  {'Per image':<12}{per_image.min()} to {per_image.max()} objects, median "
-        f"{np.median(per_image):g}; {_count(int((per_image == 0).sum()), 'image')} without",
+        f"{np.median(per_image):g}; {counted(int((per_image == 0).sum()), 'image')} without",
         f"  {'Sizes':<12}median {middle:.3g} px, 90 % of the objects have {low:.3g} to {high:.3g} "
         "px (square root of the box's area)",
-        f"  {'Crowds':<12}{_count(statistics.crowds, 'region')}, left out in training",
+        f"  {'Crowds':<12}{counted(statistics.crowds, 'region')}, left out in training",
     ]
 
 
@@ -221,7 +224,3 @@ def _verdict(check: DataCheck) -> str:
     if not check.images_read:
         return "Training would work, as far as can be seen without reading the images."
     return "Training would work."
-
-
-def _count(number: int, one: str, many: str | None = None) -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from rdsnet.checkpoint.description import read_config
 from rdsnet.config import get_cfg
 from rdsnet.data.datasets import class_metadata, coco_files
+from rdsnet.data.findings import counted
 from rdsnet.engine.launch import load_config, merge_config_file
 from rdsnet.engine.prediction_input import Frame, Source, find_sources
 from rdsnet.engine.prediction_output import build_writers
@@ -40,9 +41,9 @@ class PredictionSummary:
     written: list[str] = field(default_factory=list)
 
     def text(self) -> str:
-        lines = [f"{_count(self.objects, 'object')} in {_count(self.images, 'image')}."]
+        lines = [f"{counted(self.objects, 'object')} in {counted(self.images, 'image')}."]
         if self.unreadable:
-            lines.append(f"{_count(self.unreadable, 'file')} could not be read.")
+            lines.append(f"{counted(self.unreadable, 'file')} could not be read.")
         if self.images and not self.objects:
             lines.append(
                 f"No object reached the score {self.score_threshold:g}; a lower --score-threshold "
@@ -51,10 +52,6 @@ class PredictionSummary:
         if self.images:
             lines.append("Written: " + ", ".join(str(self.output / name) for name in self.written))
         return "\n".join(lines)
-
-
-def _count(number: int, name: str) -> str:
-    return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
 def predict(
