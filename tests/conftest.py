@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import huggingface_hub
 import pytest
 
-from rdsnet.checkpoint import pretrained
 from rdsnet.ops import compiled
 
 
@@ -22,5 +20,9 @@ def path(request, monkeypatch) -> str:
 @pytest.fixture
 def without_weights(monkeypatch) -> None:
     """Neither a package with weights nor a connection."""
+    import huggingface_hub
+
+    from rdsnet.checkpoint import pretrained
+
     monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)

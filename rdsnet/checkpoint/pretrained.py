@@ -57,7 +57,7 @@ def load_pretrained(model: nn.Module, address: str) -> str:
         features, origin = downloaded(backbone, source), "timm"
     # By way of the whole model: one that is to be evaluated refuses the weights of a part of it.
     model.load_state_dict(features.state_dict(prefix=f"{place}.features."), strict=False)
-    return f"{backbone.name} has pretrained weights: {origin}"
+    return f"Pretrained weights of the backbone {backbone.name}: from {origin}"
 
 
 def package_of(name: str) -> str | None:

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from rdsnet.checkpoint import Checkpointer
 from rdsnet.modeling.backbones import TimmBackbone
 from rdsnet.modeling.backbones.same_padding import StaticSameConv2d
+from rdsnet.modeling.backbones.timm import SUITABLE
 
 RESNET_18 = "resnet18"
 
@@ -38,6 +39,12 @@ def test_features_have_the_strides_of_their_names(name, channels):
         features = backbone(torch.rand(2, 3, 64, 96))
     for feature, stride, count in zip(features.values(), (4, 8, 16, 32), channels, strict=True):
         assert feature.shape == (2, count, 64 // stride, 96 // stride)
+
+
+@pytest.mark.slow
+def test_models_that_messages_name_can_be_used():
+    for name in SUITABLE.split(", "):
+        TimmBackbone(name, ["res2", "res3", "res4", "res5"])
 
 
 def test_images_may_have_another_number_of_channels():

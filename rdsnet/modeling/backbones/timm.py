@@ -68,7 +68,8 @@ class TimmBackbone(Backbone):
 
         if norm == "FrozenBN":
             self._frozen = [m for m in self.features.modules() if isinstance(m, _BatchNorm)]
-            self.register_load_state_dict_pre_hook(TimmBackbone._notice_statistics)
+            notice = TimmBackbone._notice_statistics
+            self._register_load_state_dict_pre_hook(notice, with_module=True)
         for batch_norm in self._frozen:
             batch_norm.requires_grad_(False).eval()
 
