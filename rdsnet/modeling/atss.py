@@ -1,9 +1,9 @@
 """Adaptive training sample selection: which anchors learn an object (ATSS, Zhang et al. 2020).
 
-Instead of fixed IoU thresholds every object has its own: of the anchors nearest to its centre, its
-positives are those that overlap it by more than the mean plus the standard deviation of all of them.
-One square anchor per location is then enough, and small objects get as many anchors as large ones.
-Not part of RDSNet's paper.
+Instead of fixed IoU thresholds every object has its own. Of the anchors nearest to its centre those
+are its positives that overlap it by at least the mean of all these overlaps plus their standard
+deviation. One square anchor per location is then enough, and small objects get as many anchors as
+large ones. Not part of RDSNet's paper.
 
 Shapes: M objects, R anchors of an image over all levels.
 """
