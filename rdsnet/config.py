@@ -93,6 +93,14 @@ def add_rdsnet_config(cfg: CN) -> None:
     # SCORE_THRESH_TEST, TOPK_CANDIDATES_TEST, NMS_THRESH_TEST.
     cfg.MODEL.RDSNET.OBJECT_STREAM = "RetinaNetStream"
 
+    cfg.MODEL.RDSNET.ASSIGNMENT = CN()
+    # Which anchors of the RetinaNet stream learn an object: "iou", those that overlap it by
+    # MODEL.RETINANET.IOU_THRESHOLDS (paper), or "atss", adaptively chosen ones among the nearest,
+    # for which one square anchor per location is enough.
+    cfg.MODEL.RDSNET.ASSIGNMENT.NAME = "iou"
+    # "atss": nearest anchors of every level to choose from. ATSS paper: 9 per anchor of a location.
+    cfg.MODEL.RDSNET.ASSIGNMENT.CANDIDATES_PER_LEVEL = 9
+
     cfg.MODEL.RDSNET.PIXEL_STREAM = CN()
     # A name in rdsnet.modeling.PIXEL_STREAM_REGISTRY.
     cfg.MODEL.RDSNET.PIXEL_STREAM.NAME = "PixelStream"

@@ -21,6 +21,7 @@ from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rdsnet.modeling.atss import match_adaptively
 from rdsnet.modeling.lazy_conv import is_local
 from rdsnet.modeling.object_stream import (
     OBJECT_STREAM_REGISTRY,
@@ -101,6 +102,8 @@ class RetinaNetStream(ObjectStream):
         head: maps a list of FPN features to logits (B, A * K, Hi, Wi), deltas (B, A * 4, Hi, Wi)
             and representation features.
         anchor_generator, anchor_matcher: as in Detectron2's RetinaNet.
+        atss_candidates: nearest anchors per level that an object chooses its positives from
+            (:func:`~rdsnet.modeling.atss.match_adaptively`); None: ``anchor_matcher`` decides.
         focal_loss_alpha, focal_loss_gamma, smooth_l1_beta, box_reg_loss_type: of the losses.
         box_loss_weight: lambda_r of Eq. 8.
         initial_normalizer: first value of the running mean of positive anchors per batch.
@@ -113,6 +116,7 @@ class RetinaNetStream(ObjectStream):
         *,
         anchor_generator: nn.Module,
         anchor_matcher: Matcher | None,
+        atss_candidates: int | None = None,
         focal_loss_alpha: float = 0.25,
         focal_loss_gamma: float = 2.0,
         smooth_l1_beta: float = 0.11,
@@ -124,6 +128,7 @@ class RetinaNetStream(ObjectStream):
         super().__init__(**kwargs)
         self.anchor_generator = anchor_generator
         self.anchor_matcher = anchor_matcher
+        self.atss_candidates = atss_candidates
         self.focal_loss_alpha = focal_loss_alpha
         self.focal_loss_gamma = focal_loss_gamma
         self.smooth_l1_beta = smooth_l1_beta
@@ -156,6 +161,7 @@ class RetinaNetStream(ObjectStream):
             "anchor_matcher": Matcher(
                 retinanet.IOU_THRESHOLDS, retinanet.IOU_LABELS, allow_low_quality_matches=True
             ),
+            "atss_candidates": atss_candidates(cfg),
         }
 
     def forward(self, features: dict[str, Tensor]) -> DensePredictions:
@@ -218,10 +224,9 @@ class RetinaNetStream(ObjectStream):
             labels (B, R): class, K = background, -1 = ignored; object_index (B, R): the matched
             object (of no meaning where the label is not a class).
         """
-        anchors = Boxes.cat(predictions.anchors)
         labels, object_index = [], []
         for gt in gt_instances:
-            matched, anchor_labels = self.anchor_matcher(pairwise_iou(gt.gt_boxes, anchors))
+            matched, anchor_labels = self.match(predictions.anchors, gt.gt_boxes)
             label = torch.full_like(matched, self.num_classes)
             if len(gt):
                 label[anchor_labels == 1] = gt.gt_classes[matched[anchor_labels == 1]]
@@ -229,6 +234,14 @@ class RetinaNetStream(ObjectStream):
             labels.append(label)
             object_index.append(matched)
         return torch.stack(labels), torch.stack(object_index)
+
+    def match(self, anchors: list[Boxes], gt_boxes: Boxes) -> tuple[Tensor, Tensor]:
+        """For every anchor of an image the index of an object and 1 (it is the object's), 0
+        (background) or -1 (ignored), (R,) each.
+        """
+        if self.atss_candidates is not None:
+            return match_adaptively(anchors, gt_boxes, self.atss_candidates)
+        return self.anchor_matcher(pairwise_iou(gt_boxes, Boxes.cat(anchors)))
 
     @torch.no_grad()
     def update_normalizer(self, num_positives: Tensor) -> Tensor:
@@ -258,6 +271,14 @@ class RetinaNetStream(ObjectStream):
 
     def scores(self, predictions: DensePredictions, level: int) -> Tensor:
         return predictions.logits[level][0].float().sigmoid()
+
+
+def atss_candidates(cfg: CfgNode) -> int | None:
+    """Candidates per level with ``MODEL.RDSNET.ASSIGNMENT.NAME`` "atss", None with "iou"."""
+    name = cfg.MODEL.RDSNET.ASSIGNMENT.NAME
+    if name not in ("iou", "atss"):
+        raise ValueError(f"MODEL.RDSNET.ASSIGNMENT.NAME must be 'iou' or 'atss', got '{name}'")
+    return cfg.MODEL.RDSNET.ASSIGNMENT.CANDIDATES_PER_LEVEL if name == "atss" else None
 
 
 def logit(probability: float) -> float:
