@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils import comm
 
 from rdsnet.checkpoint import Checkpointer
+from rdsnet.checkpoint.changes import check_other_use, described, refuse_other_run
+from rdsnet.checkpoint.checkpointer import last_checkpoint
 from rdsnet.checkpoint.description import read_config
 from rdsnet.commands.arguments import add_trust_argument
 from rdsnet.config import get_cfg
@@ -31,6 +34,8 @@ from rdsnet.engine.finish import finish
 from rdsnet.engine.processes import is_started_by_launcher, process_group
 from rdsnet.engine.report import report_run
 from rdsnet.engine.trainer import Trainer
+
+logger = logging.getLogger(__name__)
 
 
 def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
@@ -85,13 +90,22 @@ def naming(source: str) -> Iterator[None]:
     """Turn what yacs and yaml raise for a config into a ValueError that names its source."""
     try:
         yield
-    except (KeyError, AssertionError, ValueError, AttributeError, yaml.YAMLError) as error:
+    except KeyError as error:  # whose text would be in quotes
+        raise ValueError(f"{source} cannot be used: {error.args[0]}") from error
+    except (AssertionError, ValueError, AttributeError, yaml.YAMLError) as error:
         raise ValueError(f"{source} cannot be used: {error}") from error
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    """Config, logging, seed and output folder of a run (Detectron2's ``default_setup``)."""
+    """Config, logging, seed and output folder of a run (Detectron2's ``default_setup``).
+
+    Raises:
+        FileNotFoundError, ValueError: what is given does not fit together, or with what --resume
+            would go on with; then nothing has been written.
+    """
     cfg = load_config(args.config_file, args.opts)
+    resumes = args.resume and not args.eval_only
+    changes = refuse_other_run(cfg) if resumes else {}
     check_num_classes(cfg)
     weights = cfg.MODEL.WEIGHTS
     if weights and "://" not in weights and not Path(weights).is_file():
@@ -101,6 +115,11 @@ def setup(args: argparse.Namespace) -> CfgNode:
         )
     cfg.freeze()
     setup_loggers(cfg.OUTPUT_DIR)
+    if args.eval_only:
+        last = last_checkpoint(cfg.OUTPUT_DIR) if args.resume else ""
+        check_other_use(cfg, last or weights)
+    if changes:
+        logger.info(f"Changed since the checkpoint: {described(changes)}")
     if Path(args.config_file).suffix == ".pth":  # Detectron2 would log it as text
         args = argparse.Namespace(**{**vars(args), "config_file": ""})
     with details_in_log_alone(is_own_data(args)):

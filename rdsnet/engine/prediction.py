@@ -23,7 +23,7 @@ from rdsnet.checkpoint.description import read_config
 from rdsnet.config import get_cfg
 from rdsnet.data.datasets import class_metadata, coco_files
 from rdsnet.data.findings import counted
-from rdsnet.engine.launch import load_config, merge_config_file
+from rdsnet.engine.launch import load_config, merge_config_file, naming
 from rdsnet.engine.prediction_input import Frame, Source, find_sources
 from rdsnet.engine.prediction_output import build_writers
 from rdsnet.engine.predictor import Predictor
@@ -175,7 +175,7 @@ def prediction_config(
         settings += ["MODEL.DEVICE", "cpu"]
     settings = [*opts, *settings]
     try:
-        return load_config(config_file, settings)
+        return load_config(config_file, [*settings, *learnt_classes(config_file, weights, opts)])
     except FileNotFoundError:
         if not Path(config_file).is_file():
             raise
@@ -187,6 +187,26 @@ def prediction_config(
         files = [f for f in coco_files(cfg) if Path(f.json_file).is_file()]
         there = [[file.name, file.json_file, file.image_root] for file in files]
         return load_config(config_file, [*settings, "DATASETS.COCO_FILES", repr(there)])
+
+
+def learnt_classes(config_file: str, weights: str, opts: Sequence[str]) -> list[str]:
+    """Options KEY VALUE by which classes are those of the training, whatever the data says today.
+
+    Nothing where neither the checkpoint nor the config knows them: they are the data's then.
+    """
+    if not Path(config_file).is_file():
+        return []
+    cfg = get_cfg()
+    with naming(f"config file '{config_file}'"):
+        merge_config_file(cfg, config_file)
+    with naming(f"config options '{' '.join(opts)}'"):
+        cfg.merge_from_list(list(opts))
+    stored = read_config(weights) if Path(weights).is_file() else None
+    classes = (stored or cfg).DATASETS.get("CLASSES") or cfg.DATASETS.CLASSES
+    if len(classes) != cfg.MODEL.RETINANET.NUM_CLASSES:
+        return []
+    data = ["DATASETS.COCO_FILES", "[]", "DATASETS.TRAIN", "()", "DATASETS.TEST", "()"]
+    return ["DATASETS.CLASSES", repr(classes), *data]
 
 
 def find_config(weights: str) -> str:
