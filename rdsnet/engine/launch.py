@@ -38,7 +38,13 @@ from rdsnet.engine.trainer import Trainer
 logger = logging.getLogger(__name__)
 
 
-def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
+# Anchors near an object that find it, on one level of the pyramid, before NMS leaves one of them.
+CANDIDATES_PER_OBJECT = 10
+
+
+def load_config(
+    config_file: str, opts: list[str] | None = None, *, max_detections: int | None = None
+) -> CfgNode:
     """The config of a file with command-line options merged over it.
 
     Registers ``DATASETS.COCO_FILES`` and settles the number of classes and their names.
@@ -46,6 +52,8 @@ def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
     Args:
         config_file: a yaml file, or a checkpoint (.pth) that holds the config it was trained with.
         opts: KEY VALUE words.
+        max_detections: objects per image, in place of the file's ``TEST.DETECTIONS_PER_IMAGE``; as
+            many candidates as that may need are looked at.
 
     Raises:
         FileNotFoundError: if the file is missing.
@@ -64,6 +72,11 @@ def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
     cfg = get_cfg()
     with naming(f"config file '{config_file}'"):
         merge_config_file(cfg, config_file)
+    if max_detections:
+        cfg.TEST.DETECTIONS_PER_IMAGE = max_detections
+        candidates = cfg.MODEL.RETINANET.TOPK_CANDIDATES_TEST
+        candidates = max(candidates, CANDIDATES_PER_OBJECT * max_detections)
+        cfg.MODEL.RETINANET.TOPK_CANDIDATES_TEST = candidates
     with naming(f"config options '{' '.join(opts)}'"):
         cfg.merge_from_list(opts)
     limit_pixels(cfg.INPUT.MAX_PIXELS)
@@ -103,7 +116,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
         FileNotFoundError, ValueError: what is given does not fit together, or with what --resume
             would go on with; then nothing has been written.
     """
-    cfg = load_config(args.config_file, args.opts)
+    max_detections = getattr(args, "max_detections", None)
+    cfg = load_config(args.config_file, args.opts, max_detections=max_detections)
     resumes = args.resume and not args.eval_only
     changes = refuse_other_run(cfg) if resumes else {}
     check_num_classes(cfg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultPredictor
 
@@ -28,3 +29,26 @@ class Predictor(DefaultPredictor):
         super().__init__(without_weights)
         check_other_use(cfg, cfg.MODEL.WEIGHTS)
         Checkpointer(self.model, trust=trust_checkpoint).load(cfg.MODEL.WEIGHTS)
+
+
+class CountingPredictor(Predictor):
+    """A :class:`Predictor` that knows when ``TEST.DETECTIONS_PER_IMAGE`` has cut objects off.
+
+    It looks for one object more than it returns.
+
+    Attributes:
+        max_detections: ``TEST.DETECTIONS_PER_IMAGE``.
+        was_cut_off: whether the last image had more.
+    """
+
+    def __init__(self, cfg: CfgNode, trust_checkpoint: bool = False) -> None:
+        self.max_detections, self.was_cut_off = cfg.TEST.DETECTIONS_PER_IMAGE, False
+        one_more = cfg.clone()
+        one_more.defrost()
+        one_more.TEST.DETECTIONS_PER_IMAGE += 1
+        super().__init__(one_more, trust_checkpoint)
+
+    def __call__(self, original_image: np.ndarray) -> dict:
+        found = super().__call__(original_image)["instances"]  # best first
+        self.was_cut_off = len(found) > self.max_detections
+        return {"instances": found[: self.max_detections]}
