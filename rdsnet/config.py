@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 
@@ -26,13 +28,72 @@ class SafeCfgNode(CN):
     def merge_from_file(self, cfg_filename: str, allow_unsafe: bool = False) -> None:
         super().merge_from_file(cfg_filename, allow_unsafe=allow_unsafe)
 
+    def merge_from_other_cfg(self, cfg_other: CN) -> None:
+        """As in Detectron2, after a look at all keys.
+
+        Raises:
+            KeyError: some are unknown; all are named, with what may be the reason.
+        """
+        unknown = [
+            key
+            for key in flat(cfg_other).keys() - flat(self).keys()
+            if not (self.key_is_deprecated(key) or self.key_is_renamed(key))
+        ]
+        if unknown and not self.is_new_allowed():
+            raise KeyError(
+                f"unknown keys {', '.join(sorted(unknown))}. They are misspelt, or belong to a "
+                "project or a version of rdsnet that was there when this was written and is not "
+                "here: install it, or remove them. Projects here: "
+                f"{', '.join(_projects()) or 'none'}."
+            )
+        super().merge_from_other_cfg(cfg_other)
+
+
+def flat(cfg: CN) -> dict[str, object]:
+    """{full key: value} of all keys of a config."""
+    values = {}
+    for key, value in cfg.items():
+        if isinstance(value, dict):
+            values |= {f"{key}.{inner}": v for inner, v in flat(value).items()}
+        else:
+            values[key] = value
+    return values
+
+
+class _Registered:
+    """Kept beside the keys of a config, so that unpickling it registers the model.
+
+    A config goes to processes that are not forks of this one, as CUDA needs them, in a pickle; they
+    have imported nothing of what registers classes with Detectron2.
+    """
+
+    def __reduce__(self) -> tuple[Callable[[], _Registered], tuple[()]]:
+        return _register, ()
+
+
+@cache
+def _register() -> _Registered:
+    """Register META_ARCH RDSNet and its parts, and what the installed projects register."""
+    import_module("rdsnet.modeling")
+    _projects()
+    return _Registered()
+
+
+@cache
+def _projects() -> dict[str, Callable[[CN], None]]:
+    """{name: function that adds its config keys} of the installed projects; imports them."""
+    projects = {entry.name: entry for entry in entry_points(group="rdsnet.projects")}
+    return {name: projects[name].load() for name in sorted(projects)}
+
 
 def add_rdsnet_config(cfg: CN) -> None:
     """Add the keys of RDSNet, with the paper's values, to a Detectron2 config.
 
-    Whoever configures the model is about to build it, so this also registers it.
+    Whoever configures the model is about to build it, so this also registers it, here and in every
+    process that the config is sent to. The keys of all installed projects are added too: a config
+    that a training has written has them, whichever model it is of.
     """
-    import_module("rdsnet.modeling")
+    vars(cfg)["_registered"] = _register()
 
     # Your own data in COCO format: a list of [name, annotation json, image folder]. Each is
     # registered under its name, which then serves in DATASETS.TRAIN and DATASETS.TEST. With
@@ -165,6 +226,9 @@ def add_rdsnet_config(cfg: CN) -> None:
     # or rdsnet.ops.CompactMasks, which costs neither the time nor the memory.
     cfg.MODEL.RDSNET.DENSE_MASKS = True
 
+    for add_keys in _projects().values():
+        add_keys(cfg)
+
 
 def get_cfg() -> CN:
     """Detectron2's default config with the keys of RDSNet and of all installed projects.
@@ -174,9 +238,6 @@ def get_cfg() -> CN:
     """
     cfg = SafeCfgNode(get_detectron2_cfg())
     add_rdsnet_config(cfg)
-    projects = {entry.name: entry for entry in entry_points(group="rdsnet.projects")}
-    for name in sorted(projects):
-        projects[name].load()(cfg)
     if not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     return cfg

@@ -102,42 +102,10 @@ class Checkpointer(DetectionCheckpointer, _SafeReader):
         return bool(self.get_checkpoint_file())
 
     def get_checkpoint_file(self) -> str:
-        """The last intact checkpoint of the folder; "" when there is none at all.
-
-        Raises:
-            ValueError: there are checkpoints, and every one of them is damaged.
-        """
+        """See :func:`last_checkpoint`; of an address what Detectron2 finds there."""
         if "://" in self.save_dir:
             return super().get_checkpoint_file() if super().has_checkpoint() else ""
-        folder = Path(self.save_dir)
-        named = self._named_last()
-        others = [path for path in folder.glob("model_*.pth") if _OF_A_RUN.fullmatch(path.name)]
-        others.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        candidates = [path for path in dict.fromkeys([named, *others]) if path is not None]
-        for path in candidates:
-            if path.is_file() and is_intact(path):
-                if path != named:
-                    logger.warning(
-                        f"{folder / 'last_checkpoint'} does not name an intact checkpoint; the "
-                        f"newest intact one in the folder is {path.name}"
-                    )
-                return str(path)
-        if others:
-            damaged = ", ".join(path.name for path in others)
-            raise ValueError(
-                f"no checkpoint in {folder} can be read, all are damaged ({damaged}). Remove them "
-                "to start anew, or put an intact one there."
-            )
-        return ""
-
-    def _named_last(self) -> Path | None:
-        """The path that ``last_checkpoint`` names."""
-        try:
-            name = (Path(self.save_dir) / "last_checkpoint").read_text().strip()
-        except (OSError, UnicodeDecodeError):
-            return None
-        is_name = name and name == os.path.basename(name) and "\0" not in name
-        return Path(self.save_dir) / name if is_name else None
+        return last_checkpoint(self.save_dir)
 
     def _load_file(self, filename: str) -> dict:
         if not filename.endswith((".pkl", ".pyth")):
@@ -158,6 +126,44 @@ class Checkpointer(DetectionCheckpointer, _SafeReader):
         blobs = content.get("blobs", content)
         weights = {name: value for name, value in blobs.items() if not name.endswith("_momentum")}
         return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+
+
+def last_checkpoint(folder: str | Path) -> str:
+    """The last intact checkpoint of a folder; "" when there is none at all.
+
+    Raises:
+        ValueError: there are checkpoints, and every one of them is damaged.
+    """
+    folder = Path(folder)
+    named = _named_last(folder)
+    others = [path for path in folder.glob("model_*.pth") if _OF_A_RUN.fullmatch(path.name)]
+    others.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    candidates = [path for path in dict.fromkeys([named, *others]) if path is not None]
+    for path in candidates:
+        if path.is_file() and is_intact(path):
+            if path != named:
+                logger.warning(
+                    f"{folder / 'last_checkpoint'} does not name an intact checkpoint; the "
+                    f"newest intact one in the folder is {path.name}"
+                )
+            return str(path)
+    if others:
+        damaged = ", ".join(path.name for path in others)
+        raise ValueError(
+            f"no checkpoint in {folder} can be read, all are damaged ({damaged}). Remove them "
+            "to start anew, or put an intact one there."
+        )
+    return ""
+
+
+def _named_last(folder: Path) -> Path | None:
+    """The path that ``last_checkpoint`` in the folder names."""
+    try:
+        name = (folder / "last_checkpoint").read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    is_name = name and name == os.path.basename(name) and "\0" not in name
+    return folder / name if is_name else None
 
 
 def _download(address: str) -> None:

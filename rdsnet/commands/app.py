@@ -15,7 +15,12 @@ from __future__ import annotations
 
 import argparse
 
-from rdsnet.commands.arguments import add_config_options, add_model_arguments, positive
+from rdsnet.commands.arguments import (
+    add_config_options,
+    add_max_detections,
+    add_model_arguments,
+    positive,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MP",
         help="refuse images of more pixels (default: 50)",
     )
+    add_max_detections(parser)
     add_config_options(parser, "--opts")
 
 
@@ -57,6 +63,7 @@ def run(args: argparse.Namespace) -> None:
         port=args.port,
         max_upload_mb=args.max_upload_mb,
         max_megapixels=args.max_megapixels,
+        max_detections=args.max_detections,
         opts=args.opts,
         trust_checkpoint=args.trust_checkpoint,
     )

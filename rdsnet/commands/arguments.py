@@ -54,6 +54,15 @@ def positive(kind: type) -> type:
     return convert
 
 
+def add_max_detections(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-detections",
+        type=positive(int),
+        metavar="N",
+        help="at most so many objects per image (default: TEST.DETECTIONS_PER_IMAGE of the config)",
+    )
+
+
 def score(text: str) -> float:
     """A number from 0 to 1; as argparse type."""
     try:

@@ -1,6 +1,7 @@
 """Evaluate a checkpoint: box AP with and without MBRM, and mask AP.
 
-The data sets are DATASETS.TEST of the config. Same as train_net.py --eval-only.
+The data sets are DATASETS.TEST of the config. Same as train_net.py --eval-only. With
+--max-detections N, AP counts the best N detections of every image instead of COCO's 100.
 
 Example:
   rdsnet eval --config-file output/mine/config.yaml MODEL.WEIGHTS output/mine/model_final.pth
@@ -11,9 +12,11 @@ from __future__ import annotations
 import argparse
 
 from rdsnet.commands import train
+from rdsnet.commands.arguments import add_max_detections
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_max_detections(parser)
     train.add_run_arguments(parser)
 
 

@@ -32,6 +32,7 @@ import argparse
 
 from rdsnet.commands.arguments import (
     add_config_options,
+    add_max_detections,
     add_model_arguments,
     positive,
     score,
@@ -87,6 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-frames", type=positive(int), metavar="N", help="of every video or camera at most N"
     )
+    add_max_detections(parser)
     add_config_options(parser, "--opts")
 
 
@@ -102,6 +104,7 @@ def run(args: argparse.Namespace) -> int:
         score_threshold=args.score_threshold,
         classes=args.classes,
         max_frames=args.max_frames,
+        max_detections=args.max_detections,
         opts=args.opts,
         trust_checkpoint=args.trust_checkpoint,
     )

@@ -23,7 +23,7 @@ from PIL import Image
 from rdsnet.data.datasets import class_metadata
 from rdsnet.data.mapper import read_image
 from rdsnet.engine.prediction import predict_image, prediction_config
-from rdsnet.engine.predictor import Predictor
+from rdsnet.engine.predictor import CountingPredictor
 from rdsnet.evaluation import instances_to_coco_json
 from rdsnet.visualization import draw_objects, objects_from_results
 from rdsnet.visualization.objects import class_name
@@ -47,11 +47,13 @@ class Found:
         name: of the file, without its folder.
         image: (H, W, 3) uint8 RGB.
         results: COCO results, best first, with contiguous ``category_id``.
+        is_cut_off: whether there were more than the page was started for.
     """
 
     name: str
     image: np.ndarray
     results: list[dict]
+    is_cut_off: bool = False
 
 
 class Finder:
@@ -60,7 +62,8 @@ class Finder:
     Args:
         config_file, weights, opts: as in :func:`rdsnet.engine.prediction.prediction_config`.
         max_megapixels: images of more pixels are refused.
-        trust_checkpoint: as of :class:`Predictor`.
+        trust_checkpoint: as of :class:`CountingPredictor`.
+        max_detections: objects per image; None: as configured.
     """
 
     def __init__(
@@ -70,9 +73,10 @@ class Finder:
         max_megapixels: float,
         opts: Sequence[str] = (),
         trust_checkpoint: bool = False,
+        max_detections: int | None = None,
     ) -> None:
-        cfg = prediction_config(config_file, weights, LOWEST_SCORE, opts)
-        self.predictor = Predictor(cfg, trust_checkpoint)
+        cfg = prediction_config(config_file, weights, LOWEST_SCORE, opts, max_detections)
+        self.predictor = CountingPredictor(cfg, trust_checkpoint)
         self.class_names, self.category_ids = class_metadata(cfg)
         self.max_megapixels = max_megapixels
 
@@ -99,7 +103,7 @@ class Finder:
         instances = predict_image(self.predictor, pixels, LOWEST_SCORE)
         results = instances_to_coco_json(instances, image_id=1)
         results.sort(key=lambda result: -result["score"])
-        return Found(path.name, pixels[:, :, ::-1], results)
+        return Found(path.name, pixels[:, :, ::-1], results, self.predictor.was_cut_off)
 
     def draw(self, found: Found, score: float, shown: Sequence[str]) -> np.ndarray:
         """The image with those of ``CONTROLS`` drawn that are in ``shown``, (H, W, 3) RGB."""
@@ -182,6 +186,11 @@ def build_page(finder: Finder, folder: Path, max_upload_mb: float):
         file.write_text(json.dumps(finder.coco(found, score)), encoding="utf-8")
         download = gr.update(value=str(file), interactive=True)
         text = f"**{len(rows)}** of {len(found.results)} objects in {found.name}"
+        if found.is_cut_off:
+            text += (
+                ". There were more; the least certain ones were cut off (start the page with a "
+                "larger --max-detections)"
+            )
         return finder.draw(found, score, shown), text, rows, download
 
     with gr.Blocks(
@@ -236,6 +245,7 @@ def serve(
     port: int | None = None,
     max_upload_mb: float = 20.0,
     max_megapixels: float = 50.0,
+    max_detections: int | None = None,
     opts: Sequence[str] = (),
     trust_checkpoint: bool = False,
 ) -> None:
@@ -258,7 +268,9 @@ def serve(
             raise ModuleNotFoundError(
                 "the page needs gradio: pip install 'rdsnet[app]'", name=error.name
             ) from error
-        finder = Finder(config_file, weights, max_megapixels, opts, trust_checkpoint)
+        finder = Finder(
+            config_file, weights, max_megapixels, opts, trust_checkpoint, max_detections
+        )
         page = build_page(finder, folder, max_upload_mb)
         fonts = ["system-ui", "Segoe UI", "DejaVu Sans", "sans-serif"]
         mono = ["ui-monospace", "DejaVu Sans Mono", "monospace"]

@@ -19,6 +19,7 @@ from detectron2.modeling import build_model
 from torch import Tensor, nn
 
 from rdsnet.checkpoint import Checkpointer
+from rdsnet.checkpoint.changes import check_other_use
 from rdsnet.checkpoint.description import save_model
 from rdsnet.engine.profiles import ImageProfiles, ObjectProfiles, collect_profiles
 from rdsnet.modeling.mbrm import MBRM
@@ -178,6 +179,7 @@ def load_unrefined_model(cfg: CfgNode, trust_checkpoint: bool = False) -> nn.Mod
         )
     if "://" not in weights and not Path(weights).is_file():
         raise FileNotFoundError(f"MODEL.WEIGHTS '{weights}' does not exist")
+    check_other_use(cfg, weights)
     model = build_model(_with_mbrm(cfg, METHOD="none")).eval()
     checkpointer = Checkpointer(model, trust=trust_checkpoint)
     # It would warn about the kernel in the checkpoint. Weights that are missing raise an error.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils import comm
 
 from rdsnet.checkpoint import Checkpointer
+from rdsnet.checkpoint.changes import check_other_use, described, refuse_other_run
+from rdsnet.checkpoint.checkpointer import last_checkpoint
 from rdsnet.checkpoint.description import read_config
 from rdsnet.commands.arguments import add_trust_argument
 from rdsnet.config import get_cfg
@@ -32,8 +35,16 @@ from rdsnet.engine.processes import is_started_by_launcher, process_group
 from rdsnet.engine.report import report_run
 from rdsnet.engine.trainer import Trainer
 
+logger = logging.getLogger(__name__)
 
-def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
+
+# Anchors near an object that find it, on one level of the pyramid, before NMS leaves one of them.
+CANDIDATES_PER_OBJECT = 10
+
+
+def load_config(
+    config_file: str, opts: list[str] | None = None, *, max_detections: int | None = None
+) -> CfgNode:
     """The config of a file with command-line options merged over it.
 
     Registers ``DATASETS.COCO_FILES`` and settles the number of classes and their names.
@@ -41,6 +52,8 @@ def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
     Args:
         config_file: a yaml file, or a checkpoint (.pth) that holds the config it was trained with.
         opts: KEY VALUE words.
+        max_detections: objects per image, in place of the file's ``TEST.DETECTIONS_PER_IMAGE``; as
+            many candidates as that may need are looked at.
 
     Raises:
         FileNotFoundError: if the file is missing.
@@ -59,6 +72,11 @@ def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
     cfg = get_cfg()
     with naming(f"config file '{config_file}'"):
         merge_config_file(cfg, config_file)
+    if max_detections:
+        cfg.TEST.DETECTIONS_PER_IMAGE = max_detections
+        candidates = cfg.MODEL.RETINANET.TOPK_CANDIDATES_TEST
+        candidates = max(candidates, CANDIDATES_PER_OBJECT * max_detections)
+        cfg.MODEL.RETINANET.TOPK_CANDIDATES_TEST = candidates
     with naming(f"config options '{' '.join(opts)}'"):
         cfg.merge_from_list(opts)
     limit_pixels(cfg.INPUT.MAX_PIXELS)
@@ -85,13 +103,23 @@ def naming(source: str) -> Iterator[None]:
     """Turn what yacs and yaml raise for a config into a ValueError that names its source."""
     try:
         yield
-    except (KeyError, AssertionError, ValueError, AttributeError, yaml.YAMLError) as error:
+    except KeyError as error:  # whose text would be in quotes
+        raise ValueError(f"{source} cannot be used: {error.args[0]}") from error
+    except (AssertionError, ValueError, AttributeError, yaml.YAMLError) as error:
         raise ValueError(f"{source} cannot be used: {error}") from error
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    """Config, logging, seed and output folder of a run (Detectron2's ``default_setup``)."""
-    cfg = load_config(args.config_file, args.opts)
+    """Config, logging, seed and output folder of a run (Detectron2's ``default_setup``).
+
+    Raises:
+        FileNotFoundError, ValueError: what is given does not fit together, or with what --resume
+            would go on with; then nothing has been written.
+    """
+    max_detections = getattr(args, "max_detections", None)
+    cfg = load_config(args.config_file, args.opts, max_detections=max_detections)
+    resumes = args.resume and not args.eval_only
+    changes = refuse_other_run(cfg) if resumes else {}
     check_num_classes(cfg)
     weights = cfg.MODEL.WEIGHTS
     if weights and "://" not in weights and not Path(weights).is_file():
@@ -101,6 +129,11 @@ def setup(args: argparse.Namespace) -> CfgNode:
         )
     cfg.freeze()
     setup_loggers(cfg.OUTPUT_DIR)
+    if args.eval_only:
+        last = last_checkpoint(cfg.OUTPUT_DIR) if args.resume else ""
+        check_other_use(cfg, last or weights)
+    if changes:
+        logger.info(f"Changed since the checkpoint: {described(changes)}")
     if Path(args.config_file).suffix == ".pth":  # Detectron2 would log it as text
         args = argparse.Namespace(**{**vars(args), "config_file": ""})
     with details_in_log_alone(is_own_data(args)):

@@ -15,8 +15,9 @@ from detectron2.config import CfgNode
 
 import rdsnet
 from rdsnet import model_zoo
+from rdsnet.checkpoint.changes import refuse_other_run
 from rdsnet.checkpoint.pretrained import package_file, package_of
-from rdsnet.data.checks import check_coco
+from rdsnet.data.checks import check_coco, coco_categories
 from rdsnet.data.statistics import DataStatistics, data_statistics
 from rdsnet.engine.launch import merge_config_file, naming
 from rdsnet.engine.settings import Settings, Wishes, derive_settings
@@ -32,6 +33,7 @@ MODELS = {
 LITE = "tf_efficientnet_lite0"
 # Without --val, this share of the images is held out, if there are at least so many.
 HELD_OUT, MIN_TO_HOLD_OUT = 0.1, 20
+SPLIT_FILES = ("train.json", "val.json")
 
 
 def base_config(name: str | None) -> tuple[str, CfgNode]:
@@ -103,7 +105,7 @@ def prepare(
 
     Raises:
         FileNotFoundError, ValueError: for data that cannot be trained on; ValueError when the
-            output folder has another run.
+            output folder has another run. Then nothing has been written.
     """
     name, cfg = base_config(config)
     config_file = config_path(name)
@@ -118,14 +120,23 @@ def prepare(
             f"{folder} has a run already. Add --resume to go on with it, or give another --output."
         )
     on_invalid = cfg.DATASETS.INVALID_ANNOTATIONS
+    classes = coco_categories(data[0])
     content = check_coco(*data, on_invalid)
-    note = None
-    if val is None and hold_out:
-        data, val, note = split(data, content, folder / "data")
-        content = check_coco(*data, on_invalid)
+    val_content = check_coco(*val, on_invalid) if val else None
+    parts = split(content) if val is None and hold_out else None
+    if parts:
+        content, val_content = parts
+        json_files = [str(folder / "data" / name) for name in SPLIT_FILES]
+        data, val = ((json_file, data[1]) for json_file in json_files)
     train = data_statistics(content)
-    evaluated = data_statistics(check_coco(*val, on_invalid)) if val else None
+    evaluated = data_statistics(val_content) if val else None
     settings = derive_settings(cfg, train, evaluated, wishes)
+    if resume:
+        _refuse_other_run(cfg, folder, classes, [*settings.opts(), *opts])
+    if parts:  # only now: a run that is resumed has files of these names
+        Path(json_files[0]).parent.mkdir(parents=True, exist_ok=True)
+        for json_file, part in zip(json_files, parts, strict=True):
+            Path(json_file).write_text(json.dumps(part))
     files = [[train_name, *map(os.path.abspath, data)]]
     files += [[val_name, *map(os.path.abspath, val)]] if val else []
     options = {
@@ -135,8 +146,17 @@ def prepare(
         "OUTPUT_DIR": str(folder),
     }
     notes = [("Data", _described(data[0], train))]
-    if val:
-        notes.append(("Held out" if note else "Validation", note or _described(val[0], evaluated)))
+    if parts:
+        number, of = len(val_content["images"]), len(content["images"])
+        notes.append(
+            (
+                "Held out",
+                f"{number} of the {number + of} images, drawn at random since no --val was given: "
+                f"{val[0]}",
+            )
+        )
+    elif val:
+        notes.append(("Validation", _described(val[0], evaluated)))
     else:
         notes.append(("Validation", "none: the model is not evaluated (give --val)"))
     notes.append(("Model", f"{config_file} on {cfg.MODEL.DEVICE}"))
@@ -158,33 +178,35 @@ def command_line(config_file: str, opts: Sequence[str], num_gpus: int = 1) -> st
     return shlex.join([*words, *opts])
 
 
-def split(
-    data: tuple[str, str], content: dict, folder: Path
-) -> tuple[tuple[str, str], tuple[str, str] | None, str | None]:
+def split(content: dict) -> tuple[dict, dict] | None:
     """Hold out a tenth of the images, always the same ones.
 
     Returns:
-        The data to train on and to evaluate on, in json files in ``folder``, and a sentence; or
-        the data as they were and twice None where there are too few images.
+        What to train on and what to evaluate on; None where there are too few images.
     """
     ids = sorted(image["id"] for image in content["images"])
     if len(ids) < MIN_TO_HOLD_OUT:
-        return data, None, None
+        return None
     chosen = np.random.default_rng(0).permutation(ids)[: round(HELD_OUT * len(ids))]
     held_out = set(chosen.tolist())
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for part, wanted in (("train", False), ("val", True)):
+    parts = []
+    for wanted in (False, True):
         images = [image for image in content["images"] if (image["id"] in held_out) is wanted]
         annotations = [a for a in content["annotations"] if (a["image_id"] in held_out) is wanted]
-        path = folder / f"{part}.json"
-        path.write_text(json.dumps({**content, "images": images, "annotations": annotations}))
-        paths.append(str(path))
-    note = (
-        f"{len(held_out)} of the {len(ids)} images, drawn at random since no --val was given: "
-        f"{paths[1]}"
-    )
-    return (paths[0], data[1]), (paths[1], data[1]), note
+        parts.append({**content, "images": images, "annotations": annotations})
+    return parts[0], parts[1]
+
+
+def _refuse_other_run(
+    cfg: CfgNode, folder: Path, classes: dict[int, str], options: list[str]
+) -> None:
+    """:func:`rdsnet.checkpoint.changes.refuse_other_run`, before anything is written."""
+    run = cfg.clone()
+    run.merge_from_list(options)
+    run.OUTPUT_DIR = str(folder)
+    run.DATASETS.CLASSES = [[id_, name] for id_, name in classes.items()]
+    run.DATASETS.TRAIN = run.DATASETS.TEST = ()  # the classes are those given
+    refuse_other_run(run)
 
 
 def dataset_names(data: str, val: str | None) -> tuple[str, str]:

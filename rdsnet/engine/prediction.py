@@ -23,10 +23,10 @@ from rdsnet.checkpoint.description import read_config
 from rdsnet.config import get_cfg
 from rdsnet.data.datasets import class_metadata, coco_files
 from rdsnet.data.findings import counted
-from rdsnet.engine.launch import load_config, merge_config_file
+from rdsnet.engine.launch import load_config, merge_config_file, naming
 from rdsnet.engine.prediction_input import Frame, Source, find_sources
 from rdsnet.engine.prediction_output import build_writers
-from rdsnet.engine.predictor import Predictor
+from rdsnet.engine.predictor import CountingPredictor, Predictor
 
 
 @dataclass
@@ -38,6 +38,8 @@ class PredictionSummary:
     images: int = 0
     unreadable: int = 0
     objects: int = 0
+    max_detections: int = 0
+    cut_off: int = 0
     written: list[str] = field(default_factory=list)
 
     def text(self) -> str:
@@ -48,6 +50,12 @@ class PredictionSummary:
             lines.append(
                 f"No object reached the score {self.score_threshold:g}; a lower --score-threshold "
                 "shows less certain ones."
+            )
+        if self.cut_off:
+            lines.append(
+                f"{counted(self.cut_off, 'image')} had more than "
+                f"{counted(self.max_detections, 'object')}; the least certain ones were cut off. A "
+                "larger --max-detections keeps more."
             )
         if self.images:
             lines.append("Written: " + ", ".join(str(self.output / name) for name in self.written))
@@ -64,6 +72,7 @@ def predict(
     score_threshold: float = 0.5,
     classes: Sequence[str] = (),
     max_frames: int | None = None,
+    max_detections: int | None = None,
     opts: Sequence[str] = (),
     trust_checkpoint: bool = False,
 ) -> PredictionSummary:
@@ -80,6 +89,7 @@ def predict(
         score_threshold: objects with lower scores are left out.
         classes: names or category ids of the classes to keep; empty: all.
         max_frames: of every video or camera; None: all.
+        max_detections: objects per image; None: as configured.
         opts: config options KEY VALUE that override the file.
         trust_checkpoint: load weights that hold arbitrary Python objects, running their code.
 
@@ -90,11 +100,12 @@ def predict(
     sources = find_sources(inputs)
     if "labelme" in formats and any(source.is_video for source in sources):
         raise ValueError("labelme opens image files: it is no --format for videos and cameras")
-    cfg = prediction_config(config_file, weights, score_threshold, opts)
+    cfg = prediction_config(config_file, weights, score_threshold, opts, max_detections)
     metadata = names_and_ids(cfg)
     kept = chosen_classes(classes, *metadata)
-    predictor = Predictor(cfg, trust_checkpoint)
+    predictor = CountingPredictor(cfg, trust_checkpoint)
     summary = PredictionSummary(Path(output), score_threshold)
+    summary.max_detections = predictor.max_detections
     with ExitStack() as stack:
         writers = [
             stack.enter_context(writer) for writer in build_writers(formats, output, metadata)
@@ -102,6 +113,7 @@ def predict(
         summary.written = [file for writer in writers for file in writer.files]
         for frame in _frames(sources, max_frames, summary):
             instances = predict_image(predictor, frame.image, score_threshold)
+            summary.cut_off += predictor.was_cut_off
             if kept is not None:
                 instances = instances[torch.isin(instances.pred_classes, kept)]
             for writer in writers:
@@ -151,12 +163,13 @@ def prediction_config(
     weights: str,
     score_threshold: float | None = 0.0,
     opts: Sequence[str] = (),
+    max_detections: int | None = None,
 ) -> CfgNode:
     """The config for a Predictor whose masks stay compact.
 
     Without ``config_file``, it is the one that the checkpoint holds, or config.yaml beside it.
     A model that was trained on a GPU runs on the CPU where there is none. With ``score_threshold``
-    None the config's own holds.
+    None the config's own holds, and so with ``max_detections``.
 
     The data that the model was trained on may be gone: entries of ``DATASETS.COCO_FILES`` without
     their json are ignored as long as the number of classes is given.
@@ -175,7 +188,8 @@ def prediction_config(
         settings += ["MODEL.DEVICE", "cpu"]
     settings = [*opts, *settings]
     try:
-        return load_config(config_file, settings)
+        known = [*settings, *learnt_classes(config_file, weights, opts)]
+        return load_config(config_file, known, max_detections=max_detections)
     except FileNotFoundError:
         if not Path(config_file).is_file():
             raise
@@ -186,7 +200,28 @@ def prediction_config(
             raise
         files = [f for f in coco_files(cfg) if Path(f.json_file).is_file()]
         there = [[file.name, file.json_file, file.image_root] for file in files]
-        return load_config(config_file, [*settings, "DATASETS.COCO_FILES", repr(there)])
+        settings += ["DATASETS.COCO_FILES", repr(there)]
+        return load_config(config_file, settings, max_detections=max_detections)
+
+
+def learnt_classes(config_file: str, weights: str, opts: Sequence[str]) -> list[str]:
+    """Options KEY VALUE by which classes are those of the training, whatever the data says today.
+
+    Nothing where neither the checkpoint nor the config knows them: they are the data's then.
+    """
+    if not Path(config_file).is_file():
+        return []
+    cfg = get_cfg()
+    with naming(f"config file '{config_file}'"):
+        merge_config_file(cfg, config_file)
+    with naming(f"config options '{' '.join(opts)}'"):
+        cfg.merge_from_list(list(opts))
+    stored = read_config(weights) if Path(weights).is_file() else None
+    classes = (stored or cfg).DATASETS.get("CLASSES") or cfg.DATASETS.CLASSES
+    if len(classes) != cfg.MODEL.RETINANET.NUM_CLASSES:
+        return []
+    data = ["DATASETS.COCO_FILES", "[]", "DATASETS.TRAIN", "()", "DATASETS.TEST", "()"]
+    return ["DATASETS.CLASSES", repr(classes), *data]
 
 
 def find_config(weights: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultPredictor
 
 from rdsnet.checkpoint import Checkpointer
+from rdsnet.checkpoint.changes import check_other_use
 
 
 class Predictor(DefaultPredictor):
@@ -15,6 +17,9 @@ class Predictor(DefaultPredictor):
         cfg: with ``MODEL.WEIGHTS``.
         trust_checkpoint: see :func:`rdsnet.checkpoint.read_checkpoint`; Detectron2's own predictor
             runs the code in a .pkl without asking.
+
+    Raises:
+        ValueError: the weights do not fit, or have learnt the classes in another order.
     """
 
     def __init__(self, cfg: CfgNode, trust_checkpoint: bool = False) -> None:
@@ -22,4 +27,28 @@ class Predictor(DefaultPredictor):
         without_weights.defrost()
         without_weights.MODEL.WEIGHTS = ""
         super().__init__(without_weights)
+        check_other_use(cfg, cfg.MODEL.WEIGHTS)
         Checkpointer(self.model, trust=trust_checkpoint).load(cfg.MODEL.WEIGHTS)
+
+
+class CountingPredictor(Predictor):
+    """A :class:`Predictor` that knows when ``TEST.DETECTIONS_PER_IMAGE`` has cut objects off.
+
+    It looks for one object more than it returns.
+
+    Attributes:
+        max_detections: ``TEST.DETECTIONS_PER_IMAGE``.
+        was_cut_off: whether the last image had more.
+    """
+
+    def __init__(self, cfg: CfgNode, trust_checkpoint: bool = False) -> None:
+        self.max_detections, self.was_cut_off = cfg.TEST.DETECTIONS_PER_IMAGE, False
+        one_more = cfg.clone()
+        one_more.defrost()
+        one_more.TEST.DETECTIONS_PER_IMAGE += 1
+        super().__init__(one_more, trust_checkpoint)
+
+    def __call__(self, original_image: np.ndarray) -> dict:
+        found = super().__call__(original_image)["instances"]  # best first
+        self.was_cut_off = len(found) > self.max_detections
+        return {"instances": found[: self.max_detections]}

@@ -18,7 +18,9 @@ from detectron2.utils import comm
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
-from rdsnet.checkpoint import Checkpointer
+from rdsnet.checkpoint import Checkpointer, read_checkpoint
+from rdsnet.checkpoint.changes import refuse_other_run
+from rdsnet.data.datasets import register_coco_files
 from rdsnet.data.mapper import build_mapper
 from rdsnet.data.train_loader import TrainLoader, build_train_loader
 from rdsnet.engine.hooks import StopTraining, with_own_hooks
@@ -31,6 +33,11 @@ from rdsnet.engine.interruption import (
 )
 from rdsnet.engine.non_finite import StopOnNonFiniteLoss
 from rdsnet.engine.report import ReportHook
+from rdsnet.engine.resuming import (
+    ConfiguredRates,
+    require_fitting_state,
+    require_fitting_weights,
+)
 from rdsnet.engine.steps import AMPStep, distributed
 from rdsnet.evaluation import RDSNetEvaluator
 
@@ -121,8 +128,13 @@ class Trainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> None:
         """Go on from the last intact checkpoint in ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS``.
 
+        Learning rate, momentum and weight decay are those of the config, also where they have
+        changed.
+
         Raises:
             FileNotFoundError: a process cannot read the checkpoint that the first one has found.
+            ValueError: the checkpoint is of a run with other classes, another model or another
+                optimizer.
         """
         last = ""
         if resume:
@@ -136,7 +148,16 @@ class Trainer(DefaultTrainer):
                 f"not every process can read the checkpoint '{last}'. OUTPUT_DIR has to be a "
                 "folder that all machines share; or copy the checkpoint to each of them."
             )
+        refuse_other_run(self.cfg)
+        content = read_checkpoint(last, self.checkpointer.trust)
+        require_fitting_weights(self.checkpointer.model, content["model"], last)
+        state = content.get("trainer", {}).get("_trainer", {}).get("optimizer")
+        if state:
+            require_fitting_state(self.optimizer, state, last)
+        del content
+        rates = ConfiguredRates(self.optimizer, self.scheduler)
         self.checkpointer.load(last)
+        rates.restore()
         self.start_iter = self.iter + 1  # the checkpoint names the iteration that was finished
 
     def state_dict(self) -> dict:
@@ -162,10 +183,12 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
+        register_coco_files(cfg)  # where the config comes from another process
         return build_train_loader(cfg, build_mapper(cfg, is_train=True))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+        register_coco_files(cfg)
         mapper = build_mapper(cfg, is_train=False)
         return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 

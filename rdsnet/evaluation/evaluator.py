@@ -51,6 +51,24 @@ class RDSNetEvaluator(COCOEvaluator):
             max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
         )
 
+    def limit_note(self, predictions: list[dict]) -> str:
+        """How many images have as many detections as there may be; "" where none has."""
+        limit = self._max_dets_per_image[-1]
+        full = [image for image in predictions if len(image["instances"]) >= limit]
+        if not full:
+            return ""
+        annotations = self._coco_api.imgToAnns
+        crowded = sum(
+            sum(not a.get("iscrowd", 0) for a in annotations[image["image_id"]]) > limit
+            for image in full
+        )
+        more = f" {crowded} of them have more annotated objects than that." if crowded else ""
+        return (
+            f"{len(full)} of {len(predictions)} images reached TEST.DETECTIONS_PER_IMAGE, {limit} "
+            f"detections; what was less certain does not count.{more} rdsnet eval "
+            "--max-detections N allows more."
+        )
+
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """Keep the detections of a batch as COCO results; no dense mask is kept."""
         for image, output in zip(inputs, outputs, strict=True):
@@ -61,11 +79,14 @@ class RDSNetEvaluator(COCOEvaluator):
     def evaluate(self, img_ids: Iterable[int] | None = None) -> OrderedDict:
         """{task: {metric: value}}; in distributed runs in the main process, elsewhere empty."""
         self._breakdown: dict[str, dict] = {}
+        self._limit_note = ""
         results = super().evaluate(img_ids)
         if self._output_dir and comm.is_main_process() and os.path.isdir(self._output_dir):
             write_breakdown(self._output_dir, results, self._breakdown)
         if results:
             self._logger.info("COCO evaluation:\n" + results_table(results))
+        if self._limit_note:
+            self._logger.info(self._limit_note)
         return results
 
     def _tasks_from_predictions(self, predictions: list[dict]) -> list[str]:
@@ -76,6 +97,7 @@ class RDSNetEvaluator(COCOEvaluator):
     def _eval_predictions(
         self, predictions: list[dict], img_ids: Iterable[int] | None = None
     ) -> None:
+        self._limit_note = self.limit_note(predictions)
         # The parent changes the results in place: the second run needs its own beforehand.
         regressed = [
             {"instances": [_with_regressed_box(result) for result in image["instances"]]}

@@ -6,15 +6,13 @@ before MBRM. Small images are enlarged, so that a move of one pixel can be seen.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import cv2
-import matplotlib
 import numpy as np
 import pycocotools.mask as coco_mask
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from rdsnet.visualization.objects import Color, Objects
+from rdsnet.visualization.text import Line
 
 MASK_OPACITY = 0.45
 # Names on more objects than this would hide the picture.
@@ -115,12 +113,6 @@ def _draw_dashed_box(canvas: np.ndarray, box: np.ndarray, thickness: int) -> Non
                 _line(canvas, start + at * step, start + until * step, color, thickness + extra)
 
 
-def load_font(size: int) -> ImageFont.FreeTypeFont:
-    """The font that comes with matplotlib; size in pixels."""
-    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    return ImageFont.truetype(str(path), size)
-
-
 def _draw_labels(
     canvas: np.ndarray, objects: Objects, boxes: np.ndarray, order: np.ndarray
 ) -> np.ndarray:
@@ -128,21 +120,21 @@ def _draw_labels(
     picture = Image.fromarray(canvas)
     draw = ImageDraw.Draw(picture)
     font_size = max(13, round(max(canvas.shape[:2]) / 46))
-    font, pad = load_font(font_size), max(2, font_size // 5)
+    pad = max(2, font_size // 5)
     taken: list[tuple[float, float, float, float]] = []
     for n in order[::-1]:  # small objects choose first
         text = objects.labels[n]
         if not text:
             continue
-        width = draw.textlength(text, font=font) + 2 * pad
+        line = Line(text, font_size)
+        width = line.width + 2 * pad
         height = font_size + 2 * pad
         x, y = _place(boxes[n], (width, height), canvas.shape[:2], taken)
         taken.append((x, y, x + width, y + height))
         color = objects.colors[n]
         draw.rectangle((x, y, x + width, y + height), fill=color)
         bright = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] > 140
-        middle = (x + pad, y + height / 2)
-        draw.text(middle, text, font=font, fill=(0, 0, 0) if bright else "white", anchor="lm")
+        line.draw(picture, x + pad, y + height / 2, (0, 0, 0) if bright else "white")
     return np.array(picture)
 
 

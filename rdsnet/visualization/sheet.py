@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from rdsnet.visualization.overlay import load_font
+from rdsnet.visualization.text import Line
 
 
 def contact_sheet(
@@ -39,23 +39,22 @@ def contact_sheet(
         raise ValueError("contact_sheet: there is no picture to arrange")
     cells = [[_to_width(picture, cell_width) for picture in row] for row in rows]
     heights = [max((len(cell) for cell in row), default=0) for row in cells]
-    font = load_font(max(12, cell_width // 22))
-    line = round(1.8 * font.size)
+    font_size = max(12, cell_width // 22)
+    line = round(1.8 * font_size)
     top = margin + (line if titles else 0)
     height = top + sum(heights) + margin * len(rows) + (line if footer else 0)
     width = margin + columns * (cell_width + margin)
     sheet = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(sheet)
     for k, title in enumerate(titles):
         x = margin + k * (cell_width + margin)
-        draw.text((x, margin + line / 2), title, font=font, fill="black", anchor="lm")
+        Line(title, font_size).draw(sheet, x, margin + line / 2, "black")
     y = top
     for row, row_height in zip(cells, heights, strict=True):
         for k, cell in enumerate(row):
             sheet.paste(Image.fromarray(cell), (margin + k * (cell_width + margin), y))
         y += row_height + margin
     if footer:
-        draw.text((margin, y + line / 2 - margin / 2), footer, font=font, fill="#444", anchor="lm")
+        Line(footer, font_size).draw(sheet, margin, y + line / 2 - margin / 2, "#444")
     return np.array(sheet)
 
 
@@ -71,12 +70,11 @@ def captioned(picture: np.ndarray, text: str, width: int = 480) -> np.ndarray:
     picture = _to_width(picture, max(1, round(width * min(1, shape[1] / shape[0]))))
     missing = (0, 0), (0, width - picture.shape[1]), (0, 0)
     picture = np.pad(picture, missing, constant_values=255)
-    font = load_font(max(12, width // 30))
-    strip = Image.new("RGB", (width, round(1.6 * font.size)), "white")
-    draw = ImageDraw.Draw(strip)
-    while text and draw.textlength(text, font=font) > width:
+    font_size = max(12, width // 30)
+    strip = Image.new("RGB", (width, round(1.6 * font_size)), "white")
+    while text and Line(text, font_size).width > width:
         text = text[:-2] + "…" if len(text) > 2 else ""
-    draw.text((0, strip.height / 2), text, font=font, fill="black", anchor="lm")
+    Line(text, font_size).draw(strip, 0, strip.height / 2, "black")
     return np.concatenate([picture, np.array(strip)])
 
 

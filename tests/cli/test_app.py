@@ -68,6 +68,13 @@ def test_an_image_is_found_drawn_and_exported(finder, photo, tmp_path):
         assert coco.annToMask(annotation).sum() == annotation["area"]
 
 
+def test_the_page_says_when_there_were_more_objects(model_files, weights, finder, photo):
+    assert finder.find(photo).is_cut_off
+    larger = Finder(model_files["config"], weights, max_megapixels=1, max_detections=3000)
+    found = larger.find(photo)
+    assert 7 < len(found.results) < 3000 and not found.is_cut_off
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

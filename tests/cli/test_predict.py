@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 import rdsnet
 from rdsnet.checkpoint.description import save_model
 from rdsnet.cli import main
-from rdsnet.engine import prediction
+from rdsnet.engine import load_config, prediction
 from rdsnet.engine.prediction_input import find_images, unused_name
 
 
@@ -129,6 +129,44 @@ def test_objects_below_the_threshold_are_left_out(predict, tmp_path, capsys):
     images, results = load_coco(tmp_path / "out")
     assert len(images["images"]) == 1 and results == []
     assert json.loads((tmp_path / "out" / "labelme" / "a.json").read_text())["shapes"] == []
+
+
+def test_objects_that_are_cut_off_are_told_and_how_to_keep_them(predict, tmp_path, capsys):
+    """Exactly as many objects as allowed are not too many."""
+    for k in range(2):  # without padding, in which boxes are found that are then outside
+        Image.fromarray(picture(96, 160, seed=k)).save(tmp_path / f"{k}.png")
+    arguments = ["--format", "coco", "--score-threshold", "0.01"]
+    # Of random weights all anchors are candidates: none is left out before NMS.
+    all_candidates = ["--opts", "MODEL.RETINANET.TOPK_CANDIDATES_TEST", "1000000"]
+
+    def run(*more):
+        files = tmp_path / "0.png", tmp_path / "1.png"
+        assert predict(*files, arguments=[*arguments, *more[:2], *all_candidates, *more[2:]]) == 0
+        found = [result["image_id"] for result in load_coco(tmp_path / "out")[1]]
+        return sorted((found.count(0), found.count(1))), capsys.readouterr().out
+
+    found, said = run()
+    assert found == [OBJECTS, OBJECTS]
+    assert f"2 images had more than {OBJECTS} objects" in said and "--max-detections" in said
+    (fewer, more), said = run("--max-detections", "3000")
+    assert OBJECTS < fewer < more < 3000 and "cut off" not in said
+    assert run("--max-detections", str(more))[0] == [fewer, more]
+    assert "cut off" not in run("--max-detections", str(more))[1]
+    found, said = run("--max-detections", str(fewer))
+    assert found == [fewer, fewer] and f"1 image had more than {fewer} objects" in said
+    # Options at the end of the line come after all other arguments.
+    found, said = run("--max-detections", "5", "TEST.DETECTIONS_PER_IMAGE", "1")
+    assert found == [1, 1] and "2 images had more than 1 object;" in said
+
+
+def test_more_detections_look_at_more_candidates(model_files):
+    usual = load_config(model_files["config"])
+    assert usual.MODEL.RETINANET.TOPK_CANDIDATES_TEST == 1000
+    many = load_config(model_files["config"], max_detections=450)
+    assert many.TEST.DETECTIONS_PER_IMAGE == 450
+    assert many.MODEL.RETINANET.TOPK_CANDIDATES_TEST == 4500
+    few = load_config(model_files["config"], max_detections=3)
+    assert few.MODEL.RETINANET.TOPK_CANDIDATES_TEST == 1000
 
 
 def test_interrupted_run_leaves_complete_json(predict, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import logging
 import math
 import uuid
 
@@ -204,6 +205,32 @@ def test_more_than_100_detections_per_image_count_when_the_config_says_so(datase
     assert by_hand(path, outputs, "pred_boxes", "bbox", max_dets=100)["AP-disc"] == 0
     assert results["bbox"] == pytest.approx(expected, abs=1e-6, nan_ok=True)
     assert (path.parent / "inference" / "coco_instances_results.json").is_file()
+
+
+def test_images_with_as_many_detections_as_there_may_be_are_counted(dataset, caplog):
+    """Five images of three objects; one of them gets two detections, the others three."""
+    name, _, truth = dataset
+    caplog.set_level(logging.INFO)
+    logging.getLogger("detectron2").propagate = True  # Detectron2 may have set up logging
+    outputs = predictions(truth)
+    outputs[4] = outputs[4][:2]
+    for limit, said in (
+        (
+            2,
+            "5 of 5 images reached TEST.DETECTIONS_PER_IMAGE, 2 detections; what was less certain "
+            "does not count. 5 of them have more annotated objects than that. rdsnet eval "
+            "--max-detections N",
+        ),
+        (
+            3,
+            "4 of 5 images reached TEST.DETECTIONS_PER_IMAGE, 3 detections; what was less certain "
+            "does not count. rdsnet eval",
+        ),
+        (4, None),
+    ):
+        caplog.clear()
+        run(RDSNetEvaluator(name, max_dets_per_image=limit), outputs)
+        assert said in caplog.text if said else "reached TEST" not in caplog.text
 
 
 def test_no_detection_at_all_keeps_every_task(dataset):

@@ -48,5 +48,6 @@ def add_yolact_config(cfg: CN) -> None:
     cfg.MODEL.YOLACT.SEMANTIC_LOSS_WEIGHT = 1.0
     # An anchor with a larger share of its area inside a crowd is no background.
     cfg.MODEL.YOLACT.CROWD_THRESHOLD = 0.7
-    # Fast NMS looks at so many best boxes of every class.
+    # Fast NMS looks at so many best boxes of every class, at least twice
+    # TEST.DETECTIONS_PER_IMAGE.
     cfg.MODEL.YOLACT.FAST_NMS_TOP_K = 200

@@ -149,7 +149,7 @@ class YOLACTStream(ObjectStream):
             "negatives_per_positive": yolact.NEGATIVES_PER_POSITIVE,
             "box_loss_weight": cfg.MODEL.RDSNET.BOX_LOSS_WEIGHT,
             "semantic_loss_weight": yolact.SEMANTIC_LOSS_WEIGHT,
-            "fast_nms_top_k": yolact.FAST_NMS_TOP_K,
+            "fast_nms_top_k": max(yolact.FAST_NMS_TOP_K, 2 * cfg.TEST.DETECTIONS_PER_IMAGE),
         }
 
     def forward(self, features: dict[str, Tensor]) -> YOLACTPredictions:
