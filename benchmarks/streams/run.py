@@ -144,7 +144,7 @@ def seconds_per_image(runs: Path, settings: Settings, seed: int, images: int = 2
     from detectron2.checkpoint import DetectionCheckpointer
     from detectron2.modeling import build_model
 
-    from rdsnet.data.mapper import read_image
+    from rdsnet.data.images import read_image
     from rdsnet.engine import load_config
 
     torch.set_num_threads(1)

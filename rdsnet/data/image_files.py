@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from rdsnet.data.checks import is_id
 from rdsnet.data.findings import Finding
-from rdsnet.data.mapper import read_image
+from rdsnet.data.images import read_image
 
 # Threads that decode images; Pillow lets them run at the same time.
 THREADS = min(8, os.cpu_count() or 1)

@@ -21,7 +21,7 @@ import pycocotools.mask as coco_mask
 from PIL import Image
 
 from rdsnet.data.datasets import class_metadata
-from rdsnet.data.mapper import read_image
+from rdsnet.data.images import read_image
 from rdsnet.engine.prediction import predict_image, prediction_config
 from rdsnet.engine.predictor import CountingPredictor
 from rdsnet.evaluation import instances_to_coco_json

@@ -23,7 +23,7 @@ from rdsnet.data.coco_json import read_coco_json
 from rdsnet.data.datasets import coco_records
 from rdsnet.data.findings import REMEDIES, Finding, counted, finding_lines
 from rdsnet.data.image_files import image_findings, read_sizes
-from rdsnet.data.mapper import read_image
+from rdsnet.data.images import read_image
 from rdsnet.data.quality import REMEDIES as QUALITY_REMEDIES
 from rdsnet.data.quality import quality_findings
 from rdsnet.data.repair import repair_coco, write_repaired

@@ -28,7 +28,7 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter
 from tqdm import tqdm
 
-from rdsnet.data.mapper import read_image
+from rdsnet.data.images import read_image
 from rdsnet.data.shapes import make_shapes_dataset
 from rdsnet.engine.launch import load_config
 from rdsnet.engine.machine import machine

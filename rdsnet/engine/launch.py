@@ -28,7 +28,7 @@ from rdsnet.data.datasets import (
     with_classes,
     with_num_classes,
 )
-from rdsnet.data.mapper import limit_pixels
+from rdsnet.data.images import limit_pixels
 from rdsnet.engine.console import details_in_log_alone, setup_loggers
 from rdsnet.engine.finish import finish
 from rdsnet.engine.processes import is_started_by_launcher, process_group

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from rdsnet.data.mapper import read_image
+from rdsnet.data.images import read_image
 from rdsnet.evaluation.breakdown import FILE_NAME as BREAKDOWN_FILE
 from rdsnet.evaluation.breakdown import read_breakdown
 from rdsnet.evaluation.detections import Detections, Quality, edge_shifts, image_quality

@@ -13,7 +13,8 @@ from detectron2.data import DatasetCatalog
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from rdsnet.data.mapper import build_mapper, read_image
+from rdsnet.data.images import read_image
+from rdsnet.data.mapper import build_mapper
 from rdsnet.evaluation.detections import Quality
 from rdsnet.modeling.mask_loss import STRIDE
 from rdsnet.visualization import draw_objects, figures, objects_from_instances

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rdsnet.data.mapper import read_image
+from rdsnet.data.images import read_image
 
 H, W = 40, 60
 

@@ -54,7 +54,7 @@ def predictor(folder: Path, *more: str):
 def many_images(number: int, folder: Path) -> bool:
     from PIL import Image
 
-    from rdsnet.data.mapper import read_image
+    from rdsnet.data.images import read_image
 
     predict = predictor(folder, "INPUT.MIN_SIZE_TEST", "48", "TEST.DETECTIONS_PER_IMAGE", "10")
     rng, path = np.random.default_rng(0), folder / "image.png"

@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.data.detection_utils import check_image_size
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, polygons_to_bitmask
 
-from rdsnet.data.mapper import read_image
+from rdsnet.data.images import read_image
 from rdsnet.data.rle import compressed_rle
 
 from .boxes import to_continuous
