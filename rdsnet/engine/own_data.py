@@ -16,6 +16,7 @@ from detectron2.config import CfgNode
 import rdsnet
 from rdsnet import model_zoo
 from rdsnet.data.checks import check_coco
+from rdsnet.data.ids import id_order
 from rdsnet.data.statistics import DataStatistics, data_statistics
 from rdsnet.engine.launch import merge_config_file, naming
 from rdsnet.engine.settings import Settings, Wishes, derive_settings
@@ -114,6 +115,8 @@ def prepare(
         content = check_coco(*data, on_invalid)
     train = data_statistics(content)
     evaluated = data_statistics(check_coco(*val, on_invalid)) if val else None
+    if evaluated is not None and not len(evaluated.image_sizes):
+        raise ValueError(f"{val[0]} has no images to evaluate on. Give others, or --no-val.")
     settings = derive_settings(cfg, train, evaluated, wishes)
     files = [[train_name, *map(os.path.abspath, data)]]
     files += [[val_name, *map(os.path.abspath, val)]] if val else []
@@ -155,11 +158,11 @@ def split(
         The data to train on and to evaluate on, in json files in ``folder``, and a sentence; or
         the data as they were and twice None where there are too few images.
     """
-    ids = sorted(image["id"] for image in content["images"])
+    ids = sorted((image["id"] for image in content["images"]), key=id_order)
     if len(ids) < MIN_TO_HOLD_OUT:
         return data, None, None
-    chosen = np.random.default_rng(0).permutation(ids)[: round(HELD_OUT * len(ids))]
-    held_out = set(chosen.tolist())
+    chosen = np.random.default_rng(0).permutation(len(ids))[: round(HELD_OUT * len(ids))]
+    held_out = {ids[place] for place in chosen}
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for part, wanted in (("train", False), ("val", True)):
