@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +22,18 @@ from rdsnet.data.coco_json import read_coco_json
 from rdsnet.data.datasets import coco_records
 from rdsnet.data.findings import REMEDIES, Finding, counted, finding_lines
 from rdsnet.data.image_files import image_findings, read_sizes
+from rdsnet.data.image_sizes import (
+    RESIZED,
+    TURNED,
+    UNCLEAR,
+    disagreements,
+    with_proven_sizes,
+)
 from rdsnet.data.images import read_image
+from rdsnet.data.normal_form import normal_form, read_as_lines
 from rdsnet.data.quality import REMEDIES as QUALITY_REMEDIES
 from rdsnet.data.quality import quality_findings
-from rdsnet.data.repair import repair_coco, write_repaired
+from rdsnet.data.repair import Done, repair_coco, write_repaired
 from rdsnet.data.statistics import DataStatistics, data_statistics
 from rdsnet.engine.settings import Wishes, derive_settings
 from rdsnet.visualization import captioned, contact_sheet, draw_objects, objects_from_annotations
@@ -34,6 +41,8 @@ from rdsnet.visualization import captioned, contact_sheet, draw_objects, objects
 SHEET_IMAGES, SHEET_COLUMNS, CELL_WIDTH = 12, 4, 480
 # Annotations from which on one may wonder whether something is going on.
 MANY = 20_000
+# Images with these problems cannot be repaired.
+LEFT_OUT_BY_FIX = {"image file", "unreadable image", RESIZED, TURNED, UNCLEAR}
 # Classes that a report lists.
 CLASSES_SHOWN = 10
 
@@ -45,6 +54,7 @@ class DataCheck:
     Attributes:
         json_file: what was checked.
         problems: training would fail.
+        read_as: values in another form than COCO's, which mean one thing only.
         warnings: it would not, but learn less than it could.
         statistics: of the usable part; None where nothing is.
         content: the usable part.
@@ -55,10 +65,11 @@ class DataCheck:
 
     json_file: str
     problems: list[Finding]
+    read_as: list[Finding]
     warnings: list[Finding]
     statistics: DataStatistics | None
     content: dict | None
-    sizes: dict[int, tuple[int, int] | ValueError]
+    sizes: dict[int | str, tuple[int, int] | ValueError]
     images_read: bool
     counts: tuple[int, int, int]
 
@@ -72,7 +83,7 @@ def check_data(
     image_root: str | os.PathLike,
     *,
     read_images: bool = True,
-    sizes: dict[int, tuple[int, int] | ValueError] | None = None,
+    sizes: dict[int | str, tuple[int, int] | ValueError] | None = None,
 ) -> DataCheck:
     """Check a COCO file and its images.
 
@@ -85,7 +96,7 @@ def check_data(
     Raises:
         FileNotFoundError, ValueError: if the json does not exist or is no COCO file at all.
     """
-    content = read_coco_json(json_file)
+    content, read_as = normal_form(read_coco_json(json_file))
     if len(content["annotations"]) > MANY:  # takes some seconds
         print(f"Checking {len(content['annotations'])} annotations ...", file=sys.stderr)
     if sizes is None:
@@ -93,9 +104,12 @@ def check_data(
     problems = structure_findings(content)
     usable = None
     if not problems:
-        annotations, invalid = usable_annotations(content)
+        differing = disagreements(content, sizes)
         problems += missing_image_findings(content, image_root)
-        problems += image_findings(content, sizes) + invalid
+        problems += image_findings(content, sizes, differing)
+        content = with_proven_sizes(content, differing)
+        annotations, invalid = usable_annotations(content)
+        problems += invalid
         annotations = complete_annotations(annotations, content["images"])
         usable = {**content, "annotations": annotations}
     warnings = quality_findings(usable) if usable else []
@@ -104,7 +118,15 @@ def check_data(
     statistics = data_statistics(usable) if usable else None
     counts = tuple(len(content[key]) for key in ("images", "annotations", "categories"))
     return DataCheck(
-        os.fspath(json_file), problems, warnings, statistics, usable, sizes, read_images, counts
+        os.fspath(json_file),
+        problems,
+        read_as,
+        warnings,
+        statistics,
+        usable,
+        sizes,
+        read_images,
+        counts,
     )
 
 
@@ -125,6 +147,10 @@ def report_text(check: DataCheck, cfg: CfgNode, config_name: str) -> str:
         lines += finding_lines(check.problems, REMEDIES)
         if check.content is None:
             lines += ["", "The annotations themselves can be checked when these are mended."]
+    if check.read_as:
+        values = counted(len(check.read_as), "value")
+        lines += ["", f"{values} in another form than COCO's, read as what they can only mean"]
+        lines += read_as_lines(check.read_as)
     if check.warnings:
         lines += [
             "",
@@ -145,17 +171,20 @@ def repair(
     json_file: str | os.PathLike,
     image_root: str | os.PathLike,
     target: str | os.PathLike,
-    sizes: dict[int, tuple[int, int] | ValueError],
-) -> Counter:
-    """Write a repaired copy; returns what was done, {description: how often}.
+    sizes: dict[int | str, tuple[int, int] | ValueError],
+    *,
+    scale_coordinates: bool = False,
+) -> Done:
+    """Write a repaired copy; returns what was done.
 
     Raises:
         ValueError, FileExistsError: see :func:`rdsnet.data.repair.repair_coco` and
             :func:`~rdsnet.data.repair.write_repaired`.
     """
-    repaired, done = repair_coco(read_coco_json(json_file), image_root, sizes)
+    content = read_coco_json(json_file)
+    repaired, done = repair_coco(content, image_root, sizes, scale_coordinates=scale_coordinates)
     write_repaired(repaired, json_file, target)
-    return +done  # without what was not needed
+    return done
 
 
 def draw_sheet(check: DataCheck, image_root: str | os.PathLike, path: str | os.PathLike) -> int:
@@ -220,6 +249,11 @@ def _numbers(statistics: DataStatistics) -> list[str]:
 
 def _verdict(check: DataCheck) -> str:
     if check.problems:
+        left_out = {finding.where for finding in check.problems if finding.kind in LEFT_OUT_BY_FIX}
+        if len(left_out) >= check.counts[0] > 0:
+            return "Training would fail, and --fix would leave every image out: do as said above."
+        if {finding.kind for finding in check.problems} == {"no object"}:
+            return "Training would fail: there is nothing to learn from."
         return "Training would fail. 'rdsnet check-data --fix OUT.json' writes a repaired copy."
     if not check.images_read:
         return "Training would work, as far as can be seen without reading the images."

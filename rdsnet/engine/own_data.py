@@ -18,6 +18,7 @@ from rdsnet import model_zoo
 from rdsnet.checkpoint.changes import refuse_other_run
 from rdsnet.checkpoint.pretrained import package_file, package_of
 from rdsnet.data.checks import check_coco, coco_categories
+from rdsnet.data.ids import id_order
 from rdsnet.data.statistics import DataStatistics, data_statistics
 from rdsnet.engine.launch import merge_config_file, naming
 from rdsnet.engine.settings import Settings, Wishes, derive_settings
@@ -130,6 +131,8 @@ def prepare(
         data, val = ((json_file, data[1]) for json_file in json_files)
     train = data_statistics(content)
     evaluated = data_statistics(val_content) if val else None
+    if evaluated is not None and not len(evaluated.image_sizes):
+        raise ValueError(f"{val[0]} has no images to evaluate on. Give others, or --no-val.")
     settings = derive_settings(cfg, train, evaluated, wishes)
     if resume:
         _refuse_other_run(cfg, folder, classes, [*settings.opts(), *opts])
@@ -184,11 +187,11 @@ def split(content: dict) -> tuple[dict, dict] | None:
     Returns:
         What to train on and what to evaluate on; None where there are too few images.
     """
-    ids = sorted(image["id"] for image in content["images"])
+    ids = sorted((image["id"] for image in content["images"]), key=id_order)
     if len(ids) < MIN_TO_HOLD_OUT:
         return None
-    chosen = np.random.default_rng(0).permutation(ids)[: round(HELD_OUT * len(ids))]
-    held_out = set(chosen.tolist())
+    chosen = np.random.default_rng(0).permutation(len(ids))[: round(HELD_OUT * len(ids))]
+    held_out = {ids[place] for place in chosen}
     parts = []
     for wanted in (False, True):
         images = [image for image in content["images"] if (image["id"] in held_out) is wanted]
