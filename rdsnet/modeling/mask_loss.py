@@ -57,7 +57,7 @@ def mask_targets(
     if masks.is_cpu and masks.dtype in MASK_DTYPES and compiled.usable(masks):
         if windows is None:
             windows = torch.tensor([[0, 0, size[1], size[0]]]).expand(len(masks), 4)
-        return torch.ops.rdsnet.mask_targets(masks, windows, *size)
+        return torch.ops.rdsnet.mask_targets(masks, windows, STRIDE, *size)
     masks = masks.view(torch.uint8) if masks.dtype == torch.bool else masks.to(torch.uint8)
     targets = torch.zeros(len(masks), *size, dtype=torch.uint8, device=masks.device)
     if masks.is_cpu and windows is not None:
@@ -200,7 +200,7 @@ def object_losses(
     """
     if psi.is_cpu and compiled.usable(psi) and all(m.dtype in MASK_DTYPES for m in masks):
         return torch.ops.rdsnet.mask_ohem_loss_from_images(
-            psi, phi, image_index, windows, masks, object_index, negatives_per_positive
+            psi, phi, image_index, windows, masks, object_index, STRIDE, negatives_per_positive
         )[0]
     counts = [len(own) for own in masks]
     first = torch.tensor([0, *counts[:-1]], device=object_index.device).cumsum(0)

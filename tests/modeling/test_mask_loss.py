@@ -84,7 +84,7 @@ def test_masks_read_from_images_are_the_targets_on_the_grid(dtype):
         object_index = torch.randint(0, 9, (40,), generator=g)
         targets = torch.cat([mask_targets(own, grid) for own in masks])
         found = torch.ops.rdsnet.mask_ohem_loss_from_images(
-            psi, phi, image_index, windows, masks, object_index, 1.0
+            psi, phi, image_index, windows, masks, object_index, 4, 1.0
         )
         expected = torch.ops.rdsnet.mask_ohem_loss(
             psi, phi, image_index, windows, targets, object_index + 9 * image_index, 1.0
@@ -111,6 +111,7 @@ def test_wrong_masks_are_named(change, error, message):
         "windows": torch.zeros(1, 4, dtype=torch.int64),
         "masks": [torch.zeros(1, 9, 9).bool()] * 2,
         "object_index": torch.zeros(1, dtype=torch.int64),
+        "stride": 4,
         "negatives_per_positive": 1.0,
     }
     with pytest.raises(error, match=message):

@@ -43,14 +43,23 @@ def operator_calls(device: str) -> dict[str, tuple]:
         "correlate": (psi, phi, *scene[2:4]),
         "correlate_backward": (logits, psi.detach(), phi.detach(), *scene[2:4]),
         "mask_ohem_loss": (psi, phi, *scene[2:], 1.0),
-        "mask_ohem_loss_from_images": (psi, phi, *scene[2:4], masks_of_images, own_index, 1.0),
+        "mask_ohem_loss_from_images": (psi, phi, *scene[2:4], masks_of_images, own_index, 4, 1.0),
+        "mask_ohem_loss_at_pixels": (
+            *(psi, phi, scene.image_index, 3 * scene.windows, masks_of_images, own_index),
+            *(
+                x
+                for own in (resize_taps(24, 24, 6, 4), resize_taps(28, 28, 7, 4))
+                for x in own.to(device)
+            ),
+            1.0,
+        ),
         "mask_ohem_loss_backward": (
             torch.ops.rdsnet.mask_ohem_loss(psi, phi, *scene[2:], 1.0)[1].detach(),
             *(torch.rand(5, device=device), psi.detach(), phi.detach(), *scene[2:4]),
         ),
         "assemble_masks": (psi[0].detach(), phi.detach(), scene.windows, *taps, 0.4),
         "encode_runs": (masks.run_lengths, masks.run_offsets),
-        "mask_targets": (scene.targets, scene.windows[:3], 2, 2),
+        "mask_targets": (scene.targets, scene.windows[:3], 3, 2, 2),
         "expanded_windows": (
             10 * torch.rand(5, 4),
             1.5,
@@ -81,6 +90,7 @@ def _taps():
         "correlate_backward",
         "mask_ohem_loss",
         "mask_ohem_loss_from_images",
+        "mask_ohem_loss_at_pixels",
         "mask_ohem_loss_backward",
         "assemble_masks",
         "encode_runs",
