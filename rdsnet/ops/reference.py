@@ -108,17 +108,40 @@ class _WindowedProducts(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         psi, delta = ctx.saved_tensors
-        grad_psi, grad_delta = torch.zeros_like(psi), torch.zeros_like(delta)
         maps = _unpacked(grad, ctx.windows)
-        for tile in _tiles(ctx.images, ctx.windows, *psi.shape[2:]):
-            pixels = tile.of(psi)
-            grads = psi.new_zeros(len(tile.objects), *pixels.shape[1:])
-            for own_grad, own in _shared_parts(tile, grads, maps, ctx.windows):
-                own_grad.copy_(own)
-            grads = grads.flatten(1)
-            grad_delta[tile.objects] += grads @ pixels.flatten(1).t()
-            tile.of(grad_psi).copy_((delta[tile.objects].t() @ grads).view(pixels.shape))
-        return grad_psi, grad_delta, None, None
+        gradients = _gradients_by_tiles(psi, delta, ctx.images, ctx.windows, maps)
+        # A tile has zeros outside of an object's window. Where they met infinity or NaN, in psi or
+        # in delta, the products are NaN instead of 0.
+        if not all(numbers.isfinite().all() for numbers in (delta, gradients[1])):
+            gradients = _gradients_by_objects(psi, delta, ctx.images, ctx.windows, maps)
+        return *gradients, None, None
+
+
+def _gradients_by_tiles(
+    psi: Tensor, delta: Tensor, images: list[int], windows: list[list[int]], maps: list[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Gradients by psi and delta for those by the logits, one map per window."""
+    grad_psi, grad_delta = torch.zeros_like(psi), torch.zeros_like(delta)
+    for tile in _tiles(images, windows, *psi.shape[2:]):
+        pixels = tile.of(psi)
+        grads = psi.new_zeros(len(tile.objects), *pixels.shape[1:])
+        for own_grad, own in _shared_parts(tile, grads, maps, windows):
+            own_grad.copy_(own)
+        grads = grads.flatten(1)
+        grad_delta[tile.objects] += grads @ pixels.flatten(1).t()
+        tile.of(grad_psi).copy_((delta[tile.objects].t() @ grads).view(pixels.shape))
+    return grad_psi, grad_delta
+
+
+def _gradients_by_objects(
+    psi: Tensor, delta: Tensor, images: list[int], windows: list[list[int]], maps: list[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The same without a look at anything outside of an object's window; slower."""
+    grad_psi, grad_delta = torch.zeros_like(psi), torch.zeros_like(delta)
+    for n, (b, (x1, y1, x2, y2)) in enumerate(zip(images, windows)):
+        grad_delta[n] = (psi[b, :, y1:y2, x1:x2] * maps[n]).sum((1, 2))
+        grad_psi[b, :, y1:y2, x1:x2] += delta[n, :, None, None] * maps[n]
+    return grad_psi, grad_delta
 
 
 def correlate(
