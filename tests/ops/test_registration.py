@@ -229,7 +229,8 @@ def test_library_that_does_not_load_leaves_the_pytorch_path(tmp_path, monkeypatc
 def test_default_instruction_set_computes_the_same(tmp_path):
     """The inner loops for processors without AVX2."""
     code = (
-        "import torch; from ops.scenes import random_scene; from rdsnet import ops\n"
+        "import torch; from ops.scenes import random_pixel_scene, random_scene\n"
+        "from rdsnet import ops\n"
         "scene = random_scene(0)\n"
         "psi, phi = (x.requires_grad_() for x in scene[:2])\n"
         "loss = ops.mask_ohem_loss(psi, phi, *scene[2:], 1); loss.sum().backward()\n"
@@ -238,8 +239,14 @@ def test_default_instruction_set_computes_the_same(tmp_path):
         "half = ops.correlate(psi.half(), phi.half(), *scene[2:4])[0]\n"
         "psi_h = psi.detach().half().requires_grad_()\n"
         "ops.correlate(psi_h, phi, *scene[2:4])[0].sum().backward()\n"
+        "pixels = [random_pixel_scene(1), random_pixel_scene(2, stride=3, dtype=torch.float64)]\n"
+        "found = []\n"
+        "for scene in pixels:\n"
+        "    leaves = [x.requires_grad_() for x in scene[:2]]\n"
+        "    loss_p = ops.mask_ohem_loss_at_pixels(*leaves, *scene[2:], 1)\n"
+        "    found += [loss_p.detach(), *torch.autograd.grad(loss_p.sum(), leaves)]\n"
         "torch.save([loss.detach(), psi.grad, phi.grad, masks.run_lengths, masks.row_maxima,\n"
-        "            half.detach(), psi_h.grad], '{}')\n"
+        "            half.detach(), psi_h.grad, *found], '{}')\n"
     )
     folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     results = []

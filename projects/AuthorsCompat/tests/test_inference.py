@@ -272,3 +272,10 @@ def test_without_mbrm_boxes_are_as_regressed(make_config, loaded_model):
     instances = result["instances"]
     assert len(instances) == len(DATA["img0_det_boxes"])
     assert torch.equal(instances.pred_boxes.tensor, instances.regressed_boxes.tensor)
+
+
+def test_a_mask_loss_at_the_pixels_is_refused(make_config):
+    cfg = make_config()
+    cfg.MODEL.RDSNET.MASK_LOSS.RESOLUTION = "image"
+    with pytest.raises(ValueError, match="RESOLUTION must be grid, got image"):
+        build_model(cfg)

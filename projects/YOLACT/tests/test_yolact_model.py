@@ -323,6 +323,10 @@ def test_mistakes_are_named():
         build_model(config(SMALL[0], "MODEL.YOLACT.INPUT_SIZE", "550"))
     with pytest.raises(ValueError, match=r"IN_FEATURES must be \['p3'\], got \['p4'\]"):
         build_model(config(SMALL[0], "MODEL.RDSNET.PIXEL_STREAM.IN_FEATURES", "['p4']"))
+    with pytest.raises(ValueError, match="PIXEL_STREAM.STRIDE must be 4, got 2"):
+        build_model(config(SMALL[0], "MODEL.RDSNET.PIXEL_STREAM.STRIDE", "2"))
+    with pytest.raises(ValueError, match="MASK_LOSS.RESOLUTION must be grid, got image"):
+        build_model(config(SMALL[0], "MODEL.RDSNET.MASK_LOSS.RESOLUTION", "image"))
 
 
 # ------------------------------------------------------------------- training and after
