@@ -165,8 +165,12 @@ def add_rdsnet_config(cfg: CN) -> None:
     cfg.MODEL.RDSNET.PIXEL_STREAM = CN()
     # A name in rdsnet.modeling.PIXEL_STREAM_REGISTRY.
     cfg.MODEL.RDSNET.PIXEL_STREAM.NAME = "PixelStream"
-    # Pyramid levels that are merged, from stride 8 upwards.
+    # Pyramid levels that are merged. Paper: from P3 on. From P2 on, if the backbone has it, masks
+    # are finer and training takes longer.
     cfg.MODEL.RDSNET.PIXEL_STREAM.IN_FEATURES = ["p3", "p4", "p5"]
+    # Pixels of the network's input per cell of the representations: they are up-sampled from the
+    # stride of the finest level (P2: 4, P3: 8), which it divides. Paper: 4.
+    cfg.MODEL.RDSNET.PIXEL_STREAM.STRIDE = 4
     # Channels of its convolutions. Paper: 256.
     cfg.MODEL.RDSNET.PIXEL_STREAM.CONV_DIM = 256
     # Their normalisation, as in Detectron2's get_norm ("" for none).
@@ -178,6 +182,12 @@ def add_rdsnet_config(cfg: CN) -> None:
     cfg.MODEL.RDSNET.TEST_EXPAND = 1.2
     # A pixel belongs to a mask when its foreground probability is larger. Paper: 0.4.
     cfg.MODEL.RDSNET.MASK_THRESHOLD = 0.4
+
+    cfg.MODEL.RDSNET.MASK_LOSS = CN()
+    # Where the mask loss is taken. "grid": at the cells of the representations, on ground-truth
+    # masks brought to them (paper; masks come out a little too small). "image": at the pixels of
+    # the network's input, to which the logits are interpolated as at inference.
+    cfg.MODEL.RDSNET.MASK_LOSS.RESOLUTION = "grid"
 
     cfg.MODEL.RDSNET.OHEM = CN()
     # Online hard example mining: the mask loss keeps only the hardest background pixels.

@@ -71,7 +71,7 @@ def test_mask_loss_and_gradient_on_whole_maps(name, images, ohem, ratio):
         num, height, width, _ = logits.shape
         psi = logits.permute(0, 3, 1, 2).reshape(1, 2 * num, height, width).requires_grad_()
         phi = torch.eye(2 * num).view(num, 2, 2 * num)
-        targets = mask_targets(tensor(data[f"{image}_gt_masks"]), (height, width))
+        targets = mask_targets(tensor(data[f"{image}_gt_masks"]), (height, width), (4, 4))
         kept = data[f"{name}_kept_{image}"]
         assert targets.sum((1, 2)).tolist() == kept[:, 0].tolist()
         losses = ops.mask_ohem_loss(

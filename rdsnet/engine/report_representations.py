@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 
 import cv2
@@ -16,7 +17,6 @@ from torch import Tensor, nn
 from rdsnet.data.images import read_image
 from rdsnet.data.mapper import build_mapper
 from rdsnet.evaluation.detections import Quality
-from rdsnet.modeling.mask_loss import STRIDE
 from rdsnet.visualization import draw_objects, figures, objects_from_instances
 from rdsnet.visualization.page import Figure, Picture, Section, picture_uri
 from rdsnet.visualization.representations import colors, reduce_representations
@@ -91,7 +91,8 @@ def represent(model: nn.Module, inputs: dict) -> tuple[Tensor, Tensor, Instances
     finally:
         model.train(training)
         model.dense_masks = dense_masks
-    height, width = (-(-side // STRIDE) for side in images.image_sizes[0])
+    strides = model.strides(psi.shape[1:])
+    height, width = (math.ceil(n / s) for n, s in zip(images.image_sizes[0], strides))
     return psi[:, :height, :width].float().cpu(), phi[:, 1].float().cpu(), instances
 
 

@@ -3,7 +3,8 @@
 The architecture is PanopticFPN's semantic branch (paper, Sec. 4.1), with 256 channels: P3..P5 are
 brought to the stride of P3 by 3x3 convolutions, each followed by a x2 up-sampling, and added; one
 more convolution and up-sampling lead to stride 4, a 1x1 convolution to D dimensions. There is no
-activation on the representations.
+activation on the representations. Merged from P2 on, stride 4 needs no up-sampling, and what it
+shows is as fine.
 """
 
 from __future__ import annotations
@@ -16,12 +17,11 @@ from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rdsnet.modeling.mask_loss import STRIDE
-
 PIXEL_STREAM_REGISTRY = Registry("PIXEL_STREAM")
 PIXEL_STREAM_REGISTRY.__doc__ = """
-Modules that map FPN features {name: (B, C, Hi, Wi)} to pixel representations (B, D, h, w) at
-stride 4. Called with ``(cfg, input_shape)``.
+Modules that map FPN features {name: (B, C, Hi, Wi)} to pixel representations Psi (B, D, h, w).
+Called with ``(cfg, input_shape)``. Their attribute ``stride`` says how many pixels of the padded
+image a cell of Psi is wide and high: ``MODEL.RDSNET.PIXEL_STREAM.STRIDE``.
 """
 
 
@@ -30,10 +30,11 @@ class PixelStream(SemSegFPNHead):
     """PanopticFPN-style pixel representations.
 
     Args:
-        input_shape: the FPN features to merge; the finest has stride 8.
+        input_shape: the FPN features to merge.
         representation_dim: D.
         conv_dim: channels of the 3x3 convolutions.
         norm: their normalisation.
+        stride: pixels per cell of Psi, which divide the stride of the finest feature.
     """
 
     @configurable
@@ -44,12 +45,13 @@ class PixelStream(SemSegFPNHead):
         representation_dim: int,
         conv_dim: int,
         norm: str,
+        stride: int = 4,
     ) -> None:
         finest = min(shape.stride for shape in input_shape.values())
-        if finest != 2 * STRIDE:
+        if stride < 1 or finest % stride:
             raise ValueError(
-                "MODEL.RDSNET.PIXEL_STREAM.IN_FEATURES must start at stride 8 (p3), "
-                f"got {sorted(input_shape)} with finest stride {finest}"
+                "MODEL.RDSNET.PIXEL_STREAM.STRIDE must divide the stride of the finest of its "
+                f"IN_FEATURES, {finest} for {sorted(input_shape)}; got {stride}"
             )
         super().__init__(
             input_shape,
@@ -68,7 +70,13 @@ class PixelStream(SemSegFPNHead):
             activation=F.relu,
         )
         weight_init.c2_msra_fill(self.merge)
-        self.upsample = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+        self.stride = stride
+        scale = finest // stride
+        self.upsample = (
+            nn.Upsample(scale_factor=scale, mode="bilinear", align_corners=False)
+            if scale > 1
+            else nn.Identity()
+        )
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
@@ -84,10 +92,11 @@ class PixelStream(SemSegFPNHead):
             "representation_dim": cfg.MODEL.RDSNET.REPRESENTATION_DIM,
             "conv_dim": cfg.MODEL.RDSNET.PIXEL_STREAM.CONV_DIM,
             "norm": cfg.MODEL.RDSNET.PIXEL_STREAM.NORM,
+            "stride": cfg.MODEL.RDSNET.PIXEL_STREAM.STRIDE,
         }
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        """FPN features {name: (B, C, Hi, Wi)} -> Psi (B, D, h, w) at stride 4."""
+        """FPN features {name: (B, C, Hi, Wi)} -> Psi (B, D, h, w)."""
         merged = sum(head(features[f]) for f, head in zip(self.in_features, self.scale_heads))
         # The 1x1 convolution commutes with bilinear up-sampling (interpolation weights sum to 1,
         # so the bias survives): D channels are up-sampled instead of 256.

@@ -7,7 +7,7 @@ representation Psi of D numbers. Then each stream helps the other:
     object -> pixel   correlation of phi with Psi, cropped to the expanded box, is the object's mask
     pixel  -> object  MBRM moves the edges of the regressed box to where the mask says they are
 
-Shapes: B images, N objects, D = 32, (H, W) image, (h, w) = feature grid of stride 4.
+Shapes: B images, N objects, D = 32, (H, W) image, (h, w) = grid of Psi (stride 4 in the paper).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rdsnet.data.datasets import register_class_names, with_num_classes
 from rdsnet.data.masks import dense_ground_truth_masks
 from rdsnet.modeling.cropping import expanded_windows
 from rdsnet.modeling.loading import check_device, require_complete_weights
-from rdsnet.modeling.mask_loss import STRIDE, mask_loss
+from rdsnet.modeling.mask_loss import RESOLUTIONS, mask_loss
 from rdsnet.modeling.mbrm import MBRM
 from rdsnet.modeling.object_stream import (
     ObjectStream,
@@ -65,9 +65,15 @@ class RDSNet(nn.Module):
         negatives_per_positive: float | None = 1,
         max_train_masks: int = 100,
         mask_loss_weight: float = 1.0,
+        mask_loss_resolution: str = "grid",
         dense_masks: bool = True,
     ) -> None:
         super().__init__()
+        if mask_loss_resolution not in RESOLUTIONS:
+            raise ValueError(
+                f"MODEL.RDSNET.MASK_LOSS.RESOLUTION must be one of {RESOLUTIONS}, "
+                f"got '{mask_loss_resolution}'"
+            )
         self.backbone = backbone
         self.object_stream = object_stream
         self.pixel_stream = pixel_stream
@@ -81,6 +87,7 @@ class RDSNet(nn.Module):
         self.negatives_per_positive = negatives_per_positive
         self.max_train_masks = max_train_masks
         self.mask_loss_weight = mask_loss_weight
+        self.mask_loss_resolution = mask_loss_resolution
         self.dense_masks = dense_masks
         self._register_load_state_dict_pre_hook(require_complete_weights, with_module=True)
 
@@ -117,6 +124,8 @@ class RDSNet(nn.Module):
             [dense_ground_truth_masks(gt) for gt in gt_instances],
             positives.object_index,
             [gt.image_size for gt in gt_instances],
+            strides=self.strides(psi.shape[2:]),
+            resolution=self.mask_loss_resolution,
             expand=self.train_expand,
             negatives_per_positive=self.negatives_per_positive,
         )
@@ -218,6 +227,7 @@ class RDSNet(nn.Module):
             ),
             "max_train_masks": rdsnet.MAX_TRAIN_MASKS,
             "mask_loss_weight": rdsnet.MASK_LOSS_WEIGHT,
+            "mask_loss_resolution": rdsnet.MASK_LOSS.RESOLUTION,
             "dense_masks": rdsnet.DENSE_MASKS,
         }
 
@@ -247,7 +257,7 @@ class RDSNet(nn.Module):
 
     def strides(self, grid: tuple[int, int]) -> tuple[float, float]:
         """Pixels of the network's input per cell of psi (h, w), vertically and horizontally."""
-        return STRIDE, STRIDE
+        return self.pixel_stream.stride, self.pixel_stream.stride
 
 
 def requested_size(inputs: dict) -> tuple[int, int]:

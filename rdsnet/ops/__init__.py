@@ -1,11 +1,13 @@
 """Batched correlation of objects with pixels, and what follows it.
 
-==================  =====================================================================
-``correlate``       logits of every object at every pixel of its own window
-``mask_ohem_loss``  cross-entropy inside the windows, with the hardest background pixels
-``assemble_masks``  masks and their row and column maxima at the output resolution
-``resize_taps``     the linear map between feature grid and output, per axis
-==================  =====================================================================
+============================  =========================================================
+``correlate``                 logits of every object at every pixel of its own window
+``mask_ohem_loss``            cross-entropy inside the windows, with the hardest background
+                              pixels
+``mask_ohem_loss_at_pixels``  the same at the image's own pixels, where its masks are exact
+``assemble_masks``            masks and their row and column maxima at the output resolution
+``resize_taps``               the linear map between feature grid and output, per axis
+============================  =========================================================
 
 These functions check their arguments and hand over to the compiled operators, where they were
 built (:mod:`rdsnet.ops.compiled`), else to the definition in :mod:`rdsnet.ops.reference`;
@@ -17,6 +19,8 @@ background, foreground.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -33,6 +37,7 @@ __all__ = [
     "assemble_masks",
     "correlate",
     "mask_ohem_loss",
+    "mask_ohem_loss_at_pixels",
     "resize_taps",
 ]
 
@@ -108,17 +113,71 @@ def mask_ohem_loss(
     if targets.dtype not in (torch.uint8, torch.bool):
         raise TypeError(f"{name}: targets must be uint8 or bool, got {targets.dtype}")
     _check_index(name, "target_index", target_index, len(phi))
-    if negatives_per_positive is not None and negatives_per_positive < 0:
-        raise ValueError(
-            f"{name}: negatives_per_positive must be None or at least 0, "
-            f"got {negatives_per_positive}"
-        )
+    _check_mining(name, negatives_per_positive)
     arguments = (psi, phi, image_index, windows, targets, target_index, negatives_per_positive)
     if compiled.usable(psi):
         return torch.ops.rdsnet.mask_ohem_loss(*arguments)[0]
     _check_bounds(name, "image_index", image_index, psi.shape[0])
     _check_bounds(name, "target_index", target_index, len(targets))
     return reference.mask_ohem_loss(*arguments)
+
+
+def mask_ohem_loss_at_pixels(
+    psi: Tensor,
+    phi: Tensor,
+    image_index: Tensor,
+    windows: Tensor,
+    masks: Sequence[Tensor],
+    object_index: Tensor,
+    taps_y: Taps,
+    taps_x: Taps,
+    negatives_per_positive: float | None = 1,
+) -> Tensor:
+    """:func:`mask_ohem_loss` at pixels finer than the grid: those that the masks were drawn on.
+
+    The logits of the grid are interpolated inside each window, as :func:`assemble_masks` does at
+    inference, so that nothing of the ground truth is lost in bringing it to the grid. Since
+    interpolation commutes with correlation, this is the loss of pixel representations that were
+    interpolated to the image, at the cost of one number per pixel of a window instead of D.
+
+    Args:
+        psi, phi, image_index: as in :func:`correlate`.
+        windows: (N, 4) integers in pixels of the image, end exclusive. What lies outside an
+            object's mask, or of what the taps reach, is cut off.
+        masks: the ground-truth masks of every image, (M, H, W) uint8 or bool, non-zero =
+            foreground.
+        object_index: (N,) int64, the mask of each object among those of its image.
+        taps_y, taps_x: the maps from the rows and columns of the grid to those of the images
+            (:func:`resize_taps`); ``first`` must not decrease.
+        negatives_per_positive: background pixels per foreground pixel; None keeps all pixels.
+
+    Returns:
+        (N,) losses, float32 or wider. Differentiable in psi and phi.
+
+    Raises:
+        ValueError, TypeError: for arguments of another shape or kind.
+    """
+    name = "mask_ohem_loss_at_pixels"
+    _check_representations(name, psi, phi, batched=True)
+    _check_index(name, "image_index", image_index, len(phi))
+    _check_windows(name, windows, len(phi))
+    _check_image_masks(name, masks, len(psi))
+    _check_index(name, "object_index", object_index, len(phi))
+    _check_taps(name, taps_y, taps_x)
+    _check_mining(name, negatives_per_positive)
+    arguments = (psi, phi, image_index, windows, masks, object_index)
+    if compiled.usable(psi):
+        return torch.ops.rdsnet.mask_ohem_loss_at_pixels(
+            *arguments, *taps_y, *taps_x, negatives_per_positive
+        )[0]
+    _check_bounds(name, "image_index", image_index, psi.shape[0])
+    counts = object_index.new_tensor([len(own) for own in masks])
+    _check_bounds(name, "object_index", object_index, counts[image_index])
+    for axis, taps, cells in (("taps_y", taps_y, psi.shape[2]), ("taps_x", taps_x, psi.shape[3])):
+        _check_bounds(name, f"{axis}.first", taps.first, cells)
+        if taps.first.is_cpu and (taps.first.diff() < 0).any():
+            raise ValueError(f"{name}: {axis}.first must not decrease")
+    return reference.mask_ohem_loss_at_pixels(*arguments, taps_y, taps_x, negatives_per_positive)
 
 
 @torch.no_grad()
@@ -144,12 +203,7 @@ def assemble_masks(
     name = "assemble_masks"
     _check_representations(name, psi, phi, batched=False)
     _check_windows(name, windows, len(phi))
-    for axis, taps in (("taps_y", taps_y), ("taps_x", taps_x)):
-        if taps.first.ndim != 1 or taps.weights.shape != (len(taps.first), 3):
-            raise ValueError(
-                f"{name}: {axis} must hold first (output,) and weights (output, 3), "
-                f"got {tuple(taps.first.shape)} and {tuple(taps.weights.shape)}"
-            )
+    _check_taps(name, taps_y, taps_x)
     if not 0 < threshold < 1:
         raise ValueError(f"{name}: threshold must lie between 0 and 1, got {threshold}")
     if not compiled.usable(psi):
@@ -200,12 +254,42 @@ def _check_index(name: str, argument: str, index: Tensor, num_objects: int) -> N
         raise TypeError(f"{name}: {argument} must be int32 or int64, got {index.dtype}")
 
 
-def _check_bounds(name: str, argument: str, index: Tensor, bound: int) -> None:
-    """The compiled operators check this themselves."""
+def _check_image_masks(name: str, masks: Sequence[Tensor], images: int) -> None:
+    if len(masks) != images:
+        raise ValueError(f"{name}: masks must be a tensor per image, {images}; got {len(masks)}")
+    for own in masks:
+        if own.ndim != 3:
+            raise ValueError(f"{name}: masks must have shape (M, H, W), got {tuple(own.shape)}")
+        if own.dtype not in (torch.uint8, torch.bool):
+            raise TypeError(f"{name}: masks must be uint8 or bool, got {own.dtype}")
+
+
+def _check_taps(name: str, taps_y: Taps, taps_x: Taps) -> None:
+    for axis, taps in (("taps_y", taps_y), ("taps_x", taps_x)):
+        if taps.first.ndim != 1 or taps.weights.shape != (len(taps.first), 3):
+            raise ValueError(
+                f"{name}: {axis} must hold first (output,) and weights (output, 3), "
+                f"got {tuple(taps.first.shape)} and {tuple(taps.weights.shape)}"
+            )
+
+
+def _check_mining(name: str, negatives_per_positive: float | None) -> None:
+    if negatives_per_positive is not None and negatives_per_positive < 0:
+        raise ValueError(
+            f"{name}: negatives_per_positive must be None or at least 0, "
+            f"got {negatives_per_positive}"
+        )
+
+
+def _check_bounds(name: str, argument: str, index: Tensor, bound: int | Tensor) -> None:
+    """The compiled operators check this themselves. The bound may be one for each value."""
     # On a GPU looking at the values would stall the stream; there the lookup itself checks.
     if index.device.type == "cpu" and len(index):
-        low, high = int(index.min()), int(index.max())
-        if low < 0 or high >= bound:
+        bounds = torch.as_tensor(bound).expand(len(index))
+        wrong = ((index < 0) | (index >= bounds)).nonzero()
+        if len(wrong):
+            place = int(wrong[0])
             raise ValueError(
-                f"{name}: {argument} must lie in 0..{bound - 1}, got values from {low} to {high}"
+                f"{name}: {argument} must lie in 0..{int(bounds[place]) - 1}, got "
+                f"{int(index[place])} at place {place}"
             )

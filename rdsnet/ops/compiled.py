@@ -133,10 +133,20 @@ def _register() -> None:
 
     @library.register_fake("rdsnet::mask_ohem_loss_from_images")
     @library.register_fake("rdsnet::mask_ohem_loss")
-    def _(psi, phi, image_index, windows, targets, target_index, negatives_per_positive):
+    def _(psi, phi, image_index, windows, *_):
         pixels = library.get_ctx().new_dynamic_size()
         dtype = _compute_dtype(psi, phi)
         return psi.new_empty(phi.shape[0], dtype=dtype), psi.new_empty(pixels, dtype=dtype)
+
+    @library.register_fake("rdsnet::mask_ohem_loss_at_pixels")
+    def _(psi, phi, image_index, windows, *_):
+        pixels = library.get_ctx().new_dynamic_size()
+        dtype = _compute_dtype(psi, phi)
+        return (
+            psi.new_empty(phi.shape[0], dtype=dtype),
+            psi.new_empty(pixels, dtype=dtype),
+            windows.new_empty(windows.shape, dtype=torch.int64),
+        )
 
     @library.register_fake("rdsnet::mask_ohem_loss_backward")
     def _(logit_gradient, loss_gradient, psi, phi, image_index, windows):
@@ -162,7 +172,7 @@ def _register() -> None:
         return characters, run_offsets.new_empty(run_offsets.shape, dtype=torch.int64)
 
     @library.register_fake("rdsnet::mask_targets")
-    def _(masks, windows, height, width):
+    def _(masks, windows, stride, height, width):
         return masks.new_empty((masks.shape[0], height, width), dtype=torch.uint8)
 
     @library.register_fake("rdsnet::expanded_windows")
@@ -187,23 +197,26 @@ def _register() -> None:
     library.register_autograd("rdsnet::correlate", correlate_backward, setup_context=save_correlate)
 
     def save_loss(ctx, inputs, output):
-        # The forward pass has left the gradient of every object's loss by its logits.
-        ctx.save_for_backward(output[1], *inputs[:4])
+        # The forward pass has left the gradient of every object's loss by its logits on the grid,
+        # and, where it was not given windows of the grid, these.
+        loss, logit_gradient, *cell_windows = output
+        (windows,) = cell_windows or inputs[3:4]
+        ctx.save_for_backward(logit_gradient, *inputs[:3], windows)
         # Without this the backward pass would be given zeros of that size for nothing.
-        ctx.mark_non_differentiable(output[1])
+        ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
-        # The ground truth, one tensor or several, has no gradient.
-        ctx.rest = None if isinstance(inputs[4], Tensor) else [None] * len(inputs[4]), None, None
+        # Nothing else has a gradient, be it one tensor or several.
+        ctx.rest = [[None] * len(x) if isinstance(x, (list, tuple)) else None for x in inputs[2:]]
 
-    def loss_backward(ctx, loss_gradient, _):
+    def loss_backward(ctx, loss_gradient, *_):
         logit_gradient, *inputs = ctx.saved_tensors
         if loss_gradient is None:  # the loss has no part in what is differentiated
-            return (None, None, None, None, *ctx.rest)
+            return (None, None, *ctx.rest)
         gradients = ops.mask_ohem_loss_backward(logit_gradient, loss_gradient, *inputs)
-        return (*gradients, None, None, *ctx.rest)
+        return (*gradients, *ctx.rest)
 
-    for name in ("rdsnet::mask_ohem_loss", "rdsnet::mask_ohem_loss_from_images"):
-        library.register_autograd(name, loss_backward, setup_context=save_loss)
+    for name in ("mask_ohem_loss", "mask_ohem_loss_from_images", "mask_ohem_loss_at_pixels"):
+        library.register_autograd(f"rdsnet::{name}", loss_backward, setup_context=save_loss)
 
     def refuse(ctx, *_):
         raise RuntimeError(

@@ -13,7 +13,7 @@ whole maps by the same identities (rdsnet/export/graph.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -108,17 +108,40 @@ class _WindowedProducts(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         psi, delta = ctx.saved_tensors
-        grad_psi, grad_delta = torch.zeros_like(psi), torch.zeros_like(delta)
         maps = _unpacked(grad, ctx.windows)
-        for tile in _tiles(ctx.images, ctx.windows, *psi.shape[2:]):
-            pixels = tile.of(psi)
-            grads = psi.new_zeros(len(tile.objects), *pixels.shape[1:])
-            for own_grad, own in _shared_parts(tile, grads, maps, ctx.windows):
-                own_grad.copy_(own)
-            grads = grads.flatten(1)
-            grad_delta[tile.objects] += grads @ pixels.flatten(1).t()
-            tile.of(grad_psi).copy_((delta[tile.objects].t() @ grads).view(pixels.shape))
-        return grad_psi, grad_delta, None, None
+        gradients = _gradients_by_tiles(psi, delta, ctx.images, ctx.windows, maps)
+        # A tile has zeros outside of an object's window. Where they met infinity or NaN, in psi or
+        # in delta, the products are NaN instead of 0.
+        if not all(numbers.isfinite().all() for numbers in (delta, gradients[1])):
+            gradients = _gradients_by_objects(psi, delta, ctx.images, ctx.windows, maps)
+        return *gradients, None, None
+
+
+def _gradients_by_tiles(
+    psi: Tensor, delta: Tensor, images: list[int], windows: list[list[int]], maps: list[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Gradients by psi and delta for those by the logits, one map per window."""
+    grad_psi, grad_delta = torch.zeros_like(psi), torch.zeros_like(delta)
+    for tile in _tiles(images, windows, *psi.shape[2:]):
+        pixels = tile.of(psi)
+        grads = psi.new_zeros(len(tile.objects), *pixels.shape[1:])
+        for own_grad, own in _shared_parts(tile, grads, maps, windows):
+            own_grad.copy_(own)
+        grads = grads.flatten(1)
+        grad_delta[tile.objects] += grads @ pixels.flatten(1).t()
+        tile.of(grad_psi).copy_((delta[tile.objects].t() @ grads).view(pixels.shape))
+    return grad_psi, grad_delta
+
+
+def _gradients_by_objects(
+    psi: Tensor, delta: Tensor, images: list[int], windows: list[list[int]], maps: list[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The same without a look at anything outside of an object's window; slower."""
+    grad_psi, grad_delta = torch.zeros_like(psi), torch.zeros_like(delta)
+    for n, (b, (x1, y1, x2, y2)) in enumerate(zip(images, windows)):
+        grad_delta[n] = (psi[b, :, y1:y2, x1:x2] * maps[n]).sum((1, 2))
+        grad_psi[b, :, y1:y2, x1:x2] += delta[n, :, None, None] * maps[n]
+    return grad_psi, grad_delta
 
 
 def correlate(
@@ -163,6 +186,13 @@ def mask_ohem_loss(
     windows = torch.minimum(windows.clamp(min=0), limits)
     logits, offsets = correlate(psi, phi, image_index, windows)
     foreground = windows_of(targets, target_index.tolist(), windows.tolist()) > 0
+    return _mined_losses(logits, foreground, offsets, negatives_per_positive)
+
+
+def _mined_losses(
+    logits: Tensor, foreground: Tensor, offsets: Tensor, negatives_per_positive: float | None
+) -> Tensor:
+    """Losses (N,) of objects that own ``offsets[n]:offsets[n + 1]`` of logits and foreground."""
     # Two-class cross-entropy on softmax(bg, fg): softplus of the logit with the wrong sign.
     losses = F.softplus(torch.where(foreground, -logits, logits))
     kept = foreground if negatives_per_positive is not None else torch.ones_like(foreground)
@@ -170,10 +200,11 @@ def mask_ohem_loss(
         hardest = hardest_negatives(logits.detach(), foreground, offsets, negatives_per_positive)
         kept = kept.clone()
         kept[hardest] = True
-    objects = torch.repeat_interleave(torch.arange(len(windows), device=psi.device), offsets.diff())
-    total = losses.new_zeros(len(windows)).index_add(0, objects, losses * kept)
-    count = F.pad(kept.cumsum(0), (1, 0))[offsets].diff()
-    return total / (count + 1)
+    count = len(offsets) - 1
+    objects = torch.repeat_interleave(torch.arange(count, device=logits.device), offsets.diff())
+    total = losses.new_zeros(count).index_add(0, objects, losses * kept)
+    num_kept = F.pad(kept.cumsum(0), (1, 0))[offsets].diff()
+    return total / (num_kept + 1)
 
 
 def hardest_negatives(
@@ -200,11 +231,62 @@ def hardest_negatives(
 
 def _interpolate(grid: Tensor, first: Tensor, weights: Tensor) -> Tensor:
     """Apply taps along the first axis of ``grid`` (cells, columns) -> (output, columns)."""
-    last = grid.shape[0] - 1
+    last, weights = grid.shape[0] - 1, weights.to(grid.dtype)
     return sum(
         weights[:, k, None] * grid.index_select(0, (first + k).clamp(max=last))
         for k in range(NUM_TAPS)
     )
+
+
+def mask_ohem_loss_at_pixels(
+    psi: Tensor,
+    phi: Tensor,
+    image_index: Tensor,
+    windows: Tensor,
+    masks: Sequence[Tensor],
+    object_index: Tensor,
+    taps_y: Taps,
+    taps_x: Taps,
+    negatives_per_positive: float | None,
+) -> Tensor:
+    """See :func:`rdsnet.ops.mask_ohem_loss_at_pixels`."""
+    # A window ends where its own mask does.
+    output = len(taps_y.first), len(taps_x.first)
+    sizes = [[min(pair) for pair in zip(own.shape[1:], output)] for own in masks]
+    limits = windows.new_tensor([[width, height] * 2 for height, width in sizes])[image_index]
+    windows = torch.minimum(windows.clamp(min=0), limits)
+    cells = cells_of(windows, taps_y, taps_x, psi.shape[2:])
+    grid_logits, grid_offsets = correlate(psi, phi, image_index, cells)
+
+    pixels, foreground = [grid_logits[:0]], [grid_logits.new_zeros(0, dtype=torch.bool)]
+    patches = grid_logits.split(grid_offsets.diff().tolist())
+    places = zip(image_index.tolist(), object_index.tolist(), windows.tolist(), cells.tolist())
+    for patch, (b, m, (x1, y1, x2, y2), (left, top, right, bottom)) in zip(patches, places):
+        if x2 > x1 and y2 > y1:
+            patch = patch.view(bottom - top, right - left)
+            rows = _interpolate(patch, taps_y.first[y1:y2] - top, taps_y.weights[y1:y2])
+            columns = _interpolate(rows.t(), taps_x.first[x1:x2] - left, taps_x.weights[x1:x2])
+            pixels.append(columns.t().flatten())
+            foreground.append(masks[b][m, y1:y2, x1:x2].flatten() > 0)
+    areas = window_areas(windows)
+    offsets = torch.cat([areas.new_zeros(1), areas.cumsum(0)])
+    return _mined_losses(torch.cat(pixels), torch.cat(foreground), offsets, negatives_per_positive)
+
+
+def cells_of(windows: Tensor, taps_y: Taps, taps_x: Taps, size: tuple[int, int]) -> Tensor:
+    """The windows (N, 4) of a grid of ``size`` that windows (N, 4) of pixels look at.
+
+    ``first`` of the taps must not decrease. Windows without pixels have no cells.
+    """
+    sides = []
+    for axis, (taps, cells) in enumerate(((taps_x, size[1]), (taps_y, size[0]))):
+        used = 2 + (taps.weights[:, 2] != 0).any()
+        last = len(taps.first) - 1
+        begin = taps.first[windows[:, axis].clamp(0, last)]
+        end = taps.first[(windows[:, axis + 2] - 1).clamp(0, last)] + used
+        sides += [begin, end.clamp(max=cells)]
+    x1, x2, y1, y2 = sides
+    return torch.stack([x1, y1, x2, y2], dim=1) * (window_areas(windows) > 0)[:, None]
 
 
 def assemble_masks(

@@ -41,7 +41,7 @@ def resize_taps(
     output: int,
     image: int,
     grid: int,
-    stride: int,
+    stride: float,
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,

@@ -30,6 +30,15 @@ def test_all_implementations_give_the_same_masks_boxes_losses_and_gradients(scen
         assert own["loss"] < 1e-5 and own["gradient"] < 1e-4, name
 
 
+def test_all_implementations_give_the_same_loss_at_the_pixels():
+    calls = mask_path.training_calls(make_scene(5, 160), "training at pixels")
+    assert set(calls) == IMPLEMENTATIONS
+    expected = calls.pop("straightforward")()
+    for call in calls.values():
+        for mine, theirs in zip(call(), expected, strict=True):
+            assert (mine - theirs).abs().max() < 1e-4 * theirs.abs().max()
+
+
 def test_pytorch_and_compiled_give_the_same_runs(scene):
     calls = mask_path.inference_calls(scene)
     results = [calls[name]() for name in sorted(IMPLEMENTATIONS - {"straightforward"})]
@@ -81,7 +90,7 @@ def test_mask_path_report(tmp_path, capsys):
     report = json.loads((tmp_path / "mask_path.json").read_text())
     assert {"date", "cpu", "torch", "operators"} <= set(report["machine"])
     assert report["limits"][0]["fma_per_s"] > 0 and report["limits"][0]["bytes_per_s"] > 0
-    assert len(report["results"]) == 4
+    assert len(report["results"]) == 6
     for result in report["results"]:
         assert result["size"] == 64 and result["bound_ms"] > 0
         assert set(result["implementations"]) == IMPLEMENTATIONS

@@ -27,6 +27,7 @@ def config(*opts):
     [
         ((96, 160), []),
         ((90, 131), []),  # padded inside
+        ((90, 131), ["MODEL.RDSNET.PIXEL_STREAM.STRIDE", "2"]),
         ((96, 160), ["MODEL.RDSNET.MBRM.READOUT", "expectation"]),
         ((96, 160), ["MODEL.RDSNET.MBRM.METHOD", "direct"]),
         ((90, 131), ["MODEL.RDSNET.MBRM.METHOD", "none"]),

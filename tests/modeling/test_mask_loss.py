@@ -1,10 +1,13 @@
 """Mask targets, training windows and L_mask against two-channel cross-entropy written out."""
 
+import math
+
 import pytest
 import torch
 from ops.scenes import random_windows
 from torch.nn import functional as F
 
+from rdsnet import ops
 from rdsnet.modeling.mask_loss import mask_loss, mask_targets, training_windows
 from rdsnet.ops import compiled
 
@@ -58,7 +61,7 @@ def random_problem(seed):
 def test_loss_and_gradients_equal_the_definition(path):
     for seed, ratio in ((0, 1), (1, 3), (2, 0), (3, None), (4, 1), (5, 1)):
         problem = random_problem(seed)
-        fast = mask_loss(*problem, expand=1.5, negatives_per_positive=ratio)
+        fast = mask_loss(*problem, strides=(4, 4), expand=1.5, negatives_per_positive=ratio)
         slow = naive_mask_loss(*problem, 1.5, ratio)
         torch.testing.assert_close(fast, slow)
         fast_grads = torch.autograd.grad(fast, problem[:2])
@@ -67,13 +70,74 @@ def test_loss_and_gradients_equal_the_definition(path):
             torch.testing.assert_close(a, b)
 
 
+def naive_mask_loss_at_pixels(psi, phi, image_index, boxes, masks, object_index, sizes, ratio):
+    """The same with Psi itself brought to the image, 4 x 4 pixels per cell, box grown by 1.5."""
+    fine = F.interpolate(psi, scale_factor=4, mode="bilinear", align_corners=False)
+    total = psi.new_zeros(())
+    for n in range(len(phi)):
+        b = int(image_index[n])
+        height, width = sizes[b]
+        scores = torch.einsum("cd,dhw->chw", phi[n], fine[b, :, :height, :width])
+        target = masks[b][object_index[n]]
+        cross_entropy = F.cross_entropy(scores[None], target[None].long(), reduction="none")[0]
+        x1, y1, x2, y2 = boxes[n].tolist()
+        y, x = torch.arange(height)[:, None] + 0.5, torch.arange(width) + 0.5
+        inside = abs(x - (x1 + x2) / 2) <= (x2 - x1) * 0.75
+        inside = inside & (abs(y - (y1 + y2) / 2) <= (y2 - y1) * 0.75)
+        foreground = cross_entropy[inside & target]
+        background = cross_entropy[inside & ~target].sort(descending=True).values
+        if ratio is not None:
+            background = background[: int(len(foreground) * ratio)]
+        kept = torch.cat([foreground, background])
+        total = total + kept.sum() / (len(kept) + 1)
+    return total / (len(phi) + 1)
+
+
+@pytest.mark.parametrize("ratio", [1, 3, None])
+def test_loss_at_pixels_is_that_of_psi_at_the_images_resolution(path, ratio):
+    for seed in range(4):
+        problem = random_problem(seed)
+        fast = mask_loss(
+            *problem, strides=(4, 4), resolution="image", expand=1.5, negatives_per_positive=ratio
+        )
+        slow = naive_mask_loss_at_pixels(*problem, ratio)
+        torch.testing.assert_close(fast, slow)
+        fast_grads = torch.autograd.grad(fast, problem[:2])
+        slow_grads = torch.autograd.grad(slow, problem[:2])
+        for a, b in zip(fast_grads, slow_grads, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("strides", [(2, 2), (8, 8), (3, 3), (1, 1), (48 / 13, 77 / 20)])
+def test_cells_may_have_any_size(path, strides):
+    """On targets that were interpolated at the centres of the cells."""
+    g = torch.Generator().manual_seed(1)
+    image = (48, 77)
+    grid = [math.ceil(side / s - 1e-6) for side, s in zip(image, strides)]
+    covered = [round(cells * s) for cells, s in zip(grid, strides)]
+    masks = torch.rand(3, *image, generator=g) > 0.3
+    padded = torch.zeros(1, 3, *covered)
+    padded[0, :, :48, :77] = masks
+    targets = (F.interpolate(padded, grid, mode="bilinear")[0] > 0.5).byte()
+    psi = torch.randn(1, 5, *grid, generator=g)
+    phi = torch.randn(3, 2, 5, generator=g)
+    index, boxes = torch.zeros(3, dtype=torch.int64), torch.tensor([[0.0, 0.0, 77.0, 48.0]] * 3)
+    whole = torch.tensor([[0, 0, grid[1], grid[0]]] * 3)
+    own = torch.arange(3)
+    expected = ops.mask_ohem_loss(psi, phi, index, whole, targets, own, 1).sum() / 4
+    loss = mask_loss(psi, phi, index, boxes, [masks], own, [image], strides=strides)
+    torch.testing.assert_close(loss, expected)
+
+
 @pytest.mark.skipif(compiled.active_path() == "pytorch", reason="needs the compiled operators")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_masks_read_from_images_are_the_targets_on_the_grid(dtype):
+@pytest.mark.parametrize(
+    "dtype, stride", [(torch.float32, 4), (torch.float64, 4), (torch.float32, 2)]
+)
+def test_masks_read_from_images_are_the_targets_on_the_grid(dtype, stride):
     """Bit by bit what the loss makes of targets that were brought to the grid first."""
     g = torch.Generator().manual_seed(7)
     for height, width in ((130, 301), (64, 130), (31, 33), (3, 3), (2, 90), (127, 258)):
-        grid = (-(-height // 32) * 8, -(-width // 32) * 8)
+        grid = (-(-height // 32) * 32 // stride, -(-width // 32) * 32 // stride)
         psi = torch.randn(2, 7, *grid, generator=g, dtype=dtype)
         phi = torch.randn(40, 2, 7, generator=g, dtype=dtype)
         image_index = torch.randint(0, 2, (40,), generator=g)
@@ -82,9 +146,9 @@ def test_masks_read_from_images_are_the_targets_on_the_grid(dtype):
         if width % 2:
             masks[1] = masks[1].to(torch.uint8)
         object_index = torch.randint(0, 9, (40,), generator=g)
-        targets = torch.cat([mask_targets(own, grid) for own in masks])
+        targets = torch.cat([mask_targets(own, grid, (stride, stride)) for own in masks])
         found = torch.ops.rdsnet.mask_ohem_loss_from_images(
-            psi, phi, image_index, windows, masks, object_index, 1.0
+            psi, phi, image_index, windows, masks, object_index, stride, 1.0
         )
         expected = torch.ops.rdsnet.mask_ohem_loss(
             psi, phi, image_index, windows, targets, object_index + 9 * image_index, 1.0
@@ -111,6 +175,7 @@ def test_wrong_masks_are_named(change, error, message):
         "windows": torch.zeros(1, 4, dtype=torch.int64),
         "masks": [torch.zeros(1, 9, 9).bool()] * 2,
         "object_index": torch.zeros(1, dtype=torch.int64),
+        "stride": 4,
         "negatives_per_positive": 1.0,
     }
     with pytest.raises(error, match=message):
@@ -122,9 +187,11 @@ def test_loss_of_an_image_does_not_depend_on_the_padding_of_its_batch(path):
     one = image_index == 1
     alone = mask_loss(
         psi[1:, :, :9, :13], phi[one], image_index[one] - 1, boxes[one],
-        masks[1:], object_index[one], sizes[1:],
+        masks[1:], object_index[one], sizes[1:], strides=(4, 4),
     )  # fmt: skip
-    padded = mask_loss(psi, phi[one], image_index[one], boxes[one], masks, object_index[one], sizes)
+    padded = mask_loss(
+        psi, phi[one], image_index[one], boxes[one], masks, object_index[one], sizes, strides=(4, 4)
+    )
     torch.testing.assert_close(alone, padded)
 
 
@@ -134,7 +201,7 @@ def test_no_positives_give_zero_that_is_attached_to_the_representations(path, co
     phi = torch.randn(0, 2, 4, requires_grad=True)
     none = torch.zeros(0, dtype=torch.int64)
     masks = [torch.ones(count, 24, 24, dtype=torch.bool)]
-    loss = mask_loss(psi, phi, none, torch.zeros(0, 4), masks, none, [(24, 24)])
+    loss = mask_loss(psi, phi, none, torch.zeros(0, 4), masks, none, [(24, 24)], strides=(4, 4))
     loss.backward()
     assert loss == 0 and psi.grad.eq(0).all() and phi.grad is not None
 
@@ -142,7 +209,9 @@ def test_no_positives_give_zero_that_is_attached_to_the_representations(path, co
 def test_targets_are_foreground_where_three_of_the_four_middle_pixels_are():
     generator = torch.Generator().manual_seed(0)
     masks = torch.rand(5, 33, 50, generator=generator) > 0.4
-    targets = mask_targets(masks, (10, 14))  # two columns and one row of cells beyond the image
+    targets = mask_targets(
+        masks, (10, 14), (4, 4)
+    )  # two columns and one row of cells beyond the image
     for m in range(5):
         for y in range(10):
             for x in range(14):
@@ -167,11 +236,11 @@ def test_targets_inside_windows_do_not_depend_on_the_implementation():
         windows = torch.tensor([[0, 0, 99, 99], [2, 1, 9, 7], [-3, -3, 2, 2], [5, 5, 5, 9]])
         windows = torch.cat([windows, torch.tensor([[0, 0, grid[1], 1], [12, 0, 13, 9]])])
         with compiled.definitions_only():
-            whole = mask_targets(masks, grid)
-        assert torch.equal(mask_targets(masks, grid), whole)
+            whole = mask_targets(masks, grid, (4, 4))
+        assert torch.equal(mask_targets(masks, grid, (4, 4)), whole)
         with compiled.definitions_only():
-            defined = mask_targets(masks, grid, windows=windows)
-        assert torch.equal(mask_targets(masks, grid, windows=windows), defined)
+            defined = mask_targets(masks, grid, (4, 4), windows=windows)
+        assert torch.equal(mask_targets(masks, grid, (4, 4), windows=windows), defined)
         for target, expected, window in zip(defined, whole, windows.clamp(min=0).tolist()):
             x1, y1, x2, y2 = window
             assert torch.equal(target[y1:y2, x1:x2], expected[y1:y2, x1:x2])
@@ -180,10 +249,10 @@ def test_targets_inside_windows_do_not_depend_on_the_implementation():
 def test_targets_equal_bilinear_downsampling_above_one_half():
     masks = torch.rand(3, 32, 48, generator=torch.Generator().manual_seed(1)) > 0.5
     bilinear = F.interpolate(masks[None].float(), scale_factor=0.25, mode="bilinear")[0] > 0.5
-    assert torch.equal(mask_targets(masks, (8, 12)).bool(), bilinear)
+    assert torch.equal(mask_targets(masks, (8, 12), (4, 4)).bool(), bilinear)
 
 
 def test_windows_stop_at_the_border_of_their_own_image():
     boxes = torch.tensor([[0.0, 0.0, 200.0, 200.0]] * 2)
-    windows = training_windows(boxes, torch.tensor([0, 1]), [(41, 80), (100, 30)], 1.5)
+    windows = training_windows(boxes, torch.tensor([0, 1]), [(41, 80), (100, 30)], 1.5, (4, 4))
     assert windows.tolist() == [[0, 0, 20, 11], [0, 0, 8, 25]]

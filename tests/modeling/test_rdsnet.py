@@ -8,6 +8,7 @@ from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from torch.nn import functional as F
 
 import rdsnet
+from rdsnet.modeling.cropping import expanded_windows
 from rdsnet.ops import CompactMasks
 
 
@@ -181,6 +182,57 @@ def test_masks_equal_correlation_and_interpolation_of_whole_images(detecting):
     certain = (foreground - 0.4).abs() > 1e-4
     assert expected.any() and (expected & ~found.pred_masks & certain).sum() == 0
     assert (found.pred_masks & ~expected & certain).sum() == 0
+
+
+FINER = {
+    "MODEL__FPN__IN_FEATURES": ["res2", "res3", "res4", "res5"],
+    "MODEL__RDSNET__PIXEL_STREAM__IN_FEATURES": ["p2", "p3", "p4", "p5"],
+    "MODEL__RDSNET__MASK_LOSS__RESOLUTION": "image",
+}
+
+
+@pytest.mark.parametrize("stride", [4, 2])
+def test_psi_from_p2_with_the_loss_at_the_pixels(stride):
+    """Trains, and a mask is where correlation brought to the image says it is."""
+    torch.manual_seed(0)
+    model = build_model(small_config(**FINER, MODEL__RDSNET__PIXEL_STREAM__STRIDE=stride))
+    losses = model(
+        [
+            image(instances=objects(100, 120, BOXES)),
+            image(90, 150, 1, instances=objects(90, 150, BOXES[:1])),
+        ]
+    )
+    sum(losses.values()).backward()
+    assert losses["loss_mask"] > 0
+    without = [n for n, p in model.named_parameters() if p.grad is None and "mbrm" not in n]
+    assert without == []
+
+    model.eval().object_stream.score_threshold = 0.011
+    with torch.no_grad():
+        batch = image()
+        found = model([batch])[0]["instances"]
+        images = model.preprocess_image([batch])
+        features = model.backbone(images.tensor)
+        psi = model.pixel_stream(features)
+        assert psi.shape[2:] == tuple(side // stride for side in images.tensor.shape[2:])
+        predictions = model.object_stream(features)
+        places = model.detect(predictions, images.image_sizes, [batch])[0].places
+        phi = model.object_stream.represent(predictions, torch.zeros_like(places), places)
+        scores = torch.einsum("ncd,dhw->nchw", phi, psi[0])
+        fine = F.interpolate(scores, scale_factor=stride, mode="bilinear", align_corners=False)
+        foreground = fine.softmax(1)[:, 1, :100, :120]
+    inside = torch.zeros_like(found.pred_masks)
+    windows = expanded_windows(found.regressed_boxes.tensor, 1.2, (100, 120))
+    for own, (x1, y1, x2, y2) in zip(inside, windows.tolist(), strict=True):
+        own[y1:y2, x1:x2] = True
+    certain = (foreground - 0.4).abs() > 1e-4
+    assert found.pred_masks.any()
+    assert torch.equal(found.pred_masks & certain, (foreground > 0.4) & inside & certain)
+
+
+def test_an_unknown_place_for_the_mask_loss_is_refused():
+    with pytest.raises(ValueError, match="MASK_LOSS.RESOLUTION must be one of .*got 'pixels'"):
+        build_model(small_config(MODEL__RDSNET__MASK_LOSS__RESOLUTION="pixels"))
 
 
 @torch.no_grad()

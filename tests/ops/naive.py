@@ -33,15 +33,43 @@ def logits(psi: Tensor, phi: Tensor, image_index: Tensor, windows: Tensor) -> li
 def ohem_losses(psi, phi, image_index, windows, targets, target_index, mining) -> Tensor:
     """(N,) losses by sorting every object's background pixels."""
     log_probability = two_channels(psi, phi, image_index).log_softmax(1)
+    losses = [
+        mined_loss(log_probability[n], targets[target_index[n]] != 0, own, mining)
+        for n, own in enumerate(inside(windows, *psi.shape[2:]))
+    ]
+    return torch.stack(losses) if losses else psi.new_zeros(0).double()
+
+
+def mined_loss(log_probability: Tensor, foreground: Tensor, own: Tensor, mining) -> Tensor:
+    """Loss of an object: (2, H, W) log probabilities, (H, W) bool truth and window."""
+    positive = -log_probability[1][own & foreground]
+    negative = -log_probability[0][own & ~foreground]
+    if mining is not None:
+        negative = negative.sort(descending=True).values[: int(len(positive) * mining)]
+    kept = torch.cat([positive, negative])
+    return kept.sum() / (len(kept) + 1)
+
+
+def ohem_losses_at_pixels(
+    psi, phi, image_index, windows, masks, object_index, rows, columns, mining
+) -> Tensor:
+    """(N,) losses on channels that were brought to the whole image first.
+
+    rows (H, h) and columns (W, w) are the interpolation matrices. What lies beyond a mask is not
+    looked at.
+    """
+    channels = rows.double() @ two_channels(psi, phi, image_index) @ columns.double().t()
+    log_probability = channels.log_softmax(1)
+    height, width = len(rows), len(columns)
     losses = []
-    for n, own in enumerate(inside(windows, *psi.shape[2:])):
-        foreground = targets[target_index[n]] != 0
-        positive = -log_probability[n, 1][own & foreground]
-        negative = -log_probability[n, 0][own & ~foreground]
-        if mining is not None:
-            negative = negative.sort(descending=True).values[: int(len(positive) * mining)]
-        kept = torch.cat([positive, negative])
-        losses.append(kept.sum() / (len(kept) + 1))
+    for n, own in enumerate(inside(windows, height, width)):
+        mask = masks[image_index[n]][object_index[n]]
+        foreground = torch.zeros(height, width, dtype=torch.bool)
+        known = torch.zeros_like(foreground)
+        part = mask[:height, :width] != 0
+        foreground[: len(part), : part.shape[1]] = part
+        known[: len(part), : part.shape[1]] = True
+        losses.append(mined_loss(log_probability[n], foreground, own & known, mining))
     return torch.stack(losses) if losses else psi.new_zeros(0).double()
 
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rdsnet.ops import Taps, resize_taps
+
 
 class Scene(NamedTuple):
     psi: Tensor
@@ -79,3 +81,40 @@ def random_sizes(seed: int) -> dict[str, int]:
 def to_device(value, device: str):
     """Tensors and taps on the device; other values as they are."""
     return value.to(device) if hasattr(value, "to") else value
+
+
+class PixelScene(NamedTuple):
+    psi: Tensor
+    phi: Tensor
+    image_index: Tensor
+    windows: Tensor
+    masks: list[Tensor]
+    object_index: Tensor
+    taps_y: Taps
+    taps_x: Taps
+
+
+def random_pixel_scene(
+    seed: int, *, stride: int = 4, dtype: torch.dtype = torch.float32, **sizes: int
+) -> PixelScene:
+    """A grid of cells of stride x stride pixels, and images that cover it to various extents."""
+    psi, phi, image_index = random_scene(seed, dtype=dtype, **sizes)[:3]
+    g = torch.Generator().manual_seed(seed)
+    grid = psi.shape[2:]
+    height, width = padded = [cells * stride for cells in grid]
+    masks = []
+    for i in range(len(psi)):
+        # Up to two cells are missing, and the last image may even reach beyond the grid.
+        missing = torch.randint(-3 if i else 0, 2 * stride + 1, (2,), generator=g).tolist()
+        size = [max(side - lost, 1) for side, lost in zip(padded, missing)]
+        masks.append(torch.rand(3, *size, generator=g) > 0.6)
+    taps_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    return PixelScene(
+        psi,
+        phi,
+        image_index,
+        random_windows(len(phi), height, width, g),
+        masks,
+        torch.randint(0, 3, (len(phi),), generator=g),
+        *(resize_taps(n, n, cells, stride, dtype=taps_dtype) for n, cells in zip(padded, grid)),
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -166,6 +168,30 @@ def test_results_are_the_same_for_any_number_of_threads(path):
     else:
         for result in results[1:]:
             assert all(torch.equal(a, b) for a, b in zip(result, results[0]))
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_what_is_not_finite_stays_within_the_windows_that_look_at_it(run, value):
+    """Everything else is what it is with an ordinary number in its place."""
+    windows = torch.tensor([[3, 2, 20, 9], [18, 5, 45, 18], [5, 12, 40, 19]])
+    index = torch.zeros(3, dtype=torch.int64)
+    areas = (windows[:, 2] - windows[:, 0]) * (windows[:, 3] - windows[:, 1])
+    weights = torch.randn(int(areas.sum()), generator=torch.Generator().manual_seed(0))
+
+    def gradients_with(number):
+        psi, phi = random_scene(9, images=1, height=20, width=50, objects=3)[:2]
+        psi[0, :, 10, 2] = number  # in no window
+        psi[0, 7, 6, 22] = number  # in the second window, between the cells of the first
+        phi[2, 1, 4] = number
+        return gradients(run, psi, phi, index, windows, weights)
+
+    found, expected = gradients_with(value), gradients_with(1.0)
+    touched_psi, touched_phi = (torch.zeros_like(x, dtype=torch.bool) for x in expected)
+    touched_psi[0, 4, 12:19, 5:40] = True
+    touched_phi[1, :, 7] = True
+    for mine, theirs, touched in zip(found, expected, (touched_psi, touched_phi)):
+        assert not mine[touched].isfinite().any()
+        torch.testing.assert_close(mine[~touched], theirs[~touched])
 
 
 @pytest.mark.parametrize("image", [0, 1])

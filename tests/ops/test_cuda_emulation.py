@@ -16,7 +16,8 @@ import pytest
 from ops.cuda_emulation import build
 
 ROOT = build.ROOT
-FILES = [f"tests/ops/test_{name}.py" for name in ("correlate", "mask_ohem_loss", "assemble_masks")]
+TESTED = ("correlate", "mask_ohem_loss", "mask_ohem_loss_at_pixels", "assemble_masks")
+FILES = [f"tests/ops/test_{name}.py" for name in TESTED]
 
 
 @pytest.fixture(scope="module")

@@ -135,6 +135,24 @@ def test_not_a_number_shows_in_the_loss(run, foreground):
     assert math.isnan(run(ops.mask_ohem_loss, *scene, None).item())
 
 
+@pytest.mark.parametrize("mining", [None, 1])
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_pixels_that_are_not_finite_spoil_only_the_objects_that_look_at_them(run, value, mining):
+    scene = random_scene(10, images=1, height=20, width=50, objects=2)
+    windows = torch.tensor([[17, 3, 30, 12], [2, 8, 48, 19]])
+    scene = scene._replace(windows=windows)
+    expected = gradients(run, scene, mining, torch.tensor([1.0, 0.0]))
+    for y, x in ((7, 16), (12, 20), (2, 31), (15, 30)):  # around the first window
+        scene.psi[0, :, y, x] = value
+    losses = run(ops.mask_ohem_loss, *scene, mining)
+    assert losses[0].isfinite() and not losses[1].isfinite()
+    found = gradients(run, scene, mining, torch.tensor([1.0, 0.0]))
+    torch.testing.assert_close(found[1][0], expected[1][0])
+    inside = torch.zeros(20, 50, dtype=torch.bool)
+    inside[3:12, 17:30] = True
+    torch.testing.assert_close(found[0][0, :, inside], expected[0][0, :, inside])
+
+
 def test_object_without_foreground_has_no_loss_but_a_connected_gradient(run):
     scene = one_row([1.0, 2.0], [0, 0])
     assert run(ops.mask_ohem_loss, *scene, 1).item() == 0

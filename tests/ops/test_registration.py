@@ -43,14 +43,23 @@ def operator_calls(device: str) -> dict[str, tuple]:
         "correlate": (psi, phi, *scene[2:4]),
         "correlate_backward": (logits, psi.detach(), phi.detach(), *scene[2:4]),
         "mask_ohem_loss": (psi, phi, *scene[2:], 1.0),
-        "mask_ohem_loss_from_images": (psi, phi, *scene[2:4], masks_of_images, own_index, 1.0),
+        "mask_ohem_loss_from_images": (psi, phi, *scene[2:4], masks_of_images, own_index, 4, 1.0),
+        "mask_ohem_loss_at_pixels": (
+            *(psi, phi, scene.image_index, 3 * scene.windows, masks_of_images, own_index),
+            *(
+                x
+                for own in (resize_taps(24, 24, 6, 4), resize_taps(28, 28, 7, 4))
+                for x in own.to(device)
+            ),
+            1.0,
+        ),
         "mask_ohem_loss_backward": (
             torch.ops.rdsnet.mask_ohem_loss(psi, phi, *scene[2:], 1.0)[1].detach(),
             *(torch.rand(5, device=device), psi.detach(), phi.detach(), *scene[2:4]),
         ),
         "assemble_masks": (psi[0].detach(), phi.detach(), scene.windows, *taps, 0.4),
         "encode_runs": (masks.run_lengths, masks.run_offsets),
-        "mask_targets": (scene.targets, scene.windows[:3], 2, 2),
+        "mask_targets": (scene.targets, scene.windows[:3], 3, 2, 2),
         "expanded_windows": (
             10 * torch.rand(5, 4),
             1.5,
@@ -81,6 +90,7 @@ def _taps():
         "correlate_backward",
         "mask_ohem_loss",
         "mask_ohem_loss_from_images",
+        "mask_ohem_loss_at_pixels",
         "mask_ohem_loss_backward",
         "assemble_masks",
         "encode_runs",
@@ -219,7 +229,8 @@ def test_library_that_does_not_load_leaves_the_pytorch_path(tmp_path, monkeypatc
 def test_default_instruction_set_computes_the_same(tmp_path):
     """The inner loops for processors without AVX2."""
     code = (
-        "import torch; from ops.scenes import random_scene; from rdsnet import ops\n"
+        "import torch; from ops.scenes import random_pixel_scene, random_scene\n"
+        "from rdsnet import ops\n"
         "scene = random_scene(0)\n"
         "psi, phi = (x.requires_grad_() for x in scene[:2])\n"
         "loss = ops.mask_ohem_loss(psi, phi, *scene[2:], 1); loss.sum().backward()\n"
@@ -228,8 +239,14 @@ def test_default_instruction_set_computes_the_same(tmp_path):
         "half = ops.correlate(psi.half(), phi.half(), *scene[2:4])[0]\n"
         "psi_h = psi.detach().half().requires_grad_()\n"
         "ops.correlate(psi_h, phi, *scene[2:4])[0].sum().backward()\n"
+        "pixels = [random_pixel_scene(1), random_pixel_scene(2, stride=3, dtype=torch.float64)]\n"
+        "found = []\n"
+        "for scene in pixels:\n"
+        "    leaves = [x.requires_grad_() for x in scene[:2]]\n"
+        "    loss_p = ops.mask_ohem_loss_at_pixels(*leaves, *scene[2:], 1)\n"
+        "    found += [loss_p.detach(), *torch.autograd.grad(loss_p.sum(), leaves)]\n"
         "torch.save([loss.detach(), psi.grad, phi.grad, masks.run_lengths, masks.row_maxima,\n"
-        "            half.detach(), psi_h.grad], '{}')\n"
+        "            half.detach(), psi_h.grad, *found], '{}')\n"
     )
     folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     results = []

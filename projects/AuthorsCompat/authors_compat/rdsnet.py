@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rdsnet.data.masks import dense_ground_truth_masks
 from rdsnet.modeling import Positives, RDSNet
-from rdsnet.modeling.mask_loss import STRIDE, mask_targets
+from rdsnet.modeling.mask_loss import mask_targets
 from rdsnet.modeling.object_stream import batch_object_index, matched_boxes
 from rdsnet.ops import CompactMasks, assemble_masks, mask_ohem_loss
 
@@ -43,6 +43,11 @@ class AuthorsRDSNet(RDSNet):
         self, *, min_mask_area: int = 100, max_elongation: float = 1333 / 800, **kwargs
     ) -> None:
         super().__init__(**kwargs)
+        if self.mask_loss_resolution != "grid":
+            raise ValueError(
+                "AuthorsRDSNet takes the mask loss as the authors do: "
+                f"MODEL.RDSNET.MASK_LOSS.RESOLUTION must be grid, got {self.mask_loss_resolution}"
+            )
         self.min_mask_area = min_mask_area
         self.max_elongation = max_elongation
         # The share of a box's side that is added on each side.
@@ -79,7 +84,8 @@ class AuthorsRDSNet(RDSNet):
         masks = [dense_ground_truth_masks(gt) for gt in gt_instances]
         positives = self.positives_with_masks(positives, gt_instances, masks)
         phi = self.object_stream.represent(objects, positives.image_index, positives.places)
-        targets = [mask_targets(m, psi.shape[2:]) for m in masks]
+        size = tuple(psi.shape[2:])
+        targets = [mask_targets(m, size, self.strides(size)) for m in masks]
         per_object = mask_ohem_loss(
             psi,
             phi,
@@ -108,7 +114,7 @@ class AuthorsRDSNet(RDSNet):
         self, objects, positives: Positives, gt_instances: list[Instances]
     ) -> Tensor:
         """Windows (N, 4) on the grid of psi around the ground truth of every positive anchor."""
-        boxes = self.training_boxes(objects, positives, gt_instances) / STRIDE
+        boxes = self.training_boxes(objects, positives, gt_instances) / self.pixel_stream.stride
         windows = torch.zeros(len(boxes), 4, dtype=torch.int64, device=boxes.device)
         for i, gt in enumerate(gt_instances):
             own = positives.image_index == i
@@ -132,9 +138,9 @@ class AuthorsRDSNet(RDSNet):
         return boxes
 
     def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """(h, w) cells of stride 4 of an image's own padded area."""
-        divisor = self.backbone.size_divisibility
-        height, width = (-(-side // divisor) * divisor // STRIDE for side in image_size)
+        """(h, w) cells of an image's own padded area."""
+        divisor, stride = self.backbone.size_divisibility, self.pixel_stream.stride
+        height, width = (-(-side // divisor) * divisor // stride for side in image_size)
         return height, width
 
     def output_boxes(self, boxes: Tensor) -> Tensor:
@@ -171,7 +177,7 @@ class AuthorsRDSNet(RDSNet):
         """As in the base class; boxes are inclusive."""
         height, width = self.grid(image_size)
         taps_y, taps_x = (
-            two_resize_taps(output, image, cells, device=psi.device)
+            two_resize_taps(output, image, cells, self.pixel_stream.stride, device=psi.device)
             for output, image, cells in zip(output_size, image_size, (height, width), strict=True)
         )
         windows = self.windows(boxes, output_size)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import torch
 
-from rdsnet.modeling.mask_loss import STRIDE
 from rdsnet.ops import Taps
 
 
 def two_resize_taps(
-    output: int, image: int, grid: int, *, device: torch.device | str | None = None
+    output: int, image: int, grid: int, stride: int, *, device: torch.device | str | None = None
 ) -> Taps:
     """Taps of one axis for two bilinear resizes in a row.
 
-    First from the grid to the padded image, x4 with half-pixel centres; then, cut to the image,
-    to the output with aligned corners: output pixel o looks at ``o (image - 1) / (output - 1)``.
+    First from the grid to the padded image, x ``stride`` with half-pixel centres; then, cut to the
+    image, to the output with aligned corners: output pixel o looks at
+    ``o (image - 1) / (output - 1)``.
     Both are linear and the second looks at two neighbouring pixels, which lie between at most
     three neighbouring cells: together one map with three taps.
 
@@ -22,6 +22,7 @@ def two_resize_taps(
         output: size of the output along this axis, pixels.
         image: size of the network's input before padding, pixels.
         grid: grid cells of the image's own padded area.
+        stride: pixels of the network's input per grid cell; the authors': 4.
     """
     step = (image - 1) / (output - 1) if output > 1 else 0.0
     position = torch.arange(output, dtype=torch.float64, device=device) * step
@@ -30,7 +31,7 @@ def two_resize_taps(
     first = None
     weights = torch.zeros(output, 3, dtype=torch.float64, device=device)
     for neighbour, share in ((pixel, 1 - beyond), ((pixel + 1).clamp(max=image - 1), beyond)):
-        centre = ((neighbour + 0.5) / STRIDE - 0.5).clamp(0, grid - 1)
+        centre = ((neighbour + 0.5) / stride - 0.5).clamp(0, grid - 1)
         cell = centre.floor().long()
         first = cell if first is None else first
         fraction = centre - cell

@@ -187,7 +187,7 @@ def test_representations_similarities_and_probabilities(stages, model):
     torch.testing.assert_close(phi, expected, rtol=0, atol=tolerance)
     logits = torch.einsum("ncd,dhw->nhwc", phi, psi)
     assert_sample(logits, DATA, f"img{image}_logits")
-    taps = [two_resize_taps(*s) for s in zip(original, size, psi.shape[1:], strict=True)]
+    taps = [two_resize_taps(*s, 4) for s in zip(original, size, psi.shape[1:], strict=True)]
     windows = padded_windows(boxes, 0.1, original)
     probability = dense_probability(psi, phi, windows, taps, original)
     assert_sample(probability, DATA, f"img{image}_mask_prob", relative=1e-4)
@@ -272,3 +272,10 @@ def test_without_mbrm_boxes_are_as_regressed(make_config, loaded_model):
     instances = result["instances"]
     assert len(instances) == len(DATA["img0_det_boxes"])
     assert torch.equal(instances.pred_boxes.tensor, instances.regressed_boxes.tensor)
+
+
+def test_a_mask_loss_at_the_pixels_is_refused(make_config):
+    cfg = make_config()
+    cfg.MODEL.RDSNET.MASK_LOSS.RESOLUTION = "image"
+    with pytest.raises(ValueError, match="RESOLUTION must be grid, got image"):
+        build_model(cfg)

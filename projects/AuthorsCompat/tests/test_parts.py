@@ -174,7 +174,7 @@ def test_mask_loss_and_its_gradient(name, images, crop, ohem, ratio):
         phi = torch.eye(2 * num).view(num, 2, 2 * num)
         masks = tensor(data[f"{image}_gt_masks"])
         scale = height / float(data[f"{image}_pad_shape"][0])
-        targets = masks if scale == 1 else mask_targets(masks, (height, width))
+        targets = masks if scale == 1 else mask_targets(masks, (height, width), (4, 4))
         windows = torch.tensor([[0, 0, width, height]]).repeat(num, 1)
         if crop >= 0:
             boxes = tensor(data[f"{image}_boxes"]) * scale
@@ -227,7 +227,7 @@ def test_masks_at_the_original_resolution(case):
     grid = data["logits0"].shape[1:3]
     psi = tensor(data["pixel_reps"])[0, :, : grid[0], : grid[1]]
     phi = tensor(data["obj_reps0"])[:3].view(-1, 2, 32)
-    taps = [two_resize_taps(*sizes) for sizes in zip(output, image, grid, strict=True)]
+    taps = [two_resize_taps(*sizes, 4) for sizes in zip(output, image, grid, strict=True)]
     boxes = tensor(data[f"gm_{case}_boxes"])[:, :4]
     windows = padded_windows(boxes, 0.1, output)
     masks = ops.assemble_masks(psi, phi, windows, *taps, 0.4)
@@ -245,7 +245,7 @@ def test_taps_equal_two_interpolations_in_a_row(output, image, grid):
     signal = torch.randn(1, 1, grid, 1, generator=torch.Generator().manual_seed(0))
     padded = interpolate(signal, (4 * grid, 1), mode="bilinear", align_corners=False)
     expected = interpolate(padded[:, :, :image], (output, 1), mode="bilinear", align_corners=True)
-    taps = two_resize_taps(output, image, grid)
+    taps = two_resize_taps(output, image, grid, 4)
     places = (taps.first[:, None] + torch.arange(3)).clamp(max=grid - 1)
     ours = (taps.weights * signal.flatten()[places]).sum(1)
     torch.testing.assert_close(ours, expected.flatten(), rtol=0, atol=1e-5)

@@ -163,18 +163,18 @@ def test_kept_pixels_are_counted_as_the_op_keeps_them():
     assert kept_pixels(windows, targets, index, 2.5).tolist() == [180, 36, 14, 0]
 
 
-def test_general_mask_targets_agree_with_the_ones_at_stride_4():
+def test_mask_targets_are_interpolation_above_one_half():
     generator = torch.Generator().manual_seed(0)
     masks = torch.rand(5, 61, 83, generator=generator) < 0.6
-    at_four = mask_targets(masks, (16, 24))
+    at_four = mask_targets(masks, (16, 24), (4, 4))
     covered = torch.zeros(5, 1, 64, 96)
     covered[:, 0, :61, :83] = masks
-    # explicitly through the other path: two grids in one
     finer = F.interpolate(covered, (16, 24), mode="bilinear", align_corners=False)[:, 0] > 0.5
     assert torch.equal(at_four.bool(), finer)
-    eighth = mask_targets(masks, (8, 12), (64, 96))
-    expected = F.interpolate(covered, (8, 12), mode="bilinear", align_corners=False)[:, 0] > 0.5
-    assert torch.equal(eighth.bool(), expected)
+    for size in ((8, 12), (15, 25)):  # cells of 8 x 8 pixels, and of no whole number
+        strides = (64 / size[0], 96 / size[1])
+        expected = F.interpolate(covered, size, mode="bilinear", align_corners=False)[:, 0] > 0.5
+        assert torch.equal(mask_targets(masks, size, strides).bool(), expected)
 
 
 # --------------------------------------------------------------------------- inference
@@ -323,6 +323,10 @@ def test_mistakes_are_named():
         build_model(config(SMALL[0], "MODEL.YOLACT.INPUT_SIZE", "550"))
     with pytest.raises(ValueError, match=r"IN_FEATURES must be \['p3'\], got \['p4'\]"):
         build_model(config(SMALL[0], "MODEL.RDSNET.PIXEL_STREAM.IN_FEATURES", "['p4']"))
+    with pytest.raises(ValueError, match="PIXEL_STREAM.STRIDE must be 4, got 2"):
+        build_model(config(SMALL[0], "MODEL.RDSNET.PIXEL_STREAM.STRIDE", "2"))
+    with pytest.raises(ValueError, match="MASK_LOSS.RESOLUTION must be grid, got image"):
+        build_model(config(SMALL[0], "MODEL.RDSNET.MASK_LOSS.RESOLUTION", "image"))
 
 
 # ------------------------------------------------------------------- training and after

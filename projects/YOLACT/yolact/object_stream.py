@@ -246,11 +246,10 @@ class YOLACTStream(ObjectStream):
         logits = predictions.semantic.float()
         grid = logits.shape[2:]
         spacing = self.anchor_generator.spacing(0, grid)
-        input_size = tuple(round(cells * step) for cells, step in zip(grid, spacing))
         targets = torch.zeros_like(logits)
         for target, gt in zip(targets, gt_instances):
             gt = gt[~is_crowd(gt)]
-            masks = mask_targets(dense_ground_truth_masks(gt), grid, input_size)
+            masks = mask_targets(dense_ground_truth_masks(gt), grid, spacing)
             target.index_add_(0, gt.gt_classes, masks.to(target.dtype)).clamp_(max=1)
         loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
         return loss / (grid[0] * grid[1] * max(len(gt_instances), 1))

@@ -10,10 +10,14 @@ from rdsnet.modeling import PIXEL_STREAM_REGISTRY
 
 from .layers import conv_block, initialize
 
+STRIDE = 4
+
 
 @PIXEL_STREAM_REGISTRY.register()
 class Protonet(nn.Module):
     """Three 3x3 convolutions, x2 up-sampling, one more, a 1x1 convolution to D channels.
+
+    The feature has stride 8, so the prototypes have stride 4.
 
     Args:
         in_channels: of the finest feature.
@@ -37,6 +41,7 @@ class Protonet(nn.Module):
         relu: bool = True,
     ) -> None:
         super().__init__()
+        self.stride = STRIDE
         self.in_feature = in_feature
         self.layers = nn.Sequential(
             conv_block(in_channels, conv_dim, norm),
@@ -57,6 +62,11 @@ class Protonet(nn.Module):
             raise ValueError(
                 "Protonet works on one feature of stride 8: MODEL.RDSNET.PIXEL_STREAM.IN_FEATURES "
                 f"must be ['p3'], got {list(keys.IN_FEATURES)}"
+            )
+        if keys.STRIDE != STRIDE:
+            raise ValueError(
+                f"Protonet's prototypes have stride {STRIDE}: "
+                f"MODEL.RDSNET.PIXEL_STREAM.STRIDE must be {STRIDE}, got {keys.STRIDE}"
             )
         return {
             "in_channels": input_shape[name].channels,

@@ -38,6 +38,11 @@ class YOLACT(RDSNet):
     @configurable
     def __init__(self, *, input_size: int = 550, **kwargs) -> None:
         super().__init__(**kwargs)
+        if self.mask_loss_resolution != "grid":
+            raise ValueError(
+                "YOLACT's mask loss counts cells: MODEL.RDSNET.MASK_LOSS.RESOLUTION must be grid, "
+                f"got {self.mask_loss_resolution}"
+            )
         divisor = self.backbone.size_divisibility
         if isinstance(self.backbone, FPN) and input_size % max(divisor, 1):
             raise ValueError(
@@ -100,10 +105,9 @@ class YOLACT(RDSNet):
         """
         grid = tuple(psi.shape[2:])
         stride_y, stride_x = strides = self.strides(grid)
-        input_size = tuple(round(cells * s) for cells, s in zip(grid, strides))
         phi = self.object_stream.represent(objects, positives.image_index, positives.places)
         targets = torch.cat(
-            [mask_targets(dense_ground_truth_masks(gt), grid, input_size) for gt in gt_instances]
+            [mask_targets(dense_ground_truth_masks(gt), grid, strides) for gt in gt_instances]
         )
         target_index = batch_object_index(positives, gt_instances)
         boxes = matched_boxes(positives, gt_instances)

@@ -1,13 +1,15 @@
 """The mask path three times: straightforward, PyTorch definition, compiled.
 
 Inference goes from Psi and the kept detections to COCO RLE and refined boxes, training from
-ground-truth masks to the gradients of L_mask. The work, and so the bound, is counted on the scene.
+ground-truth masks to the gradients of L_mask, on the grid or at the pixels of the image. The work,
+and so the bound, is counted on the scene.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from pycocotools import mask as coco_mask
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from rdsnet.engine.benchmark import measure, straightforward
 from rdsnet.engine.benchmark.scene import (
+    STRIDE,
     TEST_EXPAND,
     THRESHOLD,
     TRAIN_EXPAND,
@@ -22,12 +25,12 @@ from rdsnet.engine.benchmark.scene import (
     make_scene,
 )
 from rdsnet.modeling.cropping import expanded_windows
-from rdsnet.modeling.mask_loss import STRIDE, mask_loss
+from rdsnet.modeling.mask_loss import mask_loss
 from rdsnet.modeling.mbrm import MBRM
 from rdsnet.ops import assemble_masks, compiled, resize_taps
 from rdsnet.ops.reference import window_areas
 
-PHASES = ("inference", "training")
+PHASES = ("inference", "training", "training at pixels")
 FLOAT = 4  # bytes
 
 
@@ -68,8 +71,7 @@ def run(plan: Plan, device: str, progress: Callable[[str], None] = print) -> dic
 
 def compare(scene: Scene, phase: str, plan: Plan, limit: dict, device: str) -> dict:
     """All implementations in turn on one scene."""
-    make_calls = {"inference": inference_calls, "training": training_calls}[phase]
-    calls = make_calls(scene)
+    calls = inference_calls(scene) if phase == "inference" else training_calls(scene, phase)
     skipped = {}
     needed_gb = straightforward_bytes(scene, phase) / 1e9
     if needed_gb > plan.memory_limit_gb:
@@ -108,8 +110,14 @@ def inference_calls(scene: Scene) -> dict[str, Callable[[], tuple[list[dict], Te
     return calls
 
 
-def training_calls(scene: Scene) -> dict[str, Callable[[], tuple[Tensor, Tensor, Tensor]]]:
+def training_calls(
+    scene: Scene, phase: str = "training"
+) -> dict[str, Callable[[], tuple[Tensor, Tensor, Tensor]]]:
     """Each gives the loss and its gradients for Psi (1, D, h, w) and phi."""
+    slow, fast = {
+        "training": (straightforward.train, train),
+        "training at pixels": (straightforward.train_at_pixels, train_at_pixels),
+    }[phase]
     psi, phi = scene.psi[None].clone().requires_grad_(), scene.phi.clone().requires_grad_()
 
     def with_gradients(function: Callable[..., Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -117,11 +125,11 @@ def training_calls(scene: Scene) -> dict[str, Callable[[], tuple[Tensor, Tensor,
         return loss.detach(), *torch.autograd.grad(loss, (psi, phi))
 
     calls = {
-        "straightforward": lambda: with_gradients(straightforward.train),
-        "pytorch": _by_definition(lambda: with_gradients(train)),
+        "straightforward": lambda: with_gradients(slow),
+        "pytorch": _by_definition(lambda: with_gradients(fast)),
     }
     if _has_operators(scene):
-        calls["compiled"] = lambda: with_gradients(train)
+        calls["compiled"] = lambda: with_gradients(fast)
     return calls
 
 
@@ -149,12 +157,25 @@ def infer(scene: Scene, mbrm: MBRM) -> tuple[list[dict], Tensor]:
     return masks.rle(), mbrm(masks.column_maxima, masks.row_maxima, scene.boxes)
 
 
-def train(scene: Scene, psi: Tensor, phi: Tensor, expand: float) -> Tensor:
+def train(
+    scene: Scene, psi: Tensor, phi: Tensor, expand: float, resolution: str = "grid"
+) -> Tensor:
     """What :meth:`rdsnet.modeling.RDSNet.losses` does for L_mask."""
-    first_image = torch.zeros(len(phi), dtype=torch.int64, device=phi.device)
-    own_mask = torch.arange(len(phi), device=phi.device)
-    boxes, sizes = scene.gt_boxes, [scene.image_size]
-    return mask_loss(psi, phi, first_image, boxes, [scene.gt_masks], own_mask, sizes, expand=expand)
+    return mask_loss(
+        psi,
+        phi,
+        torch.zeros(len(phi), dtype=torch.int64, device=phi.device),
+        scene.gt_boxes,
+        [scene.gt_masks],
+        torch.arange(len(phi), device=phi.device),
+        [scene.image_size],
+        strides=(STRIDE, STRIDE),
+        resolution=resolution,
+        expand=expand,
+    )
+
+
+train_at_pixels = partial(train, resolution="image")
 
 
 def agreement(scene: Scene) -> dict[str, dict[str, float]]:
@@ -190,7 +211,7 @@ def agreement(scene: Scene) -> dict[str, dict[str, float]]:
 
 def bound_ms(scene: Scene, phase: str, limit: dict) -> float:
     """The larger of arithmetic and memory traffic that no implementation can do without."""
-    dims, h, w = scene.psi.shape
+    dims = len(scene.psi)
     psi_bytes = scene.psi.numel() * FLOAT
     if phase == "inference":
         windows = expanded_windows(scene.boxes, TEST_EXPAND, scene.output_size)
@@ -205,6 +226,10 @@ def bound_ms(scene: Scene, phase: str, limit: dict) -> float:
         windows = expanded_windows(scene.gt_boxes / STRIDE, TRAIN_EXPAND, own_grid)
         # Logits, and the gradients of phi and of Psi.
         fma = int(window_areas(windows).sum()) * 3 * dims
+        if phase == "training at pixels":
+            windows = expanded_windows(scene.gt_boxes, TRAIN_EXPAND, scene.image_size)
+            # There and back: two taps per axis, along the rows on grid rows alone.
+            fma += int(window_areas(windows).sum()) * 2 * (2 / STRIDE + 2)
         # Psi is read for logits and for the gradient of phi; its own gradient is written.
         traffic = 3 * psi_bytes
     return 1e3 * max(fma / limit["fma_per_s"], traffic / limit["bytes_per_s"])
@@ -217,6 +242,8 @@ def straightforward_bytes(scene: Scene, phase: str) -> int:
     if phase == "inference":
         output = scene.output_size[0] * scene.output_size[1]
         return 2 * n * FLOAT * (padded + output)
+    if phase == "training at pixels":
+        return n * padded * FLOAT * 12
     return n * (padded * (FLOAT + 1) + h * w * FLOAT * 8)
 
 

@@ -13,6 +13,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from tabulate import tabulate
 
+from rdsnet.engine.benchmark.mask_path import PHASES
+
 NAMES = {
     "straightforward": "straightforward",
     "pytorch": "PyTorch definition",
@@ -41,7 +43,7 @@ def mask_path_text(report: dict) -> str:
             f"{_threads(threads)}: {limit['fma_per_s'] / 1e9:.1f} G multiply-adds/s, "
             f"{limit['bytes_per_s'] / 1e9:.1f} GB/s measured."
         )
-        for phase in ("inference", "training"):
+        for phase in PHASES:
             own = [r for r in report["results"] if (r["phase"], r["threads"]) == (phase, threads)]
             parts.append(f"### {phase.capitalize()}, {_threads(threads)}")
             parts.append(_table(own))
@@ -118,9 +120,13 @@ def plot_mask_path(report: dict, path: Path) -> None:
     results = [r for r in report["results"] if r["threads"] == threads]
     sizes = sorted({r["size"] for r in results})
     figure, axes = plt.subplots(
-        2, len(sizes), figsize=(1.5 + 3.4 * len(sizes), 6.5), sharey=True, squeeze=False
+        len(PHASES),
+        len(sizes),
+        figsize=(1.5 + 3.4 * len(sizes), 3.25 * len(PHASES)),
+        sharey=True,
+        squeeze=False,
     )
-    for row, phase in zip(axes, ("inference", "training")):
+    for row, phase in zip(axes, PHASES):
         for ax, size in zip(row, sizes):
             own = [r for r in results if (r["phase"], r["size"]) == (phase, size)]
             for name, label in NAMES.items():

@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rdsnet.modeling.cropping import expanded_windows
-from rdsnet.modeling.mask_loss import STRIDE, mask_targets
+from rdsnet.modeling.mask_loss import mask_targets
 
 DIM = 32
+STRIDE = 4  # px per cell
 TRAIN_EXPAND, TEST_EXPAND, THRESHOLD = 1.5, 1.2, 0.4
 REFERENCE_SIZE = 800  # px, the shorter side that the sides of objects refer to
 SMALLEST_SIDE = 12.0
@@ -78,7 +79,7 @@ def make_scene(num_objects: int, size: int, device: str = "cpu", seed: int = 0) 
 
     gt_masks = _ellipses(gt_boxes, height, width)
     windows = expanded_windows(gt_boxes / STRIDE, TRAIN_EXPAND, grid)
-    psi, phi = _representations(windows, mask_targets(gt_masks, grid), g)
+    psi, phi = _representations(windows, mask_targets(gt_masks, grid, (STRIDE, STRIDE)), g)
     return Scene(
         (height, width),
         output_size,

@@ -15,9 +15,8 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.nn import functional as F
 
-from rdsnet.engine.benchmark.scene import DIM, Scene
+from rdsnet.engine.benchmark.scene import DIM, STRIDE, Scene
 from rdsnet.modeling.cropping import expanded_windows
-from rdsnet.modeling.mask_loss import STRIDE
 from rdsnet.modeling.mbrm import MBRM
 
 
@@ -43,7 +42,7 @@ def infer(scene: Scene, mbrm: MBRM, expand: float, threshold: float) -> tuple[li
 
 
 def train(scene: Scene, psi: Tensor, phi: Tensor, expand: float) -> Tensor:
-    """L_mask from dense ground-truth masks; its gradients go to psi (1, D, h, w) and phi."""
+    """L_mask from dense ground-truth masks, on the grid; gradients go to psi (1, D, h, w), phi."""
     grid = psi.shape[2:]
     height, width = scene.image_size
     missing = (0, grid[1] * STRIDE - width, 0, grid[0] * STRIDE - height)
@@ -53,7 +52,21 @@ def train(scene: Scene, psi: Tensor, phi: Tensor, expand: float) -> Tensor:
     logits = (phi.flatten(0, 1) @ psi.view(DIM, -1)).view(len(phi), 2, *grid)
     own_grid = (-(-height // STRIDE), -(-width // STRIDE))
     windows = expanded_windows(scene.gt_boxes / STRIDE, expand, own_grid)
-    inside = _inside(windows, *grid)
+    return _mined_loss(logits, targets, _inside(windows, *grid))
+
+
+def train_at_pixels(scene: Scene, psi: Tensor, phi: Tensor, expand: float) -> Tensor:
+    """The same at the pixels of the image."""
+    height, width = scene.image_size
+    logits = (phi.flatten(0, 1) @ psi.view(DIM, -1)).view(len(phi), 2, *psi.shape[2:])
+    logits = F.interpolate(logits, scale_factor=STRIDE, mode="bilinear", align_corners=False)
+    windows = expanded_windows(scene.gt_boxes, expand, scene.image_size)
+    inside = _inside(windows, *scene.image_size)
+    return _mined_loss(logits[:, :, :height, :width], scene.gt_masks, inside)
+
+
+def _mined_loss(logits: Tensor, targets: Tensor, inside: Tensor) -> Tensor:
+    """Logits (N, 2, H, W), ground truth and windows (N, H, W) bool -> L_mask."""
     losses = F.cross_entropy(logits, targets.long(), reduction="none") * inside
     total = losses.new_zeros(())
     for loss, target, own in zip(losses, targets, inside):
@@ -61,7 +74,7 @@ def train(scene: Scene, psi: Tensor, phi: Tensor, expand: float) -> Tensor:
         background = loss[~target & own].sort(descending=True).values[: len(foreground)]
         kept = len(foreground) + len(background)
         total = total + (foreground.sum() + background.sum()) / (kept + 1)
-    return total / (len(phi) + 1)
+    return total / (len(logits) + 1)
 
 
 def _inside(windows: Tensor, height: int, width: int) -> Tensor:

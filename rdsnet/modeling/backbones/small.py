@@ -19,8 +19,9 @@ BLOCKS_PER_STAGE = 2
 def build_rdsnet_small_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """P3..P7 (strides 8..128) of ``MODEL.FPN.OUT_CHANNELS`` channels.
 
-    The stem has ``MODEL.RESNETS.STEM_OUT_CHANNELS`` channels, the stages
-    ``MODEL.RESNETS.RES2_OUT_CHANNELS`` x 1, 2, 4, 8.
+    P2 (stride 4) too where ``MODEL.FPN.IN_FEATURES`` begins with res2. The stem has
+    ``MODEL.RESNETS.STEM_OUT_CHANNELS`` channels, the stages ``MODEL.RESNETS.RES2_OUT_CHANNELS``
+    x 1, 2, 4, 8.
     """
     resnets = cfg.MODEL.RESNETS
     stem = BasicStem(input_shape.channels, resnets.STEM_OUT_CHANNELS, norm=resnets.NORM)
@@ -39,12 +40,13 @@ def build_rdsnet_small_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN
             )
         )
         in_channels = out_channels
-    bottom_up = ResNet(stem, stages, out_features=["res3", "res4", "res5"])
+    in_features = cfg.MODEL.FPN.IN_FEATURES or ["res3", "res4", "res5"]
+    bottom_up = ResNet(stem, stages, out_features=in_features)
     bottom_up.freeze(cfg.MODEL.BACKBONE.FREEZE_AT)
     channels = cfg.MODEL.FPN.OUT_CHANNELS
     return FPN(
         bottom_up=bottom_up,
-        in_features=["res3", "res4", "res5"],
+        in_features=in_features,
         out_channels=channels,
         norm=cfg.MODEL.FPN.NORM,
         top_block=LastLevelP6P7(in_channels, channels),

@@ -97,6 +97,13 @@ inline void check_image_masks(const Tensor& masks, const char* op) {
                    ": masks must be uint8 or bool, got ", masks.dtype());
 }
 
+// The same, of every image of the batch.
+inline void check_masks_of_images(at::TensorList masks, const Tensor& psi, const char* op) {
+  TORCH_CHECK_VALUE(int64_t(masks.size()) == psi.size(0), op,
+                    ": masks must be a tensor per image, ", psi.size(0), "; got ", masks.size());
+  for (const Tensor& own : masks) check_image_masks(own, op);
+}
+
 // Gradients of packed logits, and the factor of every object, if there is one.
 inline void check_elements(const Tensor& tensor, int64_t wanted, const char* op,
                            const char* name) {
@@ -104,16 +111,23 @@ inline void check_elements(const Tensor& tensor, int64_t wanted, const char* op,
                     " elements, got ", tensor.numel());
 }
 
-inline void check_taps(const Tensor& first, const Tensor& weights, const char* name) {
+inline void check_taps(const Tensor& first, const Tensor& weights, const char* op,
+                       const char* name) {
   TORCH_CHECK_VALUE(first.dim() == 1 && first.size(0) > 0 && weights.dim() == 2 &&
                         weights.size(0) == first.size(0) && weights.size(1) == kTaps,
-                    "assemble_masks: ", name, " must hold first (output,) and weights (output, ",
-                    kTaps, "), got ", first.sizes(), " and ", weights.sizes());
+                    op, ": ", name, " must hold first (output,) and weights (output, ", kTaps,
+                    "), got ", first.sizes(), " and ", weights.sizes());
 }
 
-inline void refuse_tap(int64_t value, int64_t output, int64_t cells, const char* name) {
-  TORCH_CHECK_VALUE(false, "assemble_masks: ", name, ".first must lie on the grid, 0..", cells - 1,
+inline void refuse_tap(int64_t value, int64_t output, int64_t cells, const char* op,
+                       const char* name) {
+  TORCH_CHECK_VALUE(false, op, ": ", name, ".first must lie on the grid, 0..", cells - 1,
                     ", got ", value, " for output pixel ", output);
+}
+
+inline void check_stride(int64_t stride, const char* op) {
+  TORCH_CHECK_VALUE(stride >= 1 && stride <= 1024, op, ": stride must be 1 to 1024 pixels, got ",
+                    stride);
 }
 
 inline void check_output_size(int64_t height, int64_t width) {

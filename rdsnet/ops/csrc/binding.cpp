@@ -1,105 +1,25 @@
-// The operators on the CPU: tensors in, raw pointers on.
+// The operators on the CPU: tensors in, raw pointers on. Losses and gradients: loss_binding.cpp.
 //
 // torch/library.h rather than the stable ABI: the latter begins with torch 2.10, and parts of what
 // is needed here with 2.11, while the package supports torch 2.6.
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
 #include <memory>
-#include <optional>
 #include <tuple>
 #include <vector>
 
-#include "arguments.h"
 #include "cpu/assemble.h"
-#include "cpu/correlate.h"
 #include "cpu/edges.h"
-#include "cpu/mask_loss.h"
 #include "cpu/targets.h"
 #include "schemas.h"
+#include "tensors.h"
 
 namespace rdsnet {
 namespace {
-
-void run_parallel(int64_t count, const std::function<void(int64_t)>& task) {
-  at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) task(i);
-  });
-}
-
-Kind kind_of(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case at::kDouble: return Kind::kDouble;
-    case at::kHalf: return Kind::kHalf;
-    case at::kBFloat16: return Kind::kBFloat16;
-    default: return Kind::kFloat;
-  }
-}
-
-PsiView view_of(const Tensor& psi, const char* op) {
-  check_psi(psi, op);
-  return {psi.data_ptr(),   kind_of(psi),     int64_t(psi.element_size()),
-          psi.stride(0),    psi.stride(1),    psi.stride(2),
-          psi.stride(3),    int(psi.size(0)), int(psi.size(1)),
-          int(psi.size(2)), int(psi.size(3))};
-}
-
-// As delta_of. A handful of tensor operations costs more than all there is to compute.
-Tensor delta_on_cpu(const Tensor& phi, const Tensor& psi, at::ScalarType type, const char* op) {
-  check_phi(phi, psi, op);
-  const Tensor given = contiguous_as(phi, type);
-  const int64_t objects = phi.size(0), dims = phi.size(2);
-  Tensor delta = at::empty({objects, dims}, given.options());
-  dispatch(type, [&](auto zero) {
-    using T = decltype(zero);
-    const T* background = given.const_data_ptr<T>();
-    T* out = delta.mutable_data_ptr<T>();
-    for (int64_t n = 0; n < objects; ++n, background += 2 * dims) {
-      for (int64_t d = 0; d < dims; ++d) *out++ = background[dims + d] - background[d];
-    }
-  });
-  return delta;
-}
-
-Tensor checked_index(const Tensor& index, int64_t count, int64_t bound, const char* op,
-                     const char* name) {
-  Tensor checked = index_of_objects(index, count, op, name);
-  const int64_t* values = checked.const_data_ptr<int64_t>();
-  for (int64_t n = 0; n < count; ++n) {
-    if (values[n] < 0 || values[n] >= bound) refuse_index(values[n], n, bound, op, name);
-  }
-  return checked;
-}
-
-// Objects with the tensors that their pointers look into.
-struct OwnedObjects {
-  Tensor image, offset;
-  std::vector<Window> window;
-  Objects view;
-
-  OwnedObjects(const Tensor& psi, const Tensor& image_index, const Tensor& windows,
-               int64_t count, const char* op) {
-    image = checked_index(image_index, count, psi.size(0), op, "image_index");
-    const Tensor corners = checked_windows(windows, count, op);
-    offset = at::empty({count + 1}, corners.options());
-    int64_t* const offsets = offset.mutable_data_ptr<int64_t>();
-    offsets[0] = 0;
-    for (int64_t n = 0; n < count; ++n) {
-      window.push_back(clamp_window(corners.const_data_ptr<int64_t>() + 4 * n, psi.size(2),
-                                    psi.size(3)));
-      offsets[n + 1] = offsets[n] + window_area(window.back());
-    }
-    view = {count, image.const_data_ptr<int64_t>(), window.data(), offsets};
-  }
-  OwnedObjects(const OwnedObjects&) = delete;
-
-  int64_t pixels() const { return view.offset[view.count]; }
-};
 
 std::tuple<Tensor, Tensor> correlate_cpu(const Tensor& psi, const Tensor& phi,
                                          const Tensor& image_index, const Tensor& windows) {
@@ -116,135 +36,6 @@ std::tuple<Tensor, Tensor> correlate_cpu(const Tensor& psi, const Tensor& phi,
   return {logits, objects.offset};
 }
 
-// loss_gradient: where it is given, logit_gradient is what the loss left (in whole blocks), and
-// counts loss_gradient[n] times for object n.
-std::tuple<Tensor, Tensor> gradients(const Tensor& logit_gradient, const Tensor* loss_gradient,
-                                     const Tensor& psi, const Tensor& phi,
-                                     const Tensor& image_index, const Tensor& windows,
-                                     const char* op) {
-  const PsiView view = view_of(psi, op);
-  const at::ScalarType type = compute_type(psi, phi);
-  const Tensor delta = delta_on_cpu(phi, psi, type, op);
-  const OwnedObjects objects(psi, image_index, windows, delta.size(0), op);
-  const Tensor given = contiguous_as(logit_gradient, type);
-  std::vector<int64_t> blocks;
-  Tensor factors;
-  if (loss_gradient) {
-    blocks = block_offsets(objects.view);
-    factors = contiguous_as(*loss_gradient, type);
-    check_elements(factors, delta.size(0), op, "loss_gradient");
-  }
-  check_elements(given, loss_gradient ? blocks.back() * kCells : objects.pixels(), op,
-                 "logit_gradient");
-  Tensor psi_grad = at::empty_like(psi), delta_grad = at::empty_like(delta);
-  const PsiView psi_grad_view = view_of(psi_grad, op);
-  dispatch(type, [&](auto zero) {
-    using T = decltype(zero);
-    correlate_backward<T>(view, psi_grad_view, delta.const_data_ptr<T>(), objects.view,
-                          given.const_data_ptr<T>(), loss_gradient ? blocks.data() : nullptr,
-                          loss_gradient ? factors.const_data_ptr<T>() : nullptr, run_parallel,
-                          delta_grad.mutable_data_ptr<T>());
-  });
-  return {psi_grad, at::stack({delta_grad.neg(), delta_grad}, 1).to(phi.scalar_type())};
-}
-
-std::tuple<Tensor, Tensor> correlate_backward_cpu(const Tensor& logit_gradient, const Tensor& psi,
-                                                  const Tensor& phi, const Tensor& image_index,
-                                                  const Tensor& windows) {
-  return gradients(logit_gradient, nullptr, psi, phi, image_index, windows, "correlate_backward");
-}
-
-std::tuple<Tensor, Tensor> mask_ohem_loss_backward_cpu(
-    const Tensor& logit_gradient, const Tensor& loss_gradient, const Tensor& psi,
-    const Tensor& phi, const Tensor& image_index, const Tensor& windows) {
-  return gradients(logit_gradient, &loss_gradient, psi, phi, image_index, windows,
-                   "mask_ohem_loss_backward");
-}
-
-// maps_of(objects): the ground truth of every object.
-template <typename MapsOf>
-std::tuple<Tensor, Tensor> loss_of(const Tensor& psi, const Tensor& phi,
-                                   const Tensor& image_index, const Tensor& windows,
-                                   std::optional<double> negatives_per_positive, const char* op,
-                                   const MapsOf& maps_of) {
-  const PsiView view = view_of(psi, op);
-  const at::ScalarType type = compute_type(psi, phi);
-  const Tensor delta = delta_on_cpu(phi, psi, type, op);
-  const int64_t count = delta.size(0);
-  const OwnedObjects objects(psi, image_index, windows, count, op);
-  const std::vector<TargetMap> maps = maps_of(objects.view);
-  Tensor loss = at::empty({count}, delta.options());
-  Tensor gradient = at::empty({block_offsets(objects.view).back() * kCells}, delta.options());
-  dispatch(type, [&](auto zero) {
-    using T = decltype(zero);
-    mask_loss<T>(view, delta.const_data_ptr<T>(), objects.view, maps.data(),
-                 negatives_per_positive.value_or(-1.0), at::get_num_threads(), run_parallel,
-                 loss.mutable_data_ptr<T>(), gradient.mutable_data_ptr<T>());
-  });
-  return {loss, gradient};
-}
-
-std::tuple<Tensor, Tensor> mask_ohem_loss_cpu(const Tensor& psi, const Tensor& phi,
-                                              const Tensor& image_index, const Tensor& windows,
-                                              const Tensor& targets, const Tensor& target_index,
-                                              std::optional<double> negatives_per_positive) {
-  const char* const op = "mask_ohem_loss";
-  const Tensor pixels = targets.contiguous();
-  return loss_of(psi, phi, image_index, windows, negatives_per_positive, op,
-                 [&](const Objects& objects) {
-                   check_targets(targets, psi, op);
-                   const Tensor index = checked_index(target_index, objects.count,
-                                                      targets.size(0), op, "target_index");
-                   const int64_t* const place = index.const_data_ptr<int64_t>();
-                   const int64_t height = targets.size(1), width = targets.size(2);
-                   const auto* const data = static_cast<const uint8_t*>(pixels.const_data_ptr());
-                   std::vector<TargetMap> maps;
-                   for (int64_t n = 0; n < objects.count; ++n) {
-                     maps.push_back({data + place[n] * height * width, height, width, true});
-                   }
-                   return maps;
-                 });
-}
-
-std::tuple<Tensor, Tensor> mask_ohem_loss_from_images_cpu(
-    const Tensor& psi, const Tensor& phi, const Tensor& image_index, const Tensor& windows,
-    at::TensorList masks, const Tensor& object_index,
-    std::optional<double> negatives_per_positive) {
-  const char* const op = "mask_ohem_loss_from_images";
-  std::vector<Tensor> pixels;
-  for (const Tensor& own : masks) {
-    check_image_masks(own, op);
-    pixels.push_back(own.contiguous());
-  }
-  return loss_of(
-      psi, phi, image_index, windows, negatives_per_positive, op, [&](const Objects& objects) {
-        TORCH_CHECK_VALUE(int64_t(masks.size()) == psi.size(0), op,
-                          ": masks must be a tensor per image, ", psi.size(0), "; got ",
-                          masks.size());
-        const Tensor index =
-            index_of_objects(object_index, objects.count, op, "object_index");
-        const int64_t* const place = index.const_data_ptr<int64_t>();
-        std::vector<TargetMap> maps;
-        for (int64_t n = 0; n < objects.count; ++n) {
-          const Tensor& own = pixels[objects.image[n]];
-          if (place[n] < 0 || place[n] >= own.size(0)) {
-            refuse_index(place[n], n, own.size(0), op, "object_index");
-          }
-          const int64_t height = own.size(1), width = own.size(2);
-          const auto* const data = static_cast<const uint8_t*>(own.const_data_ptr());
-          maps.push_back({data + place[n] * height * width, height, width, false});
-        }
-        return maps;
-      });
-}
-
-void check_cells(const Tensor& first, int64_t cells, const char* name) {
-  const int64_t* values = first.const_data_ptr<int64_t>();
-  for (int64_t o = 0; o < first.size(0); ++o) {
-    if (values[o] < 0 || values[o] >= cells) refuse_tap(values[o], o, cells, name);
-  }
-}
-
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> assemble_masks_cpu(
     const Tensor& psi, const Tensor& phi, const Tensor& windows, const Tensor& first_y,
     const Tensor& weights_y, const Tensor& first_x, const Tensor& weights_x, double threshold) {
@@ -255,16 +46,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> assemble_masks_cpu(
   const Tensor delta = delta_on_cpu(phi, psi, type, op);
   const int64_t count = delta.size(0);
   const Tensor corners = checked_windows(windows, count, op);
-  const Tensor begin_y = contiguous_as(first_y, at::kLong);
-  const Tensor begin_x = contiguous_as(first_x, at::kLong);
-  check_taps(begin_y, weights_y, "taps_y");
-  check_taps(begin_x, weights_x, "taps_x");
-  check_cells(begin_y, view.height, "taps_y");
-  check_cells(begin_x, view.width, "taps_x");
-  const int64_t height = begin_y.size(0), width = begin_x.size(0);
+  const OwnedTaps taps_y(first_y, weights_y, type, view.height, op, "taps_y");
+  const OwnedTaps taps_x(first_x, weights_x, type, view.width, op, "taps_x");
+  const int64_t height = taps_y.output(), width = taps_x.output();
   check_output_size(height, width);
-  const Tensor factors_y = contiguous_as(weights_y, type);
-  const Tensor factors_x = contiguous_as(weights_x, type);
 
   Tensor clamped = at::empty({count, 4}, corners.options());
   const int64_t* const corner = corners.const_data_ptr<int64_t>();
@@ -283,9 +68,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> assemble_masks_cpu(
     MaskOutput<T> output = {areas.mutable_data_ptr<int64_t>(), row_maxima.mutable_data_ptr<T>(),
                             column_maxima.mutable_data_ptr<T>(), {}};
     assemble<T>(view, delta.const_data_ptr<T>(), corners.const_data_ptr<int64_t>(), count,
-                {begin_y.const_data_ptr<int64_t>(), factors_y.const_data_ptr<T>(), height},
-                {begin_x.const_data_ptr<int64_t>(), factors_x.const_data_ptr<T>(), width},
-                T(logit_of(threshold)), at::get_num_threads(), run_parallel, &output);
+                taps_y.view<T>(), taps_x.view<T>(), T(logit_of(threshold)), at::get_num_threads(),
+                run_parallel, &output);
     offsets[0] = 0;
     for (int64_t n = 0; n < count; ++n) {
       offsets[n + 1] = offsets[n] + int64_t(output.runs[n].size());
@@ -325,10 +109,11 @@ std::tuple<Tensor, Tensor> encode_runs_cpu(const Tensor& run_lengths, const Tens
   return {characters, text_offsets};
 }
 
-Tensor mask_targets_cpu(const Tensor& masks, const Tensor& windows, int64_t height,
-                        int64_t width) {
+Tensor mask_targets_cpu(const Tensor& masks, const Tensor& windows, int64_t stride,
+                        int64_t height, int64_t width) {
   const char* const op = "mask_targets";
   check_image_masks(masks, op);
+  check_stride(stride, op);
   const int64_t count = masks.size(0);
   const Tensor corners = checked_windows(windows, count, op), pixels = masks.contiguous();
   std::vector<Window> clamped;
@@ -337,7 +122,8 @@ Tensor mask_targets_cpu(const Tensor& masks, const Tensor& windows, int64_t heig
   }
   Tensor targets = at::zeros({count, height, width}, masks.options().dtype(at::kByte));
   mask_targets(static_cast<const uint8_t*>(pixels.const_data_ptr()), count, masks.size(1),
-               masks.size(2), clamped.data(), height, width, targets.mutable_data_ptr<uint8_t>());
+               masks.size(2), int(stride), clamped.data(), height, width,
+               targets.mutable_data_ptr<uint8_t>());
   return targets;
 }
 
@@ -378,10 +164,6 @@ TORCH_LIBRARY(rdsnet, m) {
 
 TORCH_LIBRARY_IMPL(rdsnet, CPU, m) {
   m.impl("correlate", correlate_cpu);
-  m.impl("correlate_backward", correlate_backward_cpu);
-  m.impl("mask_ohem_loss", mask_ohem_loss_cpu);
-  m.impl("mask_ohem_loss_from_images", mask_ohem_loss_from_images_cpu);
-  m.impl("mask_ohem_loss_backward", mask_ohem_loss_backward_cpu);
   m.impl("assemble_masks", assemble_masks_cpu);
   m.impl("encode_runs", encode_runs_cpu);
   m.impl("mask_targets", mask_targets_cpu);

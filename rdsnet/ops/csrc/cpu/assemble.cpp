@@ -6,56 +6,6 @@
 namespace rdsnet {
 namespace {
 
-// Storage behind ColumnTaps.
-template <typename T>
-struct ColumnTable {
-  std::vector<int32_t> base, last, offset;
-  std::vector<T> weight;
-  ColumnTaps<T> view;
-};
-
-template <typename T>
-int used_taps(const TapsView<T>& taps) {
-  for (int64_t o = 0; o < taps.output; ++o) {
-    if (taps.weights[o * kTaps + 2] != T(0)) return 3;
-  }
-  return 2;
-}
-
-template <typename T>
-ColumnTable<T> make_column_table(const TapsView<T>& taps, int cells) {
-  ColumnTable<T> table;
-  const int64_t blocks = (taps.output + kPixels - 1) / kPixels, columns = blocks * kPixels;
-  const int count = used_taps(taps);
-  table.base.resize(blocks);
-  table.last.resize(blocks);
-  bool all_narrow = true;
-  table.offset.resize(count * columns);
-  table.weight.resize(count * columns);
-  for (int64_t b = 0; b < blocks; ++b) {
-    int32_t lowest = cells - 1, highest = 0;
-    for (int64_t o = b * kPixels; o < (b + 1) * kPixels; ++o) {
-      const int64_t source = std::min(o, taps.output - 1);
-      for (int k = 0; k < count; ++k) {
-        const int32_t cell = int32_t(tap_cell(taps.first[source], k, cells));
-        table.offset[k * columns + o] = cell;
-        table.weight[k * columns + o] = taps.weights[source * kTaps + k];
-        lowest = std::min(lowest, cell);
-        highest = std::max(highest, cell);
-      }
-    }
-    table.base[b] = lowest;
-    table.last[b] = highest;
-    all_narrow = all_narrow && highest - lowest < kPixels;
-    for (int k = 0; k < count; ++k) {
-      for (int i = 0; i < kPixels; ++i) table.offset[k * columns + b * kPixels + i] -= lowest;
-    }
-  }
-  table.view = {count,   table.base.data(), all_narrow, table.offset.data(), table.weight.data(),
-                columns};
-  return table;
-}
-
 // What lies outside a window has probability 0.
 template <typename T>
 void fill_outside(T* values, int64_t begin, int64_t end, int64_t length) {
@@ -149,7 +99,7 @@ void assemble(const PsiView& psi, const T* deltas, const int64_t* windows, int64
               int groups, const Parallel& parallel, MaskOutput<T>* output) {
   const int64_t height = taps_y.output, width = taps_x.output;
   const std::vector<T> delta = pad_deltas(deltas, objects, psi.dims, psi.padded_dims());
-  const ColumnTable<T> columns = make_column_table(taps_x, psi.width);
+  const ColumnTable<T> columns(taps_x, psi.width);
   const int row_taps = used_taps(taps_y);
   const auto last_cell = [&](int64_t first) {
     return int(tap_cell(first, row_taps - 1, psi.height));

@@ -4,16 +4,9 @@
 #include <vector>
 
 #include "sweep.h"
+#include "taps.h"
 
 namespace rdsnet {
-
-// Linear map of one axis: output o is sum_k weights[3 o + k] * cell[first[o] + k].
-template <typename T>
-struct TapsView {
-  const int64_t* first;
-  const T* weights;
-  int64_t output;
-};
 
 template <typename T>
 struct MaskOutput {

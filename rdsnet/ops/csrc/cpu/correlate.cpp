@@ -1,5 +1,6 @@
 #include "correlate.h"
 
+#include <cmath>
 #include <numeric>
 
 namespace rdsnet {
@@ -84,6 +85,52 @@ class BlockLists {
   std::vector<int> count_;
   std::vector<const T*> grads_, factors_;
 };
+
+// correlate_backward cell by cell, inside the windows alone. delta (N, padded_dims) has been scaled;
+// delta_gradient is not.
+template <typename T>
+void correlate_backward_inside(const PsiView& psi, const PsiView& psi_gradient,
+                               const std::vector<T>& delta, const std::vector<Item>& items,
+                               const Objects& objects, const T* logit_gradient,
+                               const int64_t* block_offset, T* delta_gradient) {
+  const int padded_dims = psi.padded_dims();
+  const Kernels<T>& run = kernels<T>();
+  const size_t row_size = size_t(psi.blocks()) * padded_dims * kCells;
+  std::vector<T> psi_row(row_size), gradient_row(row_size);
+  std::fill(delta_gradient, delta_gradient + objects.count * psi.dims, T(0));
+  for (int64_t row = 0; row < int64_t(psi.images) * psi.height; ++row) {
+    const int image = int(row / psi.height), y = int(row % psi.height);
+    run.load_row(psi.row(image, y), psi.kind, psi.stride_d, psi.stride_x, psi.dims, padded_dims, 0,
+                 psi.width, psi_row.data());
+    std::fill(gradient_row.begin(), gradient_row.end(), T(0));
+    for (const Item& item : items) {
+      if (item.image != image || item.row_begin > y || item.row_end <= y) continue;
+      const int n = item.object;
+      const Window window = objects.window[n];
+      const int64_t width = item.block_end - item.block_begin, above = y - window.y1;
+      const T* const grad =
+          block_offset ? logit_gradient + (block_offset[n] + above * width) * kCells +
+                             (window.x1 - item.block_begin * kCells)
+                       : logit_gradient + objects.offset[n] + above * (window.x2 - window.x1);
+      for (int x = window.x1; x < window.x2; ++x) {
+        const int64_t cell = int64_t(x / kCells) * padded_dims * kCells + x % kCells;
+        for (int d = 0; d < psi.dims; ++d) {
+          const T value = grad[x - window.x1];
+          gradient_row[cell + d * kCells] += delta[int64_t(n) * padded_dims + d] * value;
+          delta_gradient[int64_t(n) * psi.dims + d] += psi_row[cell + d * kCells] * value;
+        }
+      }
+    }
+    run.store_row(gradient_row.data(), psi_gradient.kind, psi_gradient.stride_d,
+                  psi_gradient.stride_x, psi_gradient.dims, padded_dims, psi_gradient.width,
+                  const_cast<char*>(psi_gradient.row(image, y)));
+  }
+}
+
+template <typename T>
+bool all_finite(const T* values, int64_t count) {
+  return std::all_of(values, values + count, [](T value) { return std::isfinite(value); });
+}
 
 }  // namespace
 
@@ -183,6 +230,13 @@ void correlate_backward(const PsiView& psi, const PsiView& psi_gradient, const T
       T* const total = delta_gradient + int64_t(part.object[i]) * psi.dims;
       for (int d = 0; d < psi.dims; ++d) total[d] += part.sums[i * psi.dims + d];
     }
+  }
+  // The kernels take whole blocks and rely on gradients of 0 outside the windows. Where these met
+  // infinity or NaN, in psi or in delta, the products are NaN instead of 0.
+  if (!all_finite(delta.data(), delta.size()) ||
+      !all_finite(delta_gradient, objects.count * psi.dims)) {
+    correlate_backward_inside(psi, psi_gradient, delta, items, objects, logit_gradient,
+                              block_offset, delta_gradient);
   }
   for (int64_t i = 0; scale && i < objects.count * psi.dims; ++i) {
     delta_gradient[i] *= scale[i / psi.dims];

@@ -34,6 +34,15 @@ struct ColumnTaps {
   int64_t columns;        // rounded up to whole blocks
 };
 
+// The pixels that look at each cell of a row, neighbours, and with which weights: a cell's weights
+// are in whole vectors of kPixels, the last ones 0.
+template <typename T>
+struct CellTaps {
+  const int32_t* first;  // (cells): its first pixel
+  const int32_t* begin;  // (cells + 1): its weights in `weight`
+  const T* weight;
+};
+
 // Which cells of a block take part in the loss, bit i for cell i; those outside the window neither
 // way.
 struct BlockTargets {
@@ -105,6 +114,17 @@ struct Kernels {
   int (*combine_rows)(const OutputRows<T>& rows, T threshold);
 
   void (*sigmoid_row)(T* values, int64_t count);
+
+  // out = sum over k of weights[k] * rows[k], in whole blocks of kPixels; the third row may be null.
+  void (*blend_rows)(const T* const* rows, const T* weights, int64_t blocks, T* out);
+
+  // The transposed map: rows[k] += weights[k] * row.
+  void (*spread_row)(const T* row, const T* weights, int64_t blocks, T* const* rows);
+
+  // The transpose of expand_row: out[cell - cell_begin] = sum of what the pixels that look at a cell
+  // give it. pixels[0] is pixel `origin`; reads whole vectors from a cell's first pixel on.
+  void (*reduce_row)(const T* pixels, int64_t origin, const CellTaps<T>& taps, int cell_begin,
+                     int cell_end, T* out);
 
   // Foreground cells of a row of blocks, bit i of bits[block - block_begin] for cell i, from the
   // row of a map on the grid, where non-zero is foreground.

@@ -211,15 +211,16 @@ static void sigmoid_row(double* values, int64_t count) {
 }
 
 #include "loss_kernels_impl.h"
+#include "pixel_kernels_impl.h"
 
 template <typename T>
 static const Kernels<T>& table() {
   static const Kernels<T> kernels = {
-      load_row<T>,       store_row<T>,          correlate_row<T>, correlate_block<T>,
-      expand_row<T>,     combine_rows<T>,       sigmoid_row,      grid_targets,
-      image_targets,     background_keys<T>,    count_keys<T>,    loss_and_gradient,
-      add_phi_gradient<T>,
-      psi_gradient_block<T>,
+      load_row<T>,   store_row<T>,       correlate_row<T>, correlate_block<T>,
+      expand_row<T>, combine_rows<T>,    sigmoid_row,      blend_rows<T>,
+      spread_row<T>, reduce_row<T>,      grid_targets,     image_targets,
+      background_keys<T>, count_keys<T>, loss_and_gradient,
+      add_phi_gradient<T>, psi_gradient_block<T>,
   };
   return kernels;
 }

@@ -2,17 +2,9 @@
 #pragma once
 
 #include "correlate.h"
+#include "mining.h"
 
 namespace rdsnet {
-
-// The ground-truth mask of an object: on the grid of psi (non-zero is foreground), or at the
-// resolution of the image (0 or 1), where a cell of 4 x 4 pixels is foreground when at least 3 of
-// its 4 middle pixels are.
-struct TargetMap {
-  const uint8_t* data;
-  int64_t height, width;
-  bool on_grid;
-};
 
 // loss (N), and d loss / d logit in whole blocks (block_offsets), 0 outside the window. maps (N).
 // mining < 0 keeps every pixel of the window.

@@ -94,3 +94,19 @@ static inline T largest(typename Simd<T>::Vec v) {
   }
   return largest;
 }
+
+// The sum of the lanes.
+template <typename T>
+static inline T total_of(typename Simd<T>::Vec v) {
+#ifdef RDSNET_AVX2
+  if constexpr (sizeof(T) == 4) {
+    const __m256 all = (__m256)v;
+    __m128 half = _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
+    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+  }
+#endif
+  T total = v[0];
+  for (int i = 1; i < kLanes<T>; ++i) total += v[i];
+  return total;
+}

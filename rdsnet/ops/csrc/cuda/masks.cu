@@ -27,12 +27,6 @@ struct Patch {
   __device__ bool fits() const { return int64_t(pitch()) * height() <= kPatchCells; }
 };
 
-// A wrong index, which the summary reports, must not lead outside the grid.
-template <typename T>
-__device__ int cell_of(const Taps<T>& taps, int o, int k, int cells) {
-  return int(tap_cell(clamp_index(taps.first[o], cells - 1), k, cells));
-}
-
 // Whole block. Taps may be in any order, so all of the tile's are looked at.
 template <typename T>
 __device__ Patch patch_of(const Tile& tile, const Taps<T>& rows, const Taps<T>& columns, int height,

@@ -23,6 +23,29 @@ struct Target {
   }
 };
 
+// The ground truth on the grid, and which of the maps is that of an object.
+struct GridMaps {
+  const uint8_t* maps;
+  const int64_t* index;
+  int height, width;
+
+  // The index of an object without pixels may be wrong.
+  __device__ Target of(int64_t n, const Window& window) const {
+    const int64_t map = window_area(window) > 0 ? index[n] : 0;
+    return {maps + map * height * width, window, width};
+  }
+};
+
+struct ImageMaps {
+  ObjectMasks truth;
+
+  __device__ Target of(int64_t n, const Window& window) const {
+    if (window_area(window) == 0) return {nullptr, window, 0};
+    const ImageMasks own = truth.masks[truth.image[n]];
+    return {own.data + truth.index[n] * own.height * own.width, window, int(own.width)};
+  }
+};
+
 struct Selection {
   int64_t equal;         // background pixels exactly at the threshold
   int64_t equal_wanted;  // how many of them are kept: the first ones
@@ -84,15 +107,12 @@ __device__ T select_threshold(const T* z, const Target& target, int64_t count, i
 }
 
 // A block per object; z, the packed logits, becomes the gradient.
-template <typename T>
-__global__ void __launch_bounds__(kThreads) loss_of_objects(Plan plan, const uint8_t* targets, const int64_t* target_index,
-                                int height, int width, double mining, T* z_of_all, T* loss) {
+template <typename T, typename Maps>
+__global__ void __launch_bounds__(kThreads) loss_of_objects(Plan plan, Maps maps, double mining, T* z_of_all, T* loss) {
   for (int64_t n = blockIdx.x; n < plan.objects; n += gridDim.x) {
     const Window window = plan.window[n];
     const int64_t count = window_area(window);
-    // The index of an object without pixels may be wrong.
-    const int64_t map = count > 0 ? target_index[n] * height * width : 0;
-    const Target target = {targets + map, window, width};
+    const Target target = maps.of(n, window);
     T* const z = z_of_all + plan.pixel[n];
 
     int64_t own = 0;
@@ -139,14 +159,23 @@ __global__ void __launch_bounds__(kThreads) loss_of_objects(Plan plan, const uin
 template <typename T>
 void mask_loss(const Plan& plan, const uint8_t* targets, const int64_t* target, int height,
                int width, double mining, T* logits, T* loss, cudaStream_t stream) {
-  launch(loss_of_objects<T>, 4 * multiprocessors(), kThreads, stream, plan, targets, target,
-         height, width, mining, logits, loss);
+  launch(loss_of_objects<T, GridMaps>, 4 * multiprocessors(), kThreads, stream, plan,
+         GridMaps{targets, target, height, width}, mining, logits, loss);
 }
 
-template void mask_loss<float>(const Plan&, const uint8_t*, const int64_t*, int, int, double,
-                               float*, float*, cudaStream_t);
-template void mask_loss<double>(const Plan&, const uint8_t*, const int64_t*, int, int, double,
-                                double*, double*, cudaStream_t);
+template <typename T>
+void mask_loss(const Plan& plan, const ObjectMasks& truth, double mining, T* logits, T* loss,
+               cudaStream_t stream) {
+  launch(loss_of_objects<T, ImageMaps>, 4 * multiprocessors(), kThreads, stream, plan,
+         ImageMaps{truth}, mining, logits, loss);
+}
+
+#define RDSNET_INSTANTIATE(T)                                                                     \
+  template void mask_loss<T>(const Plan&, const uint8_t*, const int64_t*, int, int, double, T*,   \
+                             T*, cudaStream_t);                                                   \
+  template void mask_loss<T>(const Plan&, const ObjectMasks&, double, T*, T*, cudaStream_t);
+RDSNET_INSTANTIATE(float)
+RDSNET_INSTANTIATE(double)
 
 }  // namespace cuda
 }  // namespace rdsnet

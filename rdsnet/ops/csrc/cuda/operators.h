@@ -58,6 +58,29 @@ struct Checks {
 void plan_windows(const int64_t* windows, int64_t height, int64_t width, const Checks& checks,
                   const Plan& plan, cudaStream_t stream);
 
+// Output o is sum_k weights[3 o + k] * cell[first[o] + k].
+template <typename T>
+struct Taps {
+  const int64_t* first;
+  const T* weights;
+  int64_t output;
+};
+
+// The ground-truth masks of an image, (count, height, width).
+struct ImageMasks {
+  const uint8_t* data;
+  int64_t count, height, width;
+};
+constexpr int kImageMasksSize = sizeof(ImageMasks) / sizeof(int64_t);
+
+// The mask of every object: number index[n] of those of its image.
+struct ObjectMasks {
+  const ImageMasks* masks;  // of every image
+  int64_t images;
+  const int64_t* image;  // (N)
+  const int64_t* index;  // (N)
+};
+
 // --- on the feature grid: correlation.cu, mining.cu. delta (N, D) is phi_fg - phi_bg -----------
 
 constexpr int kGridTileWidth = 32, kGridTileHeight = 8;
@@ -73,6 +96,11 @@ template <typename T>
 void mask_loss(const Plan& plan, const uint8_t* targets, const int64_t* target, int height,
                int width, double mining, T* logits, T* loss, cudaStream_t stream);
 
+// The same at the pixels of the images.
+template <typename T>
+void mask_loss(const Plan& plan, const ObjectMasks& truth, double mining, T* logits, T* loss,
+               cudaStream_t stream);
+
 // Gradients for d / d logit (packed, `pixels` of them), times scale[n] (may be null).
 // partial has room for (tiles, D) sums.
 template <typename T>
@@ -85,17 +113,31 @@ template <typename T>
 void psi_gradient(const Grid& psi_gradient, const T* delta, const int64_t* image, const Plan& plan,
                   const T* gradient, int64_t pixels, const T* scale, cudaStream_t stream);
 
+// --- between the grid and the pixels of the images: pixels.cu; numbers are packed ---------------
+
+// Windows (N, 4) of pixels, cut off where an object's mask or the taps end, and the cells that they
+// look at. right (N) is 0, or -1 for an object whose index is wrong; its windows are empty.
+template <typename T>
+void place_windows(const int64_t* windows, int64_t objects, const ObjectMasks& truth,
+                   const Taps<T>& rows, const Taps<T>& columns, int grid_height, int grid_width,
+                   int64_t* pixel_windows, int64_t* cell_windows, int64_t* right,
+                   cudaStream_t stream);
+
+// Pixels out of cells.
+template <typename T>
+void expand(const T* of_cells, const Plan& cells, const Plan& pixels, const Taps<T>& rows,
+            const Taps<T>& columns, int grid_height, int grid_width, T* of_pixels,
+            cudaStream_t stream);
+
+// The transposed map: what the pixels give to the cells that they look at.
+template <typename T>
+void reduce(const T* of_pixels, const Plan& pixels, const Plan& cells, const Taps<T>& rows,
+            const Taps<T>& columns, int grid_height, int grid_width, T* of_cells,
+            cudaStream_t stream);
+
 // --- at the output resolution: masks.cu, runs.cu -----------------------------------------------
 
 constexpr int kMaskTileWidth = 64, kMaskTileHeight = 32;
-
-// Output o is sum_k weights[3 o + k] * cell[first[o] + k].
-template <typename T>
-struct Taps {
-  const int64_t* first;
-  const T* weights;
-  int64_t output;
-};
 
 template <typename T>
 struct MaskBuffers {

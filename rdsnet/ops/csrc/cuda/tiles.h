@@ -64,6 +64,13 @@ __device__ inline Tile tile_at(int64_t index, const Plan& plan) {
   return tile;
 }
 
+// The cell of the grid that pixel o looks at with tap k. A wrong index, which the summary reports,
+// must not lead outside the grid.
+template <typename T>
+__device__ int cell_of(const Taps<T>& taps, int64_t o, int k, int cells) {
+  return int(tap_cell(clamp_index(taps.first[o], cells - 1), k, cells));
+}
+
 // How many blocks stride over tiles whose number only the device knows.
 inline int striding_blocks() { return 8 * multiprocessors(); }
 
