@@ -228,11 +228,15 @@ setup(
         "jinja2",
         "tabulate",
         "timm>=1.0",  # backbones
+        "tifffile",
+        "imagecodecs",  # what is inside of TIFF files, PNG of 16 bit
+        "filetype",  # which files are videos
         "shapely",  # Detectron2 cuts polygons with it when INPUT.CROP is enabled
     ],
     extras_require={
         "app": APP,
         "export": EXPORT,
+        "heif": ["pillow-heif"],  # HEIC photos
         "pretrained": PRETRAINED,
         # tidecv: an independent implementation of the error breakdown; playwright: drives the
         # Chromium of the system, to test the local page

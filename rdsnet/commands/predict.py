@@ -1,20 +1,24 @@
 """Find objects in images and videos and write pictures, COCO results, labelme files, masks or CSV.
 
---input takes images, folders (the images directly inside), quoted patterns, videos, and the number
-of a camera (0 is the first; Ctrl-C ends it). Into the output folder go, for the formats asked for,
+--input takes images, folders (all images and videos directly inside), quoted patterns, videos, and
+the number of a camera (0 is the first; Ctrl-C ends it). The pages of TIFF stacks and of animated
+images are read one after the other, as the frames of a video are (--pages chooses). Into the output
+folder go, for the formats asked for,
   png      overlays/NAME.png: the image with masks, boxes (solid: final, dashed: before MBRM),
            classes and scores; small images are enlarged. Of a video overlays/NAME.mp4 (mp4 is
            another name of this format)
   coco     coco_instances_results.json: one COCO result per object, with bbox (after MBRM),
            bbox_regressed (before) and the mask as RLE;
-           images.json: the images and categories that its image_id and category_id stand for
+           images.json: the images and categories that its image_id and category_id stand for,
+           with the number of a frame or page, from 0, as "frame"
   labelme  labelme/NAME.json: outlines to open and correct in labelme (without holes)
   masks    masks/NAME/000.png, ...: a black and white picture per object
-  csv      objects.csv: class, score, box and area of every object
+  csv      objects.csv: file, frame or page (from 0), class, score, box and area of every object
 
 Images are turned as their EXIF entry says. Of 16-bit images the brightness range that they use (10,
 12, 14 or 16 bit) is shown; what is transparent becomes white. Training reads images the same way.
-Files that cannot be read are reported and skipped; the exit status is then 1.
+Files that cannot be read are reported and skipped; the exit status is then 1. What was written
+stays whatever comes later.
 
 Examples:
   rdsnet predict --weights output/mine/model_best.pth --input photo.jpg holiday/ 'scans/**/*.tif' \\
@@ -88,6 +92,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-frames", type=positive(int), metavar="N", help="of every video or camera at most N"
     )
+    parser.add_argument(
+        "--pages",
+        default="all",
+        metavar="LIST",
+        help="of TIFF stacks and animated images: all, first, or numbers from 0 such as 0,4-6 or "
+        "10- (default: all)",
+    )
     add_max_detections(parser)
     add_config_options(parser, "--opts")
 
@@ -104,6 +115,7 @@ def run(args: argparse.Namespace) -> int:
         score_threshold=args.score_threshold,
         classes=args.classes,
         max_frames=args.max_frames,
+        pages=args.pages,
         max_detections=args.max_detections,
         opts=args.opts,
         trust_checkpoint=args.trust_checkpoint,

@@ -18,10 +18,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pycocotools.mask as coco_mask
-from PIL import Image
 
 from rdsnet.data.datasets import class_metadata
-from rdsnet.data.images import read_image
+from rdsnet.data.images import Picture
 from rdsnet.engine.prediction import predict_image, prediction_config
 from rdsnet.engine.predictor import CountingPredictor
 from rdsnet.evaluation import instances_to_coco_json
@@ -39,6 +38,10 @@ CONTROLS = ("masks", "boxes", "boxes before MBRM")
 HEADERS = ("class", "score", "box: x1, y1, x2, y2", "box before MBRM", "area, px")
 
 
+class TooLargeError(ValueError):
+    """An image has more pixels than are taken."""
+
+
 @dataclass
 class Found:
     """An image and its objects.
@@ -48,12 +51,14 @@ class Found:
         image: (H, W, 3) uint8 RGB.
         results: COCO results, best first, with contiguous ``category_id``.
         is_cut_off: whether there were more than the page was started for.
+        pages: of the file; the first is shown.
     """
 
     name: str
     image: np.ndarray
     results: list[dict]
     is_cut_off: bool = False
+    pages: int = 1
 
 
 class Finder:
@@ -84,26 +89,31 @@ class Finder:
         """Raises ValueError, in words for the person at the browser."""
         path = Path(path)
         try:
-            with Image.open(path, formats=FORMATS) as image:
-                megapixels = image.width * image.height / 1e6
-        except Exception as error:  # whatever Pillow makes of foreign bytes
+            picture = Picture(str(path), FORMATS)
+        except (OSError, ValueError) as error:
             raise ValueError(
                 f"'{path.name}' is not an image that can be read ({', '.join(FORMATS)})."
             ) from error
-        if megapixels > self.max_megapixels:
-            raise ValueError(
-                f"'{path.name}' has {megapixels:.1f} megapixels; at most "
-                f"{self.max_megapixels:g} are taken. Make it smaller, or start the page with a "
-                "larger --max-megapixels."
-            )
-        try:
-            pixels = read_image(str(path), "BGR")
-        except (OSError, ValueError) as error:
-            raise ValueError(f"'{path.name}' cannot be read: it is damaged or cut off.") from error
+        with picture:
+            try:
+                megapixels = picture.pixels() / 1e6
+                if megapixels > self.max_megapixels:
+                    raise TooLargeError(
+                        f"'{path.name}' has {megapixels:.1f} megapixels; at most "
+                        f"{self.max_megapixels:g} are taken. Make it smaller, or start the page "
+                        "with a larger --max-megapixels."
+                    )
+                pixels, pages = picture.read("BGR"), len(picture)
+            except TooLargeError:
+                raise
+            except (OSError, ValueError) as error:
+                raise ValueError(
+                    f"'{path.name}' cannot be read: it is damaged or cut off."
+                ) from error
         instances = predict_image(self.predictor, pixels, LOWEST_SCORE)
         results = instances_to_coco_json(instances, image_id=1)
         results.sort(key=lambda result: -result["score"])
-        return Found(path.name, pixels[:, :, ::-1], results, self.predictor.was_cut_off)
+        return Found(path.name, pixels[:, :, ::-1], results, self.predictor.was_cut_off, pages)
 
     def draw(self, found: Found, score: float, shown: Sequence[str]) -> np.ndarray:
         """The image with those of ``CONTROLS`` drawn that are in ``shown``, (H, W, 3) RGB."""
@@ -186,6 +196,8 @@ def build_page(finder: Finder, folder: Path, max_upload_mb: float):
         file.write_text(json.dumps(finder.coco(found, score)), encoding="utf-8")
         download = gr.update(value=str(file), interactive=True)
         text = f"**{len(rows)}** of {len(found.results)} objects in {found.name}"
+        if found.pages > 1:
+            text += f", the first of its {found.pages} pages (all: rdsnet predict)"
         if found.is_cut_off:
             text += (
                 ". There were more; the least certain ones were cut off (start the page with a "

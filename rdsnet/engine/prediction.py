@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sys
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,11 +22,12 @@ from tqdm import tqdm
 from rdsnet.checkpoint.description import read_config
 from rdsnet.config import get_cfg
 from rdsnet.data.datasets import class_metadata, coco_files
-from rdsnet.data.findings import counted
+from rdsnet.data.findings import counted, printable
 from rdsnet.engine.launch import load_config, merge_config_file, naming
-from rdsnet.engine.prediction_input import Frame, Source, find_sources
-from rdsnet.engine.prediction_output import build_writers
+from rdsnet.engine.output_names import OutputNames
+from rdsnet.engine.prediction_input import Frame, Source, chosen_pages, find_sources
 from rdsnet.engine.predictor import CountingPredictor, Predictor
+from rdsnet.engine.writers import build_writers
 
 
 @dataclass
@@ -41,11 +42,14 @@ class PredictionSummary:
     max_detections: int = 0
     cut_off: int = 0
     written: list[str] = field(default_factory=list)
+    left_out: str = ""
 
     def text(self) -> str:
         lines = [f"{counted(self.objects, 'object')} in {counted(self.images, 'image')}."]
         if self.unreadable:
             lines.append(f"{counted(self.unreadable, 'file')} could not be read.")
+        if self.left_out:
+            lines.append(self.left_out)
         if self.images and not self.objects:
             lines.append(
                 f"No object reached the score {self.score_threshold:g}; a lower --score-threshold "
@@ -58,7 +62,8 @@ class PredictionSummary:
                 "larger --max-detections keeps more."
             )
         if self.images:
-            lines.append("Written: " + ", ".join(str(self.output / name) for name in self.written))
+            names = (printable(self.output / name) for name in self.written)
+            lines.append("Written: " + ", ".join(names))
         return "\n".join(lines)
 
 
@@ -72,6 +77,7 @@ def predict(
     score_threshold: float = 0.5,
     classes: Sequence[str] = (),
     max_frames: int | None = None,
+    pages: str = "all",
     max_detections: int | None = None,
     opts: Sequence[str] = (),
     trust_checkpoint: bool = False,
@@ -85,10 +91,11 @@ def predict(
         inputs: images, folders, patterns, videos and cameras, see
             :func:`rdsnet.engine.prediction_input.find_sources`.
         output: folder to write into; made if missing, files in it are overwritten.
-        formats: see :mod:`rdsnet.engine.prediction_output`.
+        formats: see :mod:`rdsnet.engine.writers`.
         score_threshold: objects with lower scores are left out.
         classes: names or category ids of the classes to keep; empty: all.
-        max_frames: of every video or camera; None: all.
+        max_frames: of every video or camera, and pages of every file; None: all.
+        pages: of files with several, see :func:`rdsnet.engine.prediction_input.chosen_pages`.
         max_detections: objects per image; None: as configured.
         opts: config options KEY VALUE that override the file.
         trust_checkpoint: load weights that hold arbitrary Python objects, running their code.
@@ -97,21 +104,21 @@ def predict(
         FileNotFoundError, ValueError: for what is missing or does not fit. Files that exist but
             cannot be read as images are reported on stderr and counted instead.
     """
-    sources = find_sources(inputs)
-    if "labelme" in formats and any(source.is_video for source in sources):
+    found, is_wanted = find_sources(inputs), chosen_pages(pages)
+    if "labelme" in formats and any(source.is_video for source in found.sources):
         raise ValueError("labelme opens image files: it is no --format for videos and cameras")
     cfg = prediction_config(config_file, weights, score_threshold, opts, max_detections)
     metadata = names_and_ids(cfg)
     kept = chosen_classes(classes, *metadata)
     predictor = CountingPredictor(cfg, trust_checkpoint)
     summary = PredictionSummary(Path(output), score_threshold)
-    summary.max_detections = predictor.max_detections
+    summary.max_detections, summary.left_out = predictor.max_detections, found.left_out_text()
     with ExitStack() as stack:
         writers = [
             stack.enter_context(writer) for writer in build_writers(formats, output, metadata)
         ]
         summary.written = [file for writer in writers for file in writer.files]
-        for frame in _frames(sources, max_frames, summary):
+        for frame in _frames(found.sources, max_frames, is_wanted, summary):
             instances = predict_image(predictor, frame.image, score_threshold)
             summary.cut_off += predictor.was_cut_off
             if kept is not None:
@@ -124,32 +131,35 @@ def predict(
 
 
 def _frames(
-    sources: Sequence[Source], most: int | None, summary: PredictionSummary
+    sources: Sequence[Source],
+    most: int | None,
+    pages: Callable[[int], bool],
+    summary: PredictionSummary,
 ) -> Iterator[Frame]:
     """All frames of all sources, with a progress bar; what cannot be read is counted."""
-    names: set[str] = set()
+    names = OutputNames()
     with tqdm(total=len(sources), unit="image", disable=None) as progress:
+
+        def say(text: str) -> None:
+            tqdm.write(text, file=sys.stderr)
+
         for source in sources:
             if source.is_video:
                 expected = source.expected()
                 progress.total += min(expected, most or expected) - 1
                 progress.refresh()
-            frames = source.frames(names, most)
-            while True:
-                try:
-                    frame = next(frames)
-                except StopIteration:
-                    break
-                except (OSError, ValueError) as error:
-                    tqdm.write(f"skipped: {error}", file=sys.stderr)
-                    summary.unreadable += 1
-                    break
-                try:
+            with closing(source.frames(names, most, pages, say)) as frames:
+                while True:
+                    try:
+                        frame = next(frames)
+                    except StopIteration:
+                        break
+                    except (OSError, ValueError) as error:
+                        say(f"skipped: {error}")
+                        summary.unreadable += 1
+                        break
                     yield frame
-                except GeneratorExit:
-                    frames.close()
-                    raise
-                progress.update()
+                    progress.update()
 
 
 def predict_image(predictor: Predictor, image: np.ndarray, score_threshold: float) -> Instances:

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from rdsnet.data.images import read_image
+from rdsnet.data.findings import counted, printable
+from rdsnet.data.image_formats import has_image_content, has_image_ending
+from rdsnet.data.images import Picture
+from rdsnet.data.videos import is_video, path_for_opencv
+from rdsnet.engine.output_names import OutputNames, numbered
 
-IMAGE_ENDINGS = frozenset(
-    (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
-)
-VIDEO_ENDINGS = frozenset(
-    (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
-)
 # Where a video or camera does not say.
 FRAMES_PER_SECOND = 25.0
 # A video that ends before this share of the frames that it announces is cut off.
 WHOLE_VIDEO = 0.9
+# Files that systems put beside pictures; what begins with a dot is hidden anyway.
+COMPANIONS = ("thumbs.db", "desktop.ini", "ehthumbs.db")
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,9 @@ class Frame:
         path: the file that it comes from (of a camera: "camera 0").
         image: (H, W, 3) uint8 BGR.
         video: name of the outputs of the video that it belongs to; None: an image file.
-        index: its number in the video, from 0.
+        index: its number in the video, or of the page in the file, from 0.
         frames_per_second: of the video.
+        is_one_of_many: whether it is a frame of a video or a page of several.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Frame:
     video: str | None = None
     index: int = 0
     frames_per_second: float = FRAMES_PER_SECOND
+    is_one_of_many: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,43 +55,89 @@ class Source:
 
     path: Path
     camera: int | None = None
+    is_video_file: bool = False
 
     @property
     def is_video(self) -> bool:
-        return self.camera is not None or self.path.suffix.lower() in VIDEO_ENDINGS
+        return self.camera is not None or self.is_video_file
 
     def expected(self) -> int:
-        """Number of frames, as far as the file says; 0: unknown."""
+        """Number of frames, as far as a video says; 0: unknown. 1 for image files."""
         if self.camera is not None:
             return 0
         if not self.is_video:
             return 1
-        video = cv2.VideoCapture(str(self.path))
+        with path_for_opencv(self.path) as path:
+            video = cv2.VideoCapture(path)
         count = int(video.get(cv2.CAP_PROP_FRAME_COUNT)) if video.isOpened() else 0
         video.release()
         return max(count, 0)
 
-    def frames(self, names: set[str], most: int | None = None) -> Iterator[Frame]:
+    def frames(
+        self,
+        names: OutputNames,
+        most: int | None = None,
+        pages: Callable[[int], bool] = lambda page: True,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> Iterator[Frame]:
         """Read one frame after the other.
 
         Args:
-            names: of outputs that are taken; gets those of this source.
-            most: frames of a video at most; None: all.
+            names: gives the outputs their names.
+            most: frames of a video, or pages, at most; None: all.
+            pages: whether a page of a file with several is wanted, see :func:`chosen_pages`.
+            say: is told in a sentence what is done with a file of several pictures.
 
         Raises:
             OSError, ValueError: the file cannot be read, or not to its end.
         """
-        name = unused_name(self.path.stem, names)
         if self.is_video:
-            yield from self._video_frames(name, most)
+            yield from self._video_frames(names, most)
         else:
-            yield Frame(name, self.path, read_image(str(self.path), "BGR"))
+            yield from self._pages(names, most, pages, say)
 
-    def _video_frames(self, name: str, most: int | None) -> Iterator[Frame]:
-        video = cv2.VideoCapture(str(self.path) if self.camera is None else self.camera)
+    def _pages(
+        self,
+        names: OutputNames,
+        most: int | None,
+        wanted: Callable[[int], bool],
+        say: Callable[[str], None],
+    ) -> Iterator[Frame]:
+        with Picture(str(self.path)) as picture:
+            count = len(picture)
+            if count > 1 and picture.has_side_pictures:
+                say(
+                    f"{printable(self.path)} has {count} pictures, the first is read: the others "
+                    "are previews, layers or depth maps of it."
+                )
+                count = 1
+            if count == 1:
+                image = picture.read("BGR")
+                yield Frame(names.new(self.path.stem), self.path, image)
+                return
+            if picture.channels > 1:
+                say(
+                    f"{printable(self.path)}: the file says that its pages are "
+                    f"{picture.channels} channels of one picture; they are read as pictures of "
+                    "their own (--pages chooses)."
+                )
+            chosen = [page for page in range(count) if wanted(page)][:most]
+            if not chosen:
+                raise ValueError(
+                    f"{printable(self.path)} has pages 0 to {count - 1}; --pages names none of them"
+                )
+            name = names.new(self.path.stem, is_sequence=True)
+            for page in chosen:
+                image = picture.read("BGR", page)
+                yield Frame(numbered(name, page), self.path, image, index=page, is_one_of_many=True)
+
+    def _video_frames(self, names: OutputNames, most: int | None) -> Iterator[Frame]:
+        shown = printable(self.path)
+        video = self._opened()
         try:
             if not video.isOpened():
-                raise ValueError(f"{self.path} cannot be opened: no video that OpenCV can read")
+                raise ValueError(f"{shown} cannot be opened: {self._why_not()}")
+            name = names.new(self.path.stem, is_sequence=True)
             rate = video.get(cv2.CAP_PROP_FPS)
             rate = rate if 0 < rate <= 1000 else FRAMES_PER_SECOND
             index = 0
@@ -97,77 +146,144 @@ class Source:
                 if not there:
                     self._check_end(index, video.get(cv2.CAP_PROP_FRAME_COUNT))
                     return
-                yield Frame(f"{name}_{index:06d}", self.path, image, name, index, rate)
+                yield Frame(numbered(name, index), self.path, image, name, index, rate, True)
                 index += 1
         finally:
             video.release()
 
+    def _opened(self) -> cv2.VideoCapture:
+        if self.camera is not None:
+            return cv2.VideoCapture(self.camera)
+        with path_for_opencv(self.path) as path:
+            return cv2.VideoCapture(path)
+
+    def _why_not(self) -> str:
+        if self.camera is None and not self.path.exists():
+            return "the file does not exist, or is a link to one that does not"
+        if self.camera is None and self.path.is_dir():
+            return "it is a folder"
+        if self.camera is None and not os.access(self.path, os.R_OK):
+            return "you lack the permission to read it"
+        return "no video that OpenCV can read"
+
     def _check_end(self, index: int, announced: float) -> None:
         if index == 0 or (self.camera is None and index < WHOLE_VIDEO * announced):
             raise ValueError(
-                f"{self.path} ends after {index} frames"
+                f"{printable(self.path)} ends after {index} frames"
                 + (f" of {announced:.0f}: the file is cut off" if announced > index else "")
             )
 
 
-def find_sources(inputs: Sequence[str]) -> list[Source]:
-    """The sources that a command line names, in its order, none twice.
+@dataclass
+class Sources:
+    """What a command line names, in its order, none twice.
 
-    A number is a camera, unless there is a file of that name; all else as :func:`find_images`.
+    Attributes:
+        sources: to be read.
+        left_out: files of folders that are neither image nor video, counted by their ending.
     """
-    sources: dict[Source, None] = {}
-    for given in inputs:
-        if given.isdecimal() and not os.path.exists(given):
-            sources[Source(Path(f"camera {int(given)}"), int(given))] = None
-        else:
-            sources.update(dict.fromkeys(map(Source, find_images([given]))))
-    return list(sources)
+
+    sources: list[Source]
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def left_out_text(self) -> str:
+        """A sentence on the files that were left out; "" if there are none."""
+        if not self.left_out:
+            return ""
+        kinds = [f"{ending} {number}" for ending, number in self.left_out.most_common(8)]
+        kinds += ["..."] if len(self.left_out) > 8 else []
+        number = counted(self.left_out.total(), "other file")
+        return f"{number} in the folders, neither image nor video: {', '.join(kinds)}."
 
 
-def find_images(inputs: Sequence[str]) -> list[Path]:
-    """The files that a command line names, in its order, none twice.
+def find_sources(inputs: Sequence[str]) -> Sources:
+    """Find what a command line names.
 
     Args:
-        inputs: paths of files (of any ending); folders (the image files directly inside, sorted by
-            name); patterns with ``*``, ``?``, ``**`` (sorted). ``~`` is the home folder.
+        inputs: paths of files; folders (what can be read of the files directly inside, sorted by
+            name); patterns with ``*``, ``?``, ``**`` (sorted); numbers of cameras, unless there is
+            a file of that name. ``~`` is the home folder.
 
     Raises:
-        FileNotFoundError: for a path that does not exist, or a folder or pattern without images.
+        FileNotFoundError: for a path that does not exist, or a folder or pattern without images
+            and videos.
     """
-    found: dict[str, None] = {}
+    found = Sources([])
     for given in inputs:
         path = os.path.expanduser(given)
-        if os.path.isfile(path):
-            found[path] = None
-            continue
-        if os.path.isdir(path):
-            with os.scandir(path) as entries:
-                inside = [entry.path for entry in entries if is_image_file(entry)]
-            if not inside:
-                endings = ", ".join(sorted(IMAGE_ENDINGS))
-                raise FileNotFoundError(
-                    f"--input: the folder '{given}' has no images ({endings}). Images in folders "
-                    f"inside are named by a pattern, such as '{given.rstrip('/')}/**/*.jpg'."
-                )
+        if given.isdecimal() and not os.path.exists(given):
+            found.sources.append(Source(Path(f"camera {int(given)}"), int(given)))
+        elif os.path.isdir(path):
+            found.sources += _in_folder(path, given, found.left_out)
+        elif os.path.lexists(path):
+            found.sources.append(_source(path))
         elif glob.has_magic(path):
-            inside = [name for name in glob.glob(path, recursive=True) if os.path.isfile(name)]
+            inside = sorted(name for name in glob.glob(path, recursive=True) if _is_no_folder(name))
             if not inside:
-                raise FileNotFoundError(f"--input: no file fits the pattern '{given}'.")
+                raise FileNotFoundError(f"--input: no file fits the pattern '{printable(given)}'.")
+            found.sources += map(_source, inside)
         else:
-            raise FileNotFoundError(f"--input: '{given}' does not exist.")
-        found.update(dict.fromkeys(sorted(inside)))
-    return [Path(path) for path in found]
+            raise FileNotFoundError(f"--input: '{printable(given)}' does not exist.")
+    found.sources = list(dict.fromkeys(found.sources))
+    return found
 
 
-def is_image_file(entry: os.DirEntry) -> bool:
-    return entry.is_file() and os.path.splitext(entry.name)[1].lower() in IMAGE_ENDINGS
+def chosen_pages(text: str) -> Callable[[int], bool]:
+    """Whether a page, from 0, is among those of "all", "first", "3", "2-5" or "0,4-".
+
+    Raises:
+        ValueError: for another text.
+    """
+    if text == "all":
+        return lambda page: True
+    ranges = []
+    for part in (text if text != "first" else "0").split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or not (last.isdecimal() or (dash and not last) or not dash):
+            raise ValueError(
+                f"'{text}' names no pages: write all, first, or numbers from 0 such as 0,4-6 or 10-"
+            )
+        end = int(last) if last else (float("inf") if dash else int(first))
+        if end < int(first):
+            raise ValueError(f"'{text}': pages {part.strip()} end before they begin")
+        ranges.append((int(first), end))
+    return lambda page: any(first <= page <= end for first, end in ranges)
 
 
-def unused_name(stem: str, taken: set[str]) -> str:
-    """The stem, with a number if it is taken: "cat", "cat_2"; adds it to ``taken``."""
-    name, number = stem, 1
-    while name.lower() in taken:  # some file systems do not tell cases apart
-        number += 1
-        name = f"{stem}_{number}"
-    taken.add(name.lower())
-    return name
+def _in_folder(folder: str, given: str, left_out: Counter[str]) -> list[Source]:
+    """Sources of the files directly inside a folder; counts what is left out.
+
+    Whatever is called like an image is one, also where it then cannot be read: a link to nothing, a
+    folder of such a name.
+    """
+    sources = []
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.name.startswith(".") or entry.name.lower() in COMPANIONS:
+                continue
+            if has_image_ending(entry.name):
+                sources.append(Source(Path(entry.path)))
+            elif entry.is_file() or entry.is_symlink() and not os.path.exists(entry.path):
+                source = _source(entry.path)
+                if source.is_video or (entry.is_file() and has_image_content(entry.path)):
+                    sources.append(source)
+                else:
+                    left_out[os.path.splitext(entry.name)[1].lower() or "without ending"] += 1
+    if not sources:
+        left = Sources([], left_out).left_out_text()
+        raise FileNotFoundError(
+            f"--input: the folder '{printable(given)}' has no image and no video. "
+            + (f"{left} " if left else "")
+            + "Images in folders inside are named by a pattern, such as "
+            f"'{printable(given).rstrip('/')}/**/*.jpg'."
+        )
+    return sources
+
+
+def _source(path: str) -> Source:
+    is_image = has_image_ending(path) or not is_video(path)
+    return Source(Path(path), is_video_file=not is_image)
+
+
+def _is_no_folder(path: str) -> bool:
+    return not os.path.isdir(path) or has_image_ending(path)
