@@ -18,6 +18,9 @@ APP = ["gradio>=6"]
 # ONNX files, `rdsnet export`; onnxruntime runs them, also to check them when they are written.
 EXPORT = ["onnx", "onnxscript", "onnxruntime"]
 
+# HEIC photographs of phones. An extra, since its wheels bundle libraries under the GPL and LGPL.
+HEIF = ["pillow-heif"]
+
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "rdsnet" / "ops" / "csrc"
 
@@ -221,6 +224,8 @@ setup(
         "opencv-python",
         "numpy",
         "Pillow",
+        "tifffile",  # reads TIFF, where Pillow takes some layouts for others
+        "imagecodecs",  # unpacks what is in TIFF, and 16-bit colours in PNG and JPEG 2000
         "tqdm",
         "matplotlib",
         "jinja2",
@@ -230,6 +235,7 @@ setup(
     extras_require={
         "app": APP,
         "export": EXPORT,
+        "heif": HEIF,
         # tidecv: an independent implementation of the error breakdown; playwright: drives the
         # Chromium of the system, to test the local page
         "test": ["hypothesis", "pytest", "ruff", "tidecv", "playwright", *APP, *EXPORT],

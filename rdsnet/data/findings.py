@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -70,6 +71,22 @@ def shortened(value: object, most: int = 60) -> str:
     """A value as a message shows it."""
     text = repr(value)
     return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def printable(name: str | os.PathLike) -> str:
+    """A file's name as a message shows it: on one line, whatever it has in it.
+
+    Line breaks, control characters and bytes that are no text become escapes such as \\n and \\xe9.
+    """
+
+    def shown(character: str) -> str:
+        if "\udc80" <= character <= "\udcff":  # how Python holds a byte that is no text
+            return f"\\x{ord(character) - 0xDC00:02x}"
+        if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
+            return character.encode("unicode_escape", "surrogatepass").decode()
+        return character
+
+    return "".join(map(shown, os.fspath(name)))
 
 
 def listed(ids: set[int], most: int = 10) -> str:

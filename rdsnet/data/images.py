@@ -1,11 +1,27 @@
-"""Reading a picture: one reader for training, checks, prediction and the page."""
+"""Reading a picture: one reader for training, checks, prediction and the page.
+
+TIFF is read by tifffile (:mod:`rdsnet.data.tiff`), all else by Pillow (:mod:`rdsnet.data.pillow`).
+A file is recognised by its content; its name may be any.
+"""
 
 from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import BinaryIO
 
 import numpy as np
 from detectron2.data import detection_utils
 from detectron2.utils.file_io import PathManager
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
+
+from rdsnet.data.findings import printable
+from rdsnet.data.image_formats import HEAD, UNSAFE, is_heif, is_tiff, pillow_formats
+from rdsnet.data.pillow import PillowPages
+from rdsnet.data.pixels import RefusedError
+from rdsnet.data.tiff import TiffPages
 
 
 def limit_pixels(pixels: int) -> None:
@@ -19,11 +35,12 @@ def limit_pixels(pixels: int) -> None:
     Image.MAX_IMAGE_PIXELS = -(-pixels // 2)  # Pillow warns from there on and refuses twice as many
 
 
-def read_image(file_name: str, format: str) -> np.ndarray:
+def read_image(file_name: str, format: str, page: int = 0) -> np.ndarray:
     """Read an image as Detectron2 does, but as a person expects it where Pillow does not.
 
-    - 16-bit grey: 0 .. 2^n - 1 becomes 0 .. 255, where n is the smallest of 8, 10, 12, 14 and 16
-      bits that hold the image. (Pillow makes all above 255 white; and cameras put 12 bits into 16.)
+    - More than 8 bits per channel, grey or colour: 0 .. 2^n - 1 becomes 0 .. 255, where n is the
+      smallest of 8, 10, 12, 14 and 16 bits (24, 32) that hold the image. (Pillow makes grey above
+      255 white and keeps the upper 8 of 16 bits of colours; and cameras put 12 bits into 16.)
     - Transparency: what is transparent is white. (Pillow shows colours that nobody has seen.)
 
     Grey, palette and CMYK images are converted to ``format``, EXIF rotation is applied.
@@ -31,56 +48,143 @@ def read_image(file_name: str, format: str) -> np.ndarray:
     Args:
         file_name: path of the image.
         format: "RGB", "BGR" or another format of Detectron2's ``read_image``.
+        page: of a file with several pages, from 0.
 
     Returns:
         (H, W, C) uint8.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not an image, is cut off, or has floating-point pixels.
+        OSError: it is a folder, or may not be read.
+        ValueError: the file is not an image, is cut off, or has pixels whose meaning is not known.
     """
+    with Picture(file_name) as opened:
+        return opened.read(format, page)
+
+
+class Picture:
+    """An open image file, a context manager: its pages are read one at a time.
+
+    Args:
+        file_name: its path.
+        formats: what Pillow may open; None: all that it reads safely.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: as :func:`read_image`, here and in all methods.
+    """
+
+    def __init__(self, file_name: str, formats: Sequence[str] | None = None) -> None:
+        self.file_name = file_name
+        self._stream: BinaryIO | None = None
+        with self._explained():
+            _check_kind(file_name)
+            self._stream = PathManager.open(file_name, "rb")
+            self._pages = _open_pages(self._stream, formats or pillow_formats())
+
+    def __enter__(self) -> Picture:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stream.close()
+
+    def __len__(self) -> int:
+        """The number of pages; not known without looking through the file."""
+        with self._explained():
+            return len(self._pages)
+
+    @property
+    def has_side_pictures(self) -> bool:
+        """Whether pages after the first are previews, depth maps or layers of it."""
+        return self._pages.has_side_pictures
+
+    @property
+    def channels(self) -> int:
+        """How many channels of one picture the pages are, as far as the file says; 1: none are."""
+        with self._explained():
+            return self._pages.channels
+
+    def pixels(self, page: int = 0) -> int:
+        """The number of pixels of a page, from its header."""
+        with self._explained():
+            width, height = self._pages.size(page)
+            return width * height
+
+    def read(self, format: str, page: int = 0) -> np.ndarray:
+        """As :func:`read_image`."""
+        with self._explained():
+            _check_pixels(*self._pages.size(page))
+            return detection_utils.convert_PIL_to_numpy(self._pages.picture(page), format)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Errors in words, with the name of the file; a file that was not opened is closed."""
+        name = printable(self.file_name)
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise FileNotFoundError(_why_missing(self.file_name)) from error
+        except IsADirectoryError as error:
+            raise IsADirectoryError(f"image {name} is a folder, not a file.") from error
+        except PermissionError as error:
+            raise PermissionError(
+                f"image {name} may not be read: you lack the permission for the file or its folder."
+            ) from error
+        except RefusedError as error:
+            raise ValueError(f"image {name} {error}") from error
+        except Image.DecompressionBombError as error:
+            raise ValueError(
+                f"image {name} is refused: {error} If you trust it, set "
+                "INPUT.MAX_PIXELS in the config to a larger number."
+            ) from error
+        except Exception as error:  # the libraries have no error of their own for damaged files
+            raise ValueError(
+                f"image {name} cannot be read: {str(error) or type(error).__name__}. The file is "
+                "damaged or not an image: replace it, or remove it from the dataset."
+            ) from error
+
+
+def _check_kind(file_name: str) -> None:
+    """Raise for a path that is neither file nor folder: reading from it might never end."""
+    if os.path.exists(file_name) and not os.path.isdir(file_name):
+        if not stat.S_ISREG(os.stat(file_name).st_mode):
+            raise RefusedError("is no regular file. Copy its content into one.")
+
+
+def _why_missing(file_name: str) -> str:
+    name = printable(file_name)
+    if os.path.islink(file_name):
+        return (
+            f"image {name} does not exist: it is a link to {printable(os.readlink(file_name))}, "
+            "which is not there. Fetch the files that the links stand for, or mount their folder."
+        )
+    return f"image {name} does not exist. Check the image folder of the dataset."
+
+
+def _check_pixels(width: int, height: int) -> None:
+    """As Pillow does when it opens a file, for readers and pages that it has not seen."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and width * height > 2 * limit:
+        raise Image.DecompressionBombError(
+            f"it has {width} x {height} pixels, at most {2 * limit} are taken."
+        )
+
+
+def _open_pages(stream: BinaryIO, formats: Sequence[str]) -> TiffPages | PillowPages:
+    head = stream.read(HEAD)
+    stream.seek(0)
+    if not head:
+        raise ValueError("it is empty")
+    if is_tiff(head):
+        return TiffPages(stream)
     try:
-        with PathManager.open(file_name, "rb") as stream, Image.open(stream) as image:
-            is_floating = image.mode.startswith("F")
-            if image.mode.startswith("I"):
-                grey = np.asarray(ImageOps.exif_transpose(image)).astype(np.int64)
-                eight_bit = Image.fromarray(_eight_bit(grey))
-                return detection_utils.convert_PIL_to_numpy(eight_bit, format)
-            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                opaque = _on_white(ImageOps.exif_transpose(image))
-                return detection_utils.convert_PIL_to_numpy(opaque, format)
-        if not is_floating:
-            return detection_utils.read_image(file_name, format)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"image {file_name} does not exist. Check the image folder of the dataset."
-        ) from error
-    except Image.DecompressionBombError as error:
-        raise ValueError(
-            f"image {file_name} is refused: {error} If you trust it, set "
-            "INPUT.MAX_PIXELS in the config to a larger number."
-        ) from error
-    except Exception as error:  # Pillow has no error of its own for damaged files
-        raise ValueError(
-            f"image {file_name} cannot be read: {error}. The file is damaged or not an image: "
-            "replace it, or remove it from the dataset."
-        ) from error
-    raise ValueError(
-        f"image {file_name} has floating-point pixels, whose range is unknown. Convert it to 8 or "
-        "16 bit."
-    )
-
-
-def _eight_bit(grey: np.ndarray) -> np.ndarray:
-    """Grey levels of up to 16 bits as 0 .. 255, see :func:`read_image`."""
-    grey = grey.clip(0, 65535)
-    most = int(grey.max(initial=0))
-    bits = next(n for n in (8, 10, 12, 14, 16) if most < 2**n)
-    return (grey >> (bits - 8)).astype(np.uint8)
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    """RGB of an image with transparency, laid onto white."""
-    image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image).convert("RGB")
+        return PillowPages(stream, formats)
+    except UnidentifiedImageError:
+        if is_heif(head):
+            raise RefusedError(
+                "is a HEIC photo, which takes one more package: pip install pillow-heif"
+            ) from None
+        if Image.OPEN[UNSAFE][1](head):
+            raise RefusedError(
+                "is PostScript, a program rather than pixels. Convert it to PNG."
+            ) from None
+        raise ValueError("its content is of no known format") from None
