@@ -17,7 +17,6 @@ from setuptools.command.build_ext import build_ext
 APP = ["gradio>=6"]
 # ONNX files, `rdsnet export`; onnxruntime runs them, also to check them when they are written.
 EXPORT = ["onnx", "onnxscript", "onnxruntime"]
-
 # HEIC photographs of phones. An extra, since its wheels bundle libraries under the GPL and LGPL.
 HEIF = ["pillow-heif"]
 

@@ -280,7 +280,8 @@ def _shown(page: TiffPage, samples: np.ndarray) -> np.ndarray:
     """(H, W, 1) grey or (H, W, 3) RGB, uint8."""
     if page.photometric == PHOTOMETRIC.PALETTE:
         table = page.colormap.T  # 16 bits, except in files of some old programs
-        return (table >> 8 if table.max() > 255 else table).astype(np.uint8)[samples[..., 0].astype(np.intp)]
+        table = (table >> 8 if table.max() > 255 else table).astype(np.uint8)
+        return table[samples[..., 0].astype(np.intp)]  # bits would be taken for a mask
     levels = _eight_bit(page, samples)
     if page.photometric == PHOTOMETRIC.MINISWHITE:
         return 255 - levels
