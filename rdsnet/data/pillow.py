@@ -50,6 +50,9 @@ class PillowPages:
     def __len__(self) -> int:
         return 1 if self._image.format == LAYERED else getattr(self._image, "n_frames", 1)
 
+    def check_whole(self) -> None:
+        """All pages are known from the beginning: reading them tells."""
+
     def size(self, number: int) -> tuple[int, int]:
         """Width and height of a page, before it is turned. Page 0 is the main picture."""
         before_main = 0 < number <= self._main

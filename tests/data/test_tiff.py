@@ -395,8 +395,11 @@ def test_a_stack_that_is_cut_off_is_not_taken_for_a_shorter_one(tmp_path):
     stack(tmp_path / "whole.tif", *(flat(k) for k in range(6)))
     content = (tmp_path / "whole.tif").read_bytes()
     (tmp_path / "cut.tif").write_bytes(content[: len(content) * 2 // 3])
-    with (
-        Picture(str(tmp_path / "cut.tif")) as picture,
-        pytest.raises(ValueError, match="cut.tif cannot be read: it is cut off after page"),
-    ):
-        len(picture)
+    with Picture(str(tmp_path / "cut.tif")) as picture:
+        left = len(picture)
+        assert 1 < left < 6
+        assert [picture.read("RGB", k).max() for k in range(left - 1)] == list(range(left - 1))
+        with pytest.raises(ValueError, match=f"cut.tif cannot be read: .* after page {left - 1}"):
+            picture.check_whole()
+    with Picture(str(tmp_path / "whole.tif")) as picture:
+        picture.check_whole()
