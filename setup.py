@@ -223,6 +223,8 @@ setup(
         "opencv-python",
         "numpy",
         "Pillow",
+        "tifffile",  # reads TIFF, where Pillow takes some layouts for others
+        "imagecodecs",  # unpacks what is in TIFF, and 16-bit colours in PNG and JPEG 2000
         "tqdm",
         "matplotlib",
         "jinja2",
@@ -236,7 +238,6 @@ setup(
     extras_require={
         "app": APP,
         "export": EXPORT,
-        "heif": ["pillow-heif"],  # HEIC photos
         "pretrained": PRETRAINED,
         # tidecv: an independent implementation of the error breakdown; playwright: drives the
         # Chromium of the system, to test the local page

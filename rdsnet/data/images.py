@@ -92,6 +92,11 @@ class Picture:
         with self._explained():
             return len(self._pages)
 
+    def check_whole(self) -> None:
+        """Raise ValueError for a file that is cut off after one of its pages."""
+        with self._explained():
+            self._pages.check_whole()
+
     @property
     def has_side_pictures(self) -> bool:
         """Whether pages after the first are previews, depth maps or layers of it."""

@@ -21,8 +21,9 @@ from rdsnet.data.pixels import (
     upright,
 )
 
-# Their pictures after the first are layers, previews and depth maps of it.
-SIDE_PICTURES = ("MPO", "PSD")
+# Their further pictures are previews, depth maps and other shots beside the one that is meant.
+SIDE_PICTURES = ("HEIF", "MPO")
+LAYERED = "PSD"  # its further pictures are layers of the first
 TRANSPARENT = ("RGBA", "RGBa", "LA", "La", "PA")
 PNG_DEPTH = 24  # place of the byte in the file that says how many bits a sample has
 
@@ -43,18 +44,24 @@ class PillowPages:
     def __init__(self, stream: BinaryIO, formats: Sequence[str]) -> None:
         self._stream, self._formats = stream, formats
         self._image = Image.open(stream, formats=formats)
+        self._main = self._image.tell()  # what programs show; in HEIC files it may be any
         self.has_side_pictures = self._image.format in SIDE_PICTURES
 
     def __len__(self) -> int:
-        return getattr(self._image, "n_frames", 1)
+        return 1 if self._image.format == LAYERED else getattr(self._image, "n_frames", 1)
+
+    def check_whole(self) -> None:
+        """All pages are known from the beginning: reading them tells."""
 
     def size(self, number: int) -> tuple[int, int]:
-        """Width and height of a page, before it is turned."""
-        if number < self._image.tell():  # going back, Pillow loses its way in some files
+        """Width and height of a page, before it is turned. Page 0 is the main picture."""
+        before_main = 0 < number <= self._main
+        frame = number - 1 if before_main else number or self._main
+        if frame < self._image.tell():  # going back, Pillow loses its way in some files
             self._stream.seek(0)
             self._image = Image.open(self._stream, formats=self._formats)
-        if number > self._image.tell():
-            self._image.seek(number)
+        if frame != self._image.tell():
+            self._image.seek(frame)
         return self._image.size
 
     def picture(self, number: int) -> Image.Image:

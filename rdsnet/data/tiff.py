@@ -74,15 +74,22 @@ class TiffPages:
         self._next = 0  # place in the chain to look at next
 
     def __len__(self) -> int:
-        """The number of pages.
-
-        Raises:
-            ValueError: the chain of pages ends outside of the file.
-        """
+        """The number of pages that are in the file."""
+        self._page(0)
         while self._find_next():
             pass
-        self._check_chain()
         return max(len(self._places), self._planes())
+
+    def check_whole(self) -> None:
+        """Raise ValueError where the last page points to another that is not in the file."""
+        tiff, handle = self._file.tiff, self._file.filehandle
+        handle.seek(self._file.pages.next_page_offset)
+        try:
+            (following,) = struct.unpack(tiff.offsetformat, handle.read(tiff.offsetsize))
+        except struct.error:
+            following = -1
+        if following != 0:
+            raise ValueError(f"it is cut off after page {len(self) - 1}")
 
     def size(self, number: int) -> tuple[int, int]:
         """Width and height of a page."""
@@ -105,12 +112,15 @@ class TiffPages:
     @property
     def channels(self) -> int:
         """How many channels the pages are, each a picture of its own; 1: pages are no channels."""
-        if self._file.is_imagej:
-            return int(self._file.imagej_metadata.get("channels", 1))
-        if self._file.is_ome:
-            image = xml2dict(self._file.ome_metadata)["OME"]["Image"]
-            pixels = (image[0] if isinstance(image, list) else image)["Pixels"]
-            return int(pixels["SizeC"]) // self._file.pages.first.samplesperpixel
+        try:
+            if self._file.is_imagej:
+                return int(self._file.imagej_metadata.get("channels", 1))
+            if self._file.is_ome:
+                image = xml2dict(self._file.ome_metadata)["OME"]["Image"]
+                pixels = (image[0] if isinstance(image, list) else image)["Pixels"]
+                return int(pixels["SizeC"]) // self._file.pages.first.samplesperpixel
+        except Exception:  # a description that is damaged, beside pixels that are not
+            pass
         return 1
 
     def _page(self, number: int) -> TiffPage:
@@ -131,6 +141,8 @@ class TiffPages:
 
     def _find_next(self) -> bool:
         """Look at one more page of the chain; False at its end."""
+        if self._places and self._file.flags & SLIDES:
+            return False
         try:
             page = self._file.pages.get(self._next)
         except IndexError:
@@ -138,18 +150,7 @@ class TiffPages:
         if not (page.is_reduced or page.is_mask):
             self._places.append(self._next)
         self._next += 1
-        return not (self._places and self._file.flags & SLIDES)
-
-    def _check_chain(self) -> None:
-        """Raise ValueError where the last page points to another that cannot be there."""
-        tiff, handle = self._file.tiff, self._file.filehandle
-        handle.seek(self._file.pages.next_page_offset)
-        try:
-            (offset,) = struct.unpack(tiff.offsetformat, handle.read(tiff.offsetsize))
-        except struct.error:
-            offset = -1
-        if offset != 0:
-            raise ValueError(f"it is cut off after page {len(self._places) - 1}")
+        return True
 
     def _planes(self) -> int:
         """Pages that programs have written as one long page, without entries in the chain.
@@ -280,9 +281,8 @@ def _shown(page: TiffPage, samples: np.ndarray) -> np.ndarray:
     """(H, W, 1) grey or (H, W, 3) RGB, uint8."""
     if page.photometric == PHOTOMETRIC.PALETTE:
         table = page.colormap.T  # 16 bits, except in files of some old programs
-        return (table >> 8 if table.max() > 255 else table).astype(np.uint8)[
-            samples[..., 0].astype(np.intp)
-        ]
+        table = (table >> 8 if table.max() > 255 else table).astype(np.uint8)
+        return table[samples[..., 0].astype(np.intp)]  # bits would be taken for a mask
     levels = _eight_bit(page, samples)
     if page.photometric == PHOTOMETRIC.MINISWHITE:
         return 255 - levels

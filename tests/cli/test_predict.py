@@ -293,7 +293,7 @@ def test_overlay_never_overwrites_its_image(predict, tmp_path, capsys):
     ("given", "words"),
     [
         ("missing.jpg", ["missing.jpg", "does not exist"]),
-        ("empty", ["empty", "has no images", "**"]),
+        ("empty", ["empty", "has no image and no video", "**"]),
         ("*.nothing", ["*.nothing", "no file fits"]),
     ],
 )

@@ -4,11 +4,13 @@ import io
 import struct
 import zlib
 
+import imagecodecs
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tiff_files import written
 
 from rdsnet.data.images import limit_pixels, read_image
 
@@ -25,6 +27,12 @@ def encoded(format: str, image: Image.Image = PHOTO, **options) -> bytes:
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 FILES = {name: encoded(name) for name in FORMATS}
+TILES = {"tile": (16, 16), "photometric": "rgb"}
+FILES["TIFF tiles"] = written(np.asarray(PHOTO), compression="lzw", predictor=2, **TILES)
+FILES["TIFF JPEG"] = written(np.asarray(PHOTO), compression="jpeg", **TILES)
+FILES["TIFF deflate"] = written(np.asarray(PHOTO)[..., 0], compression="deflate", rowsperstrip=4)
+FILES["PNG 16 bit"] = imagecodecs.png_encode(np.asarray(PHOTO).astype(np.uint16) * 257)
+FILES["JPEG 2000"] = imagecodecs.jpeg2k_encode(np.asarray(PHOTO).astype(np.uint16) * 257, level=0)
 
 
 def is_read_or_refused(path) -> bool:
@@ -147,7 +155,7 @@ def damaged(name: str, cut: float, changes: list[tuple[float, int]]) -> bytes:
 
 damages = st.builds(
     damaged,
-    st.sampled_from(FORMATS),
+    st.sampled_from(sorted(FILES)),
     st.one_of(st.just(1.0), st.floats(0, 1)),
     st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=4),
 )
