@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from detectron2.config import CfgNode
@@ -21,6 +22,7 @@ from detectron2.structures import BoxMode
 
 from rdsnet.data.checks import ON_INVALID, clean_coco, coco_categories
 from rdsnet.data.coco_json import read_coco_json
+from rdsnet.data.class_names import distinct_names
 from rdsnet.data.rle import compressed_rle
 
 logger = logging.getLogger(__name__)
@@ -167,7 +169,7 @@ def with_classes(cfg: CfgNode) -> CfgNode:
 
 
 def class_metadata(cfg: CfgNode) -> tuple[list[str] | None, list[int]]:
-    """Names of the model's classes (None: unknown), and the category id of each.
+    """Distinct names of the model's classes (None: unknown), and the category id of each.
 
     From the data where it is there, else from ``DATASETS.CLASSES``; where neither is, ids are the
     class numbers from 0.
@@ -176,7 +178,7 @@ def class_metadata(cfg: CfgNode) -> tuple[list[str] | None, list[int]]:
     classes = with_classes(cfg).DATASETS.CLASSES
     if len(classes) != num_classes:
         return None, list(range(num_classes))
-    return [label for _, label in classes], [id_ for id_, _ in classes]
+    return _distinct(classes), [id_ for id_, _ in classes]
 
 
 def register_class_names(cfg: CfgNode) -> None:
@@ -187,7 +189,7 @@ def register_class_names(cfg: CfgNode) -> None:
     """
     if len(cfg.DATASETS.CLASSES) != cfg.MODEL.RETINANET.NUM_CLASSES:
         return
-    names = [label for _, label in cfg.DATASETS.CLASSES]
+    names = _distinct(cfg.DATASETS.CLASSES)
     ids = {id_: k for k, (id_, _) in enumerate(cfg.DATASETS.CLASSES)}
     for name in dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]):
         if name in DatasetCatalog:
@@ -265,7 +267,7 @@ def _register(file: CocoFile) -> None:
     MetadataCatalog.pop(name, None)
     DatasetCatalog.register(name, lambda: _load_registered(file))
     MetadataCatalog.get(name).set(
-        thing_classes=list(classes.values()),
+        thing_classes=distinct_names(classes),
         thing_dataset_id_to_contiguous_id={id_: i for i, id_ in enumerate(classes)},
         json_file=file.json_file,
         image_root=file.image_root,
@@ -358,6 +360,11 @@ def _differences(a: tuple[str, dict[int, str]], b: tuple[str, dict[int, str]]) -
             parts.append(f"only in '{name}': {_listed(extra)}")
     renamed = [
         f"{id_} is '{label}' and '{classes_b[id_]}'"
+def _distinct(classes: Sequence[tuple[int, str]]) -> list[str]:
+    """Distinct names of ``DATASETS.CLASSES``."""
+    return distinct_names({id_: label for id_, label in classes})
+
+
         for id_, label in classes_a.items()
         if id_ in classes_b and classes_b[id_] != label
     ]

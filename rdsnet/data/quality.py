@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from rdsnet.data.class_names import class_name_findings
 from rdsnet.data.findings import Finding
 from rdsnet.data.statistics import DataStatistics, data_statistics, mask_boxes
 
@@ -26,6 +27,10 @@ REMEDIES = {
     "tiny object": f"A side shorter than {TINY_SIDE} px: enlarge the images, or leave these out.",
     "image without objects": "Training leaves these images out (DATALOADER."
     "FILTER_EMPTY_ANNOTATIONS); evaluation counts what is found in them as wrong.",
+    "same class name": "They are learnt as different classes and told apart by their ids; if they "
+    "are one class, give their annotations one 'category_id' and remove the other category.",
+    "similar class names": "They are learnt as different classes; if they are one class, give "
+    "their annotations one 'category_id' and remove the other category.",
     "rare class": "Add images with these classes, or merge or remove the class.",
 }
 
@@ -37,6 +42,7 @@ def quality_findings(content: dict) -> list[Finding]:
         *_box_findings(content),
         *_empty_image_findings(content),
         *_class_findings(data_statistics(content)),
+        *class_name_findings(content["categories"]),
     ]
 
 
