@@ -21,8 +21,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from rdsnet.data.checks import ON_INVALID, clean_coco, coco_categories
-from rdsnet.data.coco_json import read_coco_json
 from rdsnet.data.class_names import distinct_names
+from rdsnet.data.coco_json import read_coco_json
 from rdsnet.data.rle import compressed_rle
 
 logger = logging.getLogger(__name__)
@@ -346,6 +346,11 @@ def _categories(cfg: CfgNode, name: str) -> dict[int, str] | None:
     return dict(zip(ids, classes, strict=True))
 
 
+def _distinct(classes: Sequence[tuple[int, str]]) -> list[str]:
+    """Distinct names of ``DATASETS.CLASSES``."""
+    return distinct_names({id_: label for id_, label in classes})
+
+
 def _listed(classes: dict[int, str], most: int = 10) -> str:
     shown = [f"{id_} '{name}'" for id_, name in list(classes.items())[:most]]
     return ", ".join(shown) + (", ..." if len(classes) > most else "")
@@ -360,11 +365,6 @@ def _differences(a: tuple[str, dict[int, str]], b: tuple[str, dict[int, str]]) -
             parts.append(f"only in '{name}': {_listed(extra)}")
     renamed = [
         f"{id_} is '{label}' and '{classes_b[id_]}'"
-def _distinct(classes: Sequence[tuple[int, str]]) -> list[str]:
-    """Distinct names of ``DATASETS.CLASSES``."""
-    return distinct_names({id_: label for id_, label in classes})
-
-
         for id_, label in classes_a.items()
         if id_ in classes_b and classes_b[id_] != label
     ]
