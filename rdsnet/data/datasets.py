@@ -19,10 +19,12 @@ from dataclasses import dataclass
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
+from detectron2.utils.logger import log_first_n
 
 from rdsnet.data.checks import ON_INVALID, clean_coco, coco_categories
 from rdsnet.data.class_names import distinct_names
 from rdsnet.data.coco_json import read_coco_json
+from rdsnet.data.crowds import crowd_summary
 from rdsnet.data.rle import compressed_rle
 
 logger = logging.getLogger(__name__)
@@ -36,6 +38,7 @@ class CocoFile:
     json_file: str
     image_root: str
     on_invalid: str = "error"
+    crowds_are_objects: bool = False
 
 
 # What register_coco_files has registered: name -> (entry, time of the json's last change).
@@ -66,7 +69,13 @@ def coco_files(cfg: CfgNode) -> list[CocoFile]:
                 f"this entry is not: {entry!r}"
             )
         name, json_file, image_root = entry
-        file = CocoFile(name, _expand(json_file), _expand(image_root), on_invalid)
+        file = CocoFile(
+            name,
+            _expand(json_file),
+            _expand(image_root),
+            on_invalid,
+            cfg.DATASETS.CROWDS_ARE_OBJECTS,
+        )
         if files.setdefault(name, file) != file:
             raise ValueError(
                 f"DATASETS.COCO_FILES uses the name '{name}' for two files: "
@@ -287,7 +296,12 @@ def _load_registered(file: CocoFile) -> list[dict]:
 
 def _checked_content(file: CocoFile) -> tuple[dict, bool]:
     original = read_coco_json(file.json_file)
-    content = clean_coco(original, file.json_file, file.image_root, file.on_invalid)
+    content = clean_coco(
+        original, file.json_file, file.image_root, file.on_invalid, file.crowds_are_objects
+    )
+    crowds = sum(annotation["iscrowd"] for annotation in content["annotations"])
+    if summary := crowd_summary(crowds, len(content["annotations"])):
+        log_first_n(logging.WARNING, f"{file.json_file}: {summary}", key="message", name=__name__)
     return content, content != original
 
 

@@ -16,6 +16,8 @@ REMEDIES = {
     "pixels.",
     "image file": "Give the folder that 'file_name' is relative to (in a config the third entry in "
     "DATASETS.COCO_FILES), or remove these images from the json.",
+    "image file name": "One file of the folder fits each: correct 'file_name', or let 'rdsnet "
+    "check-data --fix OUT.json' write it.",
     "unreadable image": "Replace these files, or remove the images from the json.",
     "image size": "Correct 'height' and 'width' (as the image is shown, after EXIF rotation), "
     "or use the images that were annotated.",
@@ -27,7 +29,7 @@ REMEDIES = {
     "polygon": "A polygon is [x1, y1, x2, y2, x3, y3, ...], and 'segmentation' a list of polygons.",
     "RLE": "RLE is {'size': [height, width], 'counts': ...} of the whole image, column by column.",
     "iscrowd": "'iscrowd' is 0 or 1.",
-    "no object": "At least one annotation must be usable and not a crowd.",
+    "no object": "At least one annotation must be usable and not a crowd (iscrowd 0).",
 }
 
 
@@ -72,10 +74,22 @@ def shortened(value: object, most: int = 60) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
+def printable(text: str) -> str:
+    """A name as a message shows it: line breaks and what no terminal can show are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def listed(ids: set[int], most: int = 10) -> str:
     """The first of some ids, and how many there are."""
     shown = ", ".join(map(str, sorted(ids)[:most]))
     return f"{shown}, ... ({len(ids)} in all)" if len(ids) > most else shown
+
+
+def first_of(texts: Iterable[str], most: int = SHOWN) -> str:
+    """The first of some names, and how many there are."""
+    texts = [printable(text) for text in texts]
+    more = f", ... ({len(texts)} in all)" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:

@@ -7,18 +7,12 @@ off. That takes milliseconds per image, on several threads.
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
-
-from tqdm import tqdm
 
 from rdsnet.data.checks import is_id
 from rdsnet.data.findings import Finding
+from rdsnet.data.image_paths import file_problem
 from rdsnet.data.mapper import read_image
-
-# Threads that decode images; Pillow lets them run at the same time.
-THREADS = min(8, os.cpu_count() or 1)
-# A progress bar is shown for what takes longer, seconds.
-PROGRESS_AFTER = 2.0
+from rdsnet.data.threads import for_each_file
 
 
 def read_sizes(
@@ -28,7 +22,7 @@ def read_sizes(
 
     Args:
         content: as :func:`rdsnet.data.coco_json.read_coco_json` returns it. Entries without id or
-            file name, and images whose file does not exist, are left out.
+            file name, and images whose file does not exist or cannot be read, are left out.
         image_root: the folder that ``file_name`` is relative to.
 
     Returns:
@@ -39,20 +33,10 @@ def read_sizes(
     for image in content["images"]:
         if isinstance(image, dict) and is_id(image.get("id")):
             path = os.path.join(image_root, str(image.get("file_name")))
-            if os.path.isfile(path):
+            if file_problem(path) is None:
                 paths[image["id"]] = path
-    with ThreadPoolExecutor(THREADS) as pool:
-        results = pool.map(_size_or_error, paths.values())
-        progress = tqdm(
-            results,
-            total=len(paths),
-            desc="Reading images",
-            unit="image",
-            delay=PROGRESS_AFTER,
-            disable=None,
-            leave=False,
-        )
-        return dict(zip(paths, progress, strict=True))
+    found = for_each_file(_size_or_error, paths.values(), "Reading images")
+    return dict(zip(paths, found, strict=True))
 
 
 def image_findings(content: dict, sizes: dict[int, tuple[int, int] | ValueError]) -> list[Finding]:

@@ -7,7 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from rdsnet.data.class_names import class_name_findings
+from rdsnet.data.crowds import REMEDY as CROWD_REMEDY
+from rdsnet.data.crowds import crowd_findings
 from rdsnet.data.findings import Finding
+from rdsnet.data.holes import hole_findings
 from rdsnet.data.statistics import DataStatistics, data_statistics, mask_boxes
 
 # A box and the extent of its mask may differ by so many pixels, or by this share of the box.
@@ -31,6 +34,11 @@ REMEDIES = {
     "are one class, give their annotations one 'category_id' and remove the other category.",
     "similar class names": "They are learnt as different classes; if they are one class, give "
     "their annotations one 'category_id' and remove the other category.",
+    "crowd": f"Crowds are regions of many things, and left out in training. {CROWD_REMEDY}",
+    "polygon inside another": "It changes nothing: a mask is all that its polygons cover. If these "
+    "are holes, 'rdsnet check-data --fix OUT.json --inner-polygons-are-holes' cuts them out.",
+    "same photograph": "Keep it once, with all its objects; it must not be both trained on and "
+    "evaluated on (the hold-out of 'rdsnet train' keeps equal images together).",
     "rare class": "Add images with these classes, or merge or remove the class.",
 }
 
@@ -42,6 +50,8 @@ def quality_findings(content: dict) -> list[Finding]:
         *_box_findings(content),
         *_empty_image_findings(content),
         *_class_findings(data_statistics(content)),
+        *crowd_findings(content),
+        *hole_findings(content),
         *class_name_findings(content["categories"]),
     ]
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from rdsnet.data.checks import complete_annotations, is_id, structure_findings, usable_annotations
+from rdsnet.data.image_paths import file_problem
 from rdsnet.data.quality import box_differs_from_mask, repeats, xyxy_boxes
 from rdsnet.data.statistics import mask_boxes
 
@@ -125,7 +126,7 @@ def _repair_images(
             done["images left out whose id stands for several files"] += len(same)
             continue
         done["repeated images left out"] += len(same) - 1
-        if not os.path.isfile(os.path.join(image_root, image["file_name"])):
+        if file_problem(os.path.join(image_root, image["file_name"])):
             done["missing images left out"] += 1
         elif isinstance(size, Exception):
             done["unreadable images left out"] += 1

@@ -15,14 +15,18 @@ from detectron2.config import CfgNode
 
 from rdsnet.data.checks import (
     complete_annotations,
-    missing_image_findings,
+    is_id,
     structure_findings,
     usable_annotations,
 )
 from rdsnet.data.coco_json import read_coco_json
+from rdsnet.data.crowds import crowd_summary, crowds_as_objects
 from rdsnet.data.datasets import coco_records
+from rdsnet.data.equal_images import equal_image_findings
 from rdsnet.data.findings import REMEDIES, Finding, counted, finding_lines
+from rdsnet.data.holes import inner_polygons_as_holes
 from rdsnet.data.image_files import image_findings, read_sizes
+from rdsnet.data.image_paths import missing_image_findings, with_fitting_names
 from rdsnet.data.mapper import read_image
 from rdsnet.data.quality import REMEDIES as QUALITY_REMEDIES
 from rdsnet.data.quality import quality_findings
@@ -73,6 +77,7 @@ def check_data(
     *,
     read_images: bool = True,
     sizes: dict[int, tuple[int, int] | ValueError] | None = None,
+    crowds_are_objects: bool = False,
 ) -> DataCheck:
     """Check a COCO file and its images.
 
@@ -81,11 +86,14 @@ def check_data(
         image_root: the folder that ``file_name`` is relative to.
         read_images: decode every image; otherwise they must only exist.
         sizes: what reading these images has given before, so as not to read them again.
+        crowds_are_objects: as ``DATASETS.CROWDS_ARE_OBJECTS``.
 
     Raises:
         FileNotFoundError, ValueError: if the json does not exist or is no COCO file at all.
     """
     content = read_coco_json(json_file)
+    if crowds_are_objects:
+        content, _ = crowds_as_objects(content)
     if len(content["annotations"]) > MANY:  # takes some seconds
         print(f"Checking {len(content['annotations'])} annotations ...", file=sys.stderr)
     if sizes is None:
@@ -99,8 +107,12 @@ def check_data(
         annotations = complete_annotations(annotations, content["images"])
         usable = {**content, "annotations": annotations}
     warnings = quality_findings(usable) if usable else []
+    if usable and read_images:
+        warnings += equal_image_findings(usable, image_root)
     if usable and not any(not a["iscrowd"] for a in usable["annotations"]):
-        problems.append(Finding("no object", "annotations", "none can be learnt from"))
+        count = len(usable["annotations"])
+        message = crowd_summary(count, count) or "none can be learnt from"
+        problems.append(Finding("no object", "annotations", message))
     statistics = data_statistics(usable) if usable else None
     counts = tuple(len(content[key]) for key in ("images", "annotations", "categories"))
     return DataCheck(
@@ -146,16 +158,49 @@ def repair(
     image_root: str | os.PathLike,
     target: str | os.PathLike,
     sizes: dict[int, tuple[int, int] | ValueError],
-) -> Counter:
-    """Write a repaired copy; returns what was done, {description: how often}.
+    *,
+    read_images: bool = True,
+    crowds_are_objects: bool = False,
+    inner_polygons_are_holes: bool = False,
+) -> tuple[Counter, list[str]]:
+    """Write a repaired copy.
+
+    Args:
+        json_file, image_root: as of :func:`check_data`.
+        target: the copy.
+        sizes: what was found when reading the images, of those that were read; gets that of images
+            that are found by another name.
+        read_images: read these; otherwise they must only exist.
+        crowds_are_objects: see :mod:`rdsnet.data.crowds`.
+        inner_polygons_are_holes: see :mod:`rdsnet.data.holes`.
+
+    Returns:
+        What was done, {description: how often}, and the file names of the images left out.
 
     Raises:
         ValueError, FileExistsError: see :func:`rdsnet.data.repair.repair_coco` and
             :func:`~rdsnet.data.repair.write_repaired`.
     """
-    repaired, done = repair_coco(read_coco_json(json_file), image_root, sizes)
+    content, renamed = with_fitting_names(read_coco_json(json_file), image_root)
+    if read_images:
+        sizes |= read_sizes({**content, "images": renamed}, image_root)
+    crowds = holes = 0
+    if crowds_are_objects:
+        content, crowds = crowds_as_objects(content)
+    repaired, done = repair_coco(content, image_root, sizes)
+    if inner_polygons_are_holes:
+        repaired, holes = inner_polygons_as_holes(repaired)
+    done["file names corrected"] += len(renamed)
+    done["crowds made objects"] += crowds
+    done["objects with holes written as RLE"] += holes
     write_repaired(repaired, json_file, target)
-    return +done  # without what was not needed
+    kept = {image["id"] for image in repaired["images"]}
+    left_out = [
+        str(image.get("file_name"))
+        for image in content["images"]
+        if isinstance(image, dict) and not (is_id(image.get("id")) and image["id"] in kept)
+    ]
+    return +done, left_out  # without what was not needed
 
 
 def draw_sheet(check: DataCheck, image_root: str | os.PathLike, path: str | os.PathLike) -> int:
@@ -167,13 +212,13 @@ def draw_sheet(check: DataCheck, image_root: str | os.PathLike, path: str | os.P
         return 0
     names = check.statistics.class_names
     pictures = []
-    for record in _chosen(coco_records(check.content, os.fspath(image_root))):
-        try:
-            image = read_image(record["file_name"], "RGB")
-        except (OSError, ValueError):
-            continue  # is among the problems
-        if image.shape[:2] != (record["height"], record["width"]):
-            continue
+    records = [
+        record
+        for record in coco_records(check.content, os.fspath(image_root))
+        if check.sizes.get(record["image_id"]) == (record["height"], record["width"])
+    ]  # the others are among the problems
+    for record in _chosen(records):
+        image = read_image(record["file_name"], "RGB")
         objects = objects_from_annotations(record, names)
         picture = draw_objects(image, objects, min_side=CELL_WIDTH)
         name = os.path.basename(record["file_name"])
@@ -220,7 +265,10 @@ def _numbers(statistics: DataStatistics) -> list[str]:
 
 def _verdict(check: DataCheck) -> str:
     if check.problems:
-        return "Training would fail. 'rdsnet check-data --fix OUT.json' writes a repaired copy."
+        fix = "--fix OUT.json"
+        if check.statistics and check.statistics.crowds and not len(check.statistics.boxes):
+            fix += " --crowds-are-objects"
+        return f"Training would fail. 'rdsnet check-data {fix}' writes a repaired copy."
     if not check.images_read:
         return "Training would work, as far as can be seen without reading the images."
     return "Training would work."

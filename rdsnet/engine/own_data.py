@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,13 @@ from detectron2.config import CfgNode
 import rdsnet
 from rdsnet import model_zoo
 from rdsnet.data.checks import check_coco
+from rdsnet.data.equal_images import equal_images, image_paths
 from rdsnet.data.statistics import DataStatistics, data_statistics
+from rdsnet.engine.data_remarks import (
+    crowd_remarks,
+    equal_image_remarks,
+    shared_image_remarks,
+)
 from rdsnet.engine.launch import merge_config_file, naming
 from rdsnet.engine.settings import Settings, Wishes, derive_settings
 
@@ -106,14 +112,23 @@ def prepare(
         raise ValueError(
             f"{folder} has a run already. Add --resume to go on with it, or give another --output."
         )
-    on_invalid = cfg.DATASETS.INVALID_ANNOTATIONS
-    content = check_coco(*data, on_invalid)
+    how = cfg.DATASETS.INVALID_ANNOTATIONS, cfg.DATASETS.CROWDS_ARE_OBJECTS
+    content = check_coco(*data, *how)
+    remarks = crowd_remarks(data[0], content)
     note = None
     if val is None and hold_out:
-        data, val, note = split(data, content, folder / "data")
-        content = check_coco(*data, on_invalid)
+        equal = equal_images(image_paths(content, data[1]))
+        remarks += equal_image_remarks(equal, len(content["images"]))
+        data, val, note = split(data, content, folder / "data", equal)
+        content = check_coco(*data, *how)
     train = data_statistics(content)
-    evaluated = data_statistics(check_coco(*val, on_invalid)) if val else None
+    evaluated = None
+    if val:
+        val_content = check_coco(*val, *how)
+        evaluated = data_statistics(val_content)
+        if note is None:
+            remarks += crowd_remarks(val[0], val_content, must_have_objects=False)
+            remarks += shared_image_remarks((content, data[1]), (val_content, val[1]), val[0])
     settings = derive_settings(cfg, train, evaluated, wishes)
     files = [[train_name, *map(os.path.abspath, data)]]
     files += [[val_name, *map(os.path.abspath, val)]] if val else []
@@ -129,7 +144,7 @@ def prepare(
     else:
         notes.append(("Validation", "none: the model is not evaluated (give --val)"))
     notes.append(("Model", f"{config_file} on {cfg.MODEL.DEVICE}"))
-    settings.notes = notes + settings.notes
+    settings.notes = notes + remarks + settings.notes
     if "INPUT.MIN_SIZE_TRAIN" in opts:  # sizes given by hand come with their own sampling
         settings.options.pop("INPUT.MIN_SIZE_TRAIN_SAMPLING", None)
     if opts:
@@ -147,9 +162,16 @@ def command_line(config_file: str, opts: Sequence[str], num_gpus: int = 1) -> st
 
 
 def split(
-    data: tuple[str, str], content: dict, folder: Path
+    data: tuple[str, str], content: dict, folder: Path, equal: Sequence[Sequence[Hashable]] = ()
 ) -> tuple[tuple[str, str], tuple[str, str] | None, str | None]:
     """Hold out a tenth of the images, always the same ones.
+
+    Args:
+        data: json and image folder.
+        content: of the json.
+        folder: where the two parts are written.
+        equal: groups of ids of images that are the same photograph. They are not parted, unless
+            there is no other.
 
     Returns:
         The data to train on and to evaluate on, in json files in ``folder``, and a sentence; or
@@ -158,8 +180,8 @@ def split(
     ids = sorted(image["id"] for image in content["images"])
     if len(ids) < MIN_TO_HOLD_OUT:
         return data, None, None
-    chosen = np.random.default_rng(0).permutation(ids)[: round(HELD_OUT * len(ids))]
-    held_out = set(chosen.tolist())
+    shuffled = np.random.default_rng(0).permutation(ids).tolist()
+    held_out = _drawn(shuffled, equal, round(HELD_OUT * len(ids)))
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for part, wanted in (("train", False), ("val", True)):
@@ -173,6 +195,23 @@ def split(
         f"{paths[1]}"
     )
     return (paths[0], data[1]), (paths[1], data[1]), note
+
+
+def _drawn(ids: list, equal: Sequence[Sequence[Hashable]], most: int) -> set:
+    """At most so many of the first ids, and no part of a group of equal images.
+
+    Where all groups are larger, it is the smallest, unless that is all there is.
+    """
+    together = {id_: group for group in equal for id_ in group}
+    drawn: set = set()
+    for id_ in ids:
+        group = together.get(id_, [id_])
+        if id_ not in drawn and len(drawn) + len(group) <= most:
+            drawn.update(group)
+    if drawn:
+        return drawn
+    smallest = min(equal, key=len)
+    return set(smallest if len(smallest) < len(ids) else ids[:most])
 
 
 def dataset_names(data: str, val: str | None) -> tuple[str, str]:
