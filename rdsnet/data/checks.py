@@ -17,11 +17,14 @@ import os
 from collections import Counter
 
 import pycocotools.mask as mask_util
+from detectron2.utils.logger import log_first_n
 
 from rdsnet.data.coco_json import read_categories, read_coco_json
 from rdsnet.data.crowds import crowds_as_objects
-from rdsnet.data.findings import Finding, given_value, listed, report, shortened
+from rdsnet.data.findings import Finding, counted, given_value, listed, report, shortened
+from rdsnet.data.ids import id_order, is_count, is_id, shown_id
 from rdsnet.data.image_paths import missing_image_findings
+from rdsnet.data.normal_form import normal_categories, normal_form, read_as_lines
 from rdsnet.data.rle import RunSums, run_sums, segmentation_rle
 
 logger = logging.getLogger(__name__)
@@ -66,13 +69,15 @@ def clean_coco(
 ) -> dict:
     """As :func:`check_coco`, for what :func:`read_coco_json` has returned; leaves it unchanged.
 
-    Beside dropping unusable annotations ("skip"), it completes those that lack ``iscrowd`` (0) or
-    ``area`` (of the mask), without which COCO's evaluation fails, and renumbers an annotation with
-    id 0, which it silently counts as never detected. Entries that need no change are shared with
-    ``content``, not copied.
+    What is written in another way than COCO's, but means one thing only, is brought into its form
+    (:mod:`rdsnet.data.normal_form`), which is said once per file. Beside dropping unusable
+    annotations ("skip"), it completes those that lack ``iscrowd`` (0) or ``area`` (of the mask),
+    without which COCO's evaluation fails, and renumbers an annotation with id 0, which it silently
+    counts as never detected. Entries that need no change are shared with ``content``, not copied.
     """
     if on_invalid not in ON_INVALID:
         raise ValueError(f"on_invalid must be one of {ON_INVALID}, got {on_invalid!r}")
+    content, read_as = normal_form(content)
     if crowds_are_objects:
         content, _ = crowds_as_objects(content)
     findings = structure_findings(content)
@@ -93,20 +98,32 @@ def clean_coco(
             f"{dropped} of {len(content['annotations'])} annotations are left out because "
             f"DATASETS.INVALID_ANNOTATIONS is 'skip'. {report(findings, json_path)}"
         )
+    if read_as:
+        _say_once(
+            f"{os.fspath(json_path)}: {counted(len(read_as), 'value')} in another form than "
+            "COCO's, read as what they can only mean ('rdsnet check-data --fix' writes them so):\n"
+            + "\n".join(read_as_lines(read_as))
+        )
     return {**content, "annotations": complete_annotations(annotations, content["images"])}
 
 
-def coco_categories(json_path: str | os.PathLike) -> dict[int, str]:
+def coco_categories(json_path: str | os.PathLike) -> dict[int | str, str]:
     """{id: name} of a COCO file's categories, sorted by id, without reading the rest of it.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`check_coco`, for what concerns the categories.
     """
-    categories = read_categories(json_path)
+    categories, _ = normal_categories(read_categories(json_path))
     findings = _category_findings(categories)
     if findings:
         raise ValueError(report(findings, json_path))
-    return dict(sorted((category["id"], category["name"]) for category in categories))
+    categories = sorted(categories, key=lambda category: id_order(category["id"]))
+    return {category["id"]: category["name"] for category in categories}
+
+
+def _say_once(message: str) -> None:
+    # A data set is loaded for training, for every evaluation and for the report.
+    log_first_n(logging.WARNING, message, key="message", name=__name__)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -120,12 +137,13 @@ def structure_findings(content: dict) -> list[Finding]:
     for image in content["images"]:
         if not isinstance(image, dict):
             continue
-        where = f"image {image.get('id')}"
+        where = f"image {shown_id(image.get('id'))}"
         if not isinstance(image.get("file_name"), str) or not image["file_name"]:
             findings.append(Finding("image", where, given_value(image, "file_name")))
         for key in ("height", "width"):
-            if not is_id(image.get(key)) or image[key] < 1:
-                findings.append(Finding("image", where, given_value(image, key)))
+            if not is_count(image.get(key)):
+                message = f"{given_value(image, key)}, expected a whole number of pixels"
+                findings.append(Finding("image", where, message))
             elif image[key] > MAX_SIDE:
                 message = f"'{key}' is {shortened(image[key])}, more than {MAX_SIDE} pixels"
                 findings.append(Finding("image", where, message))
@@ -136,9 +154,11 @@ def structure_findings(content: dict) -> list[Finding]:
         for annotation in content["annotations"]
         if isinstance(annotation, dict) and not _is_in(annotation.get("image_id"), image_ids)
     ]
+    known = listed(image_ids) if unknown else ""
     for annotation in unknown:
-        message = f"{given_value(annotation, 'image_id')}, images of this file: {listed(image_ids)}"
-        findings.append(Finding("annotation", f"annotation {annotation.get('id')}", message))
+        message = f"{given_value(annotation, 'image_id')}, images of this file: {known}"
+        where = f"annotation {shown_id(annotation.get('id'))}"
+        findings.append(Finding("annotation", where, message))
     return findings
 
 
@@ -148,13 +168,13 @@ def _category_findings(categories: list) -> list[Finding]:
     findings = _id_findings(categories, "category")
     for category in categories:
         if isinstance(category, dict) and not isinstance(category.get("name"), str):
-            where = f"category {category.get('id')}"
+            where = f"category {shown_id(category.get('id'))}"
             findings.append(Finding("category", where, given_value(category, "name")))
     return findings
 
 
 def _id_findings(entries: list, kind: str) -> list[Finding]:
-    """Entries that are no objects, or whose id is missing, not an integer, or not unique."""
+    """Entries that are no objects, or whose id is missing, no id, or not unique."""
     findings = []
     for index, entry in enumerate(entries):
         where = f"{kind} number {index} in the list"
@@ -165,7 +185,8 @@ def _id_findings(entries: list, kind: str) -> list[Finding]:
     counts = Counter(entry["id"] for entry in entries if _has_id(entry))
     for id_, count in counts.items():
         if count > 1:
-            findings.append(Finding(kind, f"{kind} {id_}", f"this id occurs {count} times"))
+            where = f"{kind} {shown_id(id_)}"
+            findings.append(Finding(kind, where, f"this id occurs {count} times"))
     return findings
 
 
@@ -193,7 +214,7 @@ def usable_annotations(content: dict) -> tuple[list[dict], list[Finding]]:
         if not _is_in(annotation.get("category_id"), categories):
             message = f"{given_value(annotation, 'category_id')}, declared are {listed(categories)}"
             problems.append(("unknown category", message))
-        if annotation.get("iscrowd", 0) not in (0, 1):
+        if not is_crowd_flag(annotation.get("iscrowd", 0)):
             problems.append(("iscrowd", given_value(annotation, "iscrowd")))
         segmentation, mask_problems = _usable_segmentation(annotation, image, runs)
         if not problems and segmentation is not None:
@@ -201,7 +222,8 @@ def usable_annotations(content: dict) -> tuple[list[dict], list[Finding]]:
                 annotation = {**annotation, "segmentation": segmentation}
             usable.append(annotation)
         for kind, message in problems + mask_problems:
-            where = f"annotation {annotation['id']} of image {image['id']} ('{image['file_name']}')"
+            where = f"annotation {shown_id(annotation['id'])} of image {shown_id(image['id'])}"
+            where += f" ('{image['file_name']}')"
             findings.append(Finding(kind, where, message))
     return usable, findings
 
@@ -231,21 +253,25 @@ def _usable_segmentation(
     if not isinstance(segmentation, list):
         return None, [("polygon", f"'segmentation' is {shortened(segmentation)}")]
     if all(map(_is_number, segmentation)):
-        return None, [("polygon", "'segmentation' is a list of numbers, not of polygons")]
-    problems = {i: message for i, p in enumerate(segmentation) if (message := _polygon_problem(p))}
+        message = f"'segmentation' is a list of numbers, and no polygon: {shortened(segmentation)}"
+        return None, [("polygon", message)]
+    problems = {i: message for i, p in enumerate(segmentation) if (message := polygon_problem(p))}
     good = [polygon for i, polygon in enumerate(segmentation) if i not in problems]
     return good or None, [("polygon", message) for message in problems.values()]
 
 
-def _polygon_problem(polygon: object) -> str | None:
+def polygon_problem(polygon: object) -> str | None:
+    """Why a list of coordinates is no polygon; None: it is one."""
     if not isinstance(polygon, list):
         return f"polygon is {shortened(polygon)}"
+    if any(isinstance(entry, (list, dict)) for entry in polygon):
+        return f"polygon has entries that are neither numbers nor points: {shortened(polygon)}"
+    if not all(map(_is_number, polygon)):
+        return f"polygon has entries that are not finite numbers: {shortened(polygon)}"
     if len(polygon) % 2:
         return f"polygon has an odd count of numbers, {len(polygon)}: {shortened(polygon)}"
     if len(polygon) < 6:
         return f"polygon has fewer than three points: {shortened(polygon)}"
-    if not all(map(_is_number, polygon)):
-        return f"polygon has entries that are not finite numbers: {shortened(polygon)}"
     if max(map(abs, polygon)) > MAX_SIDE:
         return f"polygon has a point more than {MAX_SIDE} pixels away: {shortened(polygon)}"
     return None
@@ -281,12 +307,11 @@ def _rle_counts(annotation: dict) -> object:
 def complete_annotations(annotations: list[dict], images: list[dict]) -> list[dict]:
     """Usable annotations with ``area``, ``iscrowd`` and id above 0; unchanged ones are shared."""
     sizes = {image["id"]: (image["height"], image["width"]) for image in images}
-    free_id = max((annotation["id"] for annotation in annotations), default=0) + 1
     completed = []
     for annotation in annotations:
         missing = {}
         if annotation["id"] == 0:
-            missing["id"] = free_id
+            missing["id"] = free_id(annotations)
         if "iscrowd" not in annotation:
             missing["iscrowd"] = 0
         if not _is_number(annotation.get("area")):
@@ -294,6 +319,11 @@ def complete_annotations(annotations: list[dict], images: list[dict]) -> list[di
             missing["area"] = _area(annotation["segmentation"], size)
         completed.append({**annotation, **missing} if missing else annotation)
     return completed
+
+
+def free_id(annotations: list[dict]) -> int:
+    """An integer that is no annotation's id, nor any above it."""
+    return max((a["id"] for a in annotations if type(a.get("id")) is int), default=0) + 1
 
 
 def _area(segmentation: list | dict, size: tuple[int, int]) -> int:
@@ -304,9 +334,9 @@ def _area(segmentation: list | dict, size: tuple[int, int]) -> int:
 # Small helpers
 
 
-def is_id(value: object) -> bool:
-    """Whether a value is an integer, as ids and sizes must be."""
-    return isinstance(value, int) and not isinstance(value, bool)
+def is_crowd_flag(value: object) -> bool:
+    """Whether a value is one that ``iscrowd`` may have."""
+    return type(value) is int and value in (0, 1)
 
 
 def _is_number(value: object) -> bool:
@@ -317,5 +347,5 @@ def _has_id(entry: object) -> bool:
     return isinstance(entry, dict) and is_id(entry.get("id"))
 
 
-def _is_in(value: object, ids: set[int]) -> bool:
+def _is_in(value: object, ids: set[int | str]) -> bool:
     return is_id(value) and value in ids

@@ -13,6 +13,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from detectron2.data import Metadata
 
 from rdsnet.data.findings import Finding
+from rdsnet.data.ids import shown_id
 
 
 def distinct_names(classes: Mapping[Hashable, str]) -> list[str]:
@@ -63,7 +64,7 @@ def class_name_findings(categories: Iterable[dict]) -> Iterator[Finding]:
         alike[_simplified(category["name"])].append(category)
     for group in alike.values():
         if len(group) > 1:
-            where = "categories " + ", ".join(str(category["id"]) for category in group)
+            where = "categories " + ", ".join(shown_id(category["id"]) for category in group)
             names = dict.fromkeys(category["name"] for category in group)
             if len(names) == 1:
                 yield Finding("same class name", where, f"all are called {next(iter(names))!r}")

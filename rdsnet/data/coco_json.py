@@ -37,6 +37,8 @@ def read_coco_json(json_path: str | os.PathLike) -> dict:
             f"{json_path} is not valid json: it is not text in UTF-8 (byte {error.start}). Is it "
             "really the annotation file?"
         ) from error
+    except (ValueError, RecursionError) as error:  # numbers too long, lists too deep for Python
+        raise ValueError(f"{json_path} cannot be read: {error}. Repair or rewrite it.") from error
     if not isinstance(content, dict):
         hint = " (a list is what COCO uses for results)" if isinstance(content, list) else ""
         raise ValueError(f"{json_path}: {EXPECTED}, got a {type(content).__name__}{hint}")
@@ -83,7 +85,7 @@ def _scan_categories(path: str) -> list | None:
             tail = data[found[0] : found[0] + (1 << 22)]
     try:
         return json.JSONDecoder().raw_decode(tail.decode("utf-8", errors="ignore"))[0]
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
 
 

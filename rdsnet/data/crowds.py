@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 
-from rdsnet.data.findings import Finding
+from rdsnet.data.findings import Finding, printable
+from rdsnet.data.ids import shown_id
 from rdsnet.data.rle import segmentation_rle
 
 REMEDY = (
@@ -62,7 +63,8 @@ def crowd_findings(content: dict) -> Iterator[Finding]:
             message = "a crowd that is one connected region"
         else:
             continue
-        where = f"annotation {crowd['id']} of image {crowd['image_id']} ('{image['file_name']}')"
+        where = f"annotation {shown_id(crowd['id'])} of image {shown_id(crowd['image_id'])}"
+        where += f" ('{printable(image['file_name'])}')"
         yield Finding("crowd", where, message)
 
 

@@ -25,6 +25,7 @@ from rdsnet.data.checks import ON_INVALID, clean_coco, coco_categories
 from rdsnet.data.class_names import distinct_names
 from rdsnet.data.coco_json import read_coco_json
 from rdsnet.data.crowds import crowd_summary
+from rdsnet.data.ids import id_order, shown_id, whole_number
 from rdsnet.data.rle import compressed_rle
 
 logger = logging.getLogger(__name__)
@@ -177,7 +178,7 @@ def with_classes(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-def class_metadata(cfg: CfgNode) -> tuple[list[str] | None, list[int]]:
+def class_metadata(cfg: CfgNode) -> tuple[list[str] | None, list[int | str]]:
     """Distinct names of the model's classes (None: unknown), and the category id of each.
 
     From the data where it is there, else from ``DATASETS.CLASSES``; where neither is, ids are the
@@ -218,7 +219,7 @@ def check_num_classes(cfg: CfgNode) -> None:
             two datasets declare different categories.
     """
     num_classes = with_num_classes(cfg).MODEL.RETINANET.NUM_CLASSES
-    first: tuple[str, dict[int, str]] | None = None
+    first: tuple[str, dict[int | str, str]] | None = None
     for name in dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]):
         classes = _categories(cfg, name)
         if classes is None:
@@ -232,7 +233,7 @@ def check_num_classes(cfg: CfgNode) -> None:
             )
         if first is None:
             first = (name, classes)
-        elif classes != first[1]:
+        elif _meant(classes) != _meant(first[1]):
             raise ValueError(
                 f"datasets '{first[0]}' and '{name}' declare different categories: "
                 f"{_differences(first, (name, classes))}. Give both json files the same "
@@ -307,9 +308,10 @@ def _checked_content(file: CocoFile) -> tuple[dict, bool]:
 
 def coco_records(content: dict, image_root: str) -> list[dict]:
     """What :func:`load_coco_file` returns, from the content of a file without problems."""
-    classes = {id_: i for i, id_ in enumerate(sorted(c["id"] for c in content["categories"]))}
+    category_ids = sorted((c["id"] for c in content["categories"]), key=id_order)
+    classes = {id_: i for i, id_ in enumerate(category_ids)}
     records = {}
-    for image in sorted(content["images"], key=lambda image: image["id"]):
+    for image in sorted(content["images"], key=lambda image: id_order(image["id"])):
         records[image["id"]] = {
             "file_name": os.path.join(image_root, image["file_name"]),
             "height": image["height"],
@@ -344,7 +346,7 @@ def _write_copy(file: CocoFile, content: dict) -> str:
     return path
 
 
-def _categories(cfg: CfgNode, name: str) -> dict[int, str] | None:
+def _categories(cfg: CfgNode, name: str) -> dict[int | str, str] | None:
     """{category id: name} of a dataset, sorted by id; None when unknown."""
     for file in coco_files(cfg):
         if file.name == name:
@@ -360,17 +362,23 @@ def _categories(cfg: CfgNode, name: str) -> dict[int, str] | None:
     return dict(zip(ids, classes, strict=True))
 
 
-def _distinct(classes: Sequence[tuple[int, str]]) -> list[str]:
+def _distinct(classes: Sequence[tuple[int | str, str]]) -> list[str]:
     """Distinct names of ``DATASETS.CLASSES``."""
     return distinct_names({id_: label for id_, label in classes})
 
 
-def _listed(classes: dict[int, str], most: int = 10) -> str:
-    shown = [f"{id_} '{name}'" for id_, name in list(classes.items())[:most]]
+def _meant(classes: dict[int | str, str]) -> list[tuple[int | str, str]]:
+    """Ids and names in order. Of one exporter, ids may be numbers here and text there."""
+    numbers = [(id_, whole_number(id_), name) for id_, name in classes.items()]
+    return [(id_ if number is None else number, name) for id_, number, name in numbers]
+
+
+def _listed(classes: dict[int | str, str], most: int = 10) -> str:
+    shown = [f"{shown_id(id_)} '{name}'" for id_, name in list(classes.items())[:most]]
     return ", ".join(shown) + (", ..." if len(classes) > most else "")
 
 
-def _differences(a: tuple[str, dict[int, str]], b: tuple[str, dict[int, str]]) -> str:
+def _differences(a: tuple[str, dict[int | str, str]], b: tuple[str, dict[int | str, str]]) -> str:
     (name_a, classes_a), (name_b, classes_b) = a, b
     parts = []
     for name, classes, others in ((name_a, classes_a, classes_b), (name_b, classes_b, classes_a)):
@@ -378,7 +386,7 @@ def _differences(a: tuple[str, dict[int, str]], b: tuple[str, dict[int, str]]) -
         if extra:
             parts.append(f"only in '{name}': {_listed(extra)}")
     renamed = [
-        f"{id_} is '{label}' and '{classes_b[id_]}'"
+        f"{shown_id(id_)} is '{label}' and '{classes_b[id_]}'"
         for id_, label in classes_a.items()
         if id_ in classes_b and classes_b[id_] != label
     ]

@@ -13,6 +13,7 @@ from collections.abc import Hashable, Iterator, Mapping
 from typing import TypeVar
 
 from rdsnet.data.findings import Finding, first_of
+from rdsnet.data.ids import shown_id
 from rdsnet.data.threads import for_each_file
 
 SAMPLE = 1 << 12  # bytes from the middle of a file
@@ -55,7 +56,7 @@ def equal_image_findings(content: dict, image_root: str | os.PathLike) -> Iterat
     for group in equal_images(image_paths(content, image_root)):
         files = dict.fromkeys(f"'{names[id_]}'" for id_ in group)
         what = "is the file of each" if len(files) == 1 else "are equal"
-        where = f"images {first_of(map(str, group))}"
+        where = f"images {first_of(map(shown_id, group))}"
         yield Finding("same photograph", where, f"{first_of(files)} {what}")
 
 

@@ -7,22 +7,30 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from rdsnet.data.ids import id_order, shown_id
+
 SHOWN = 5  # offenders of each kind that a message shows
 
 # What to do about a kind of finding. The first group is structure, the second single annotations.
 REMEDIES = {
-    "category": "Give every category its own integer 'id' and a 'name'.",
-    "image": "Give every image its own integer 'id', a 'file_name', and 'height' and 'width' in "
-    "pixels.",
+    "category": "Give every category its own 'id', an integer or text, and a 'name'.",
+    "image": "Give every image its own 'id', an integer or text, a 'file_name', and 'height' and "
+    "'width' in pixels.",
     "image file": "Give the folder that 'file_name' is relative to (in a config the third entry in "
     "DATASETS.COCO_FILES), or remove these images from the json.",
     "image file name": "One file of the folder fits each: correct 'file_name', or let 'rdsnet "
     "check-data --fix OUT.json' write it.",
     "unreadable image": "Replace these files, or remove the images from the json.",
-    "image size": "Correct 'height' and 'width' (as the image is shown, after EXIF rotation), "
-    "or use the images that were annotated.",
-    "annotation": "Give every annotation its own integer 'id' and the 'image_id' of an image in "
-    "this file.",
+    "image size": "The coordinates are those of the file: --fix corrects 'height' and 'width'.",
+    "resized image": "If these were resized after annotation, '--fix OUT --scale-coordinates' "
+    "scales the coordinates; or use the images that were annotated. --fix alone leaves them out.",
+    "turned image": "Use the images that were annotated: without an EXIF orientation if they were "
+    "annotated as they are stored. Or correct 'height' and 'width', which are those of the image "
+    "as it is shown. --fix leaves these out.",
+    "other image": "Use the images that were annotated, or correct 'height' and 'width'. --fix "
+    "leaves these out, since the coordinates don't prove which size is right.",
+    "annotation": "Give every annotation its own 'id', an integer or text, and the 'image_id' of "
+    "an image in this file.",
     "unknown category": "Use the ids that 'categories' declares, or declare the missing ones.",
     "box": "A 'bbox' is [x, y, width, height] in pixels.",
     "no segmentation": "RDSNet learns masks: give every annotation polygons or RLE.",
@@ -79,9 +87,9 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def listed(ids: set[int], most: int = 10) -> str:
+def listed(ids: set[int | str], most: int = 10) -> str:
     """The first of some ids, and how many there are."""
-    shown = ", ".join(map(str, sorted(ids)[:most]))
+    shown = ", ".join(map(shown_id, sorted(ids, key=id_order)[:most]))
     return f"{shown}, ... ({len(ids)} in all)" if len(ids) > most else shown
 
 

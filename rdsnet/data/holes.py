@@ -14,13 +14,15 @@ import pycocotools.mask as mask_util
 import shapely
 
 from rdsnet.data.findings import Finding, counted
+from rdsnet.data.ids import shown_id
 
 
 def hole_findings(content: dict) -> Iterator[Finding]:
     """Annotations with polygons inside of others; all annotations are usable."""
     for annotation in content["annotations"]:
         if count := inner_polygons(annotation["segmentation"]):
-            where = f"annotation {annotation['id']} of image {annotation['image_id']}"
+            where = f"annotation {shown_id(annotation['id'])} of image "
+            where += shown_id(annotation["image_id"])
             polygons = counted(len(annotation["segmentation"]), "polygon")
             yield Finding("polygon inside another", where, f"{count} of its {polygons}")
 

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import os
 
-from rdsnet.data.checks import is_id
 from rdsnet.data.findings import Finding
+from rdsnet.data.ids import is_id, shown_id
 from rdsnet.data.image_paths import file_problem
+from rdsnet.data.image_sizes import Disagreement
 from rdsnet.data.mapper import read_image
 from rdsnet.data.threads import for_each_file
 
 
 def read_sizes(
     content: dict, image_root: str | os.PathLike
-) -> dict[int, tuple[int, int] | ValueError]:
+) -> dict[int | str, tuple[int, int] | ValueError]:
     """Read every image.
 
     Args:
-        content: as :func:`rdsnet.data.coco_json.read_coco_json` returns it. Entries without id or
-            file name, and images whose file does not exist or cannot be read, are left out.
+        content: in normal form (:func:`rdsnet.data.normal_form.normal_form`). Entries without id
+            or file name, and images without a file that can be read, are left out.
         image_root: the folder that ``file_name`` is relative to.
 
     Returns:
@@ -39,24 +40,24 @@ def read_sizes(
     return dict(zip(paths, found, strict=True))
 
 
-def image_findings(content: dict, sizes: dict[int, tuple[int, int] | ValueError]) -> list[Finding]:
-    """What :func:`read_sizes` has found that would stop training."""
-    findings = []
-    for image in content["images"]:
-        size = sizes.get(image["id"])
-        where = f"image {image['id']}"
-        if isinstance(size, Exception):
-            findings.append(Finding("unreadable image", where, str(size)))
-        elif size is not None and size != (image["height"], image["width"]):
-            findings.append(
-                Finding(
-                    "image size",
-                    where,
-                    f"the json says {image['width']} x {image['height']} pixels, "
-                    f"'{image['file_name']}' has {size[1]} x {size[0]}",
-                )
-            )
-    return findings
+def image_findings(
+    content: dict,
+    sizes: dict[int | str, tuple[int, int] | ValueError],
+    differing: dict[int | str, Disagreement],
+) -> list[Finding]:
+    """What would stop training: images that cannot be read, or have another size than declared.
+
+    Args:
+        content: without structural problems.
+        sizes: what :func:`read_sizes` has found.
+        differing: what :func:`rdsnet.data.image_sizes.disagreements` makes of it.
+    """
+    unreadable = [
+        Finding("unreadable image", f"image {shown_id(image['id'])}", str(size))
+        for image in content["images"]
+        if isinstance(size := sizes.get(image["id"]), Exception)
+    ]
+    return unreadable + [d.finding for d in differing.values()]
 
 
 def _size_or_error(path: str) -> tuple[int, int] | ValueError:

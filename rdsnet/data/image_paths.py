@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 
 from rdsnet.data.file_names import Fit, fitting_files
 from rdsnet.data.findings import Finding, printable
+from rdsnet.data.ids import shown_id
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -76,7 +77,7 @@ def missing_image_findings(content: dict, image_root: str | os.PathLike) -> list
             kind = "image file name" if fit and fit.is_certain else "image file"
             message = f"{printable(os.path.join(root, name))} {problem}"
             message += f"; {fit}" if fit else ""
-            findings.append(Finding(kind, f"image {image['id']}", message))
+            findings.append(Finding(kind, f"image {shown_id(image['id'])}", message))
     return findings
 
 

@@ -219,7 +219,8 @@ def check_size(dataset_dict: dict, image: np.ndarray) -> None:
         raise ValueError(
             f"image {dataset_dict['file_name']} is {image.shape[1]} x {image.shape[0]} pixels "
             f"(EXIF rotation applied), its 'width' and 'height' say {dataset_dict['width']} x "
-            f"{dataset_dict['height']}. Correct them in the annotation file."
+            f"{dataset_dict['height']}. 'rdsnet check-data' says whether the masks fit the one or "
+            "the other, and what to do."
         ) from None
 
 

@@ -1,7 +1,7 @@
 """Making a usable COCO file from a broken one, without guessing.
 
-What can be known is corrected (an image's size from its file, a box from its mask); what cannot is
-left out (an annotation of an unknown class, an image that cannot be read).
+What can be known is corrected (a box from its mask, an image's size where the coordinates prove
+it); what cannot is left out (an annotation of an unknown class, an image that cannot be read).
 """
 
 from __future__ import annotations
@@ -9,22 +9,86 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from rdsnet.data.checks import complete_annotations, is_id, structure_findings, usable_annotations
+from rdsnet.data.checks import (
+    complete_annotations,
+    free_id,
+    is_crowd_flag,
+    structure_findings,
+    usable_annotations,
+)
+from rdsnet.data.crowds import crowds_as_objects
+from rdsnet.data.findings import printable
+from rdsnet.data.holes import inner_polygons_as_holes
+from rdsnet.data.ids import is_count, is_id
 from rdsnet.data.image_paths import file_problem
+from rdsnet.data.image_sizes import (
+    DECLARED_WRONG,
+    RESIZED,
+    TURNED,
+    UNCLEAR,
+    Disagreement,
+    disagreements,
+    scaled,
+)
+from rdsnet.data.normal_form import READ_AS, normal_form
 from rdsnet.data.quality import box_differs_from_mask, repeats, xyxy_boxes
 from rdsnet.data.statistics import mask_boxes
+
+# What becomes of images whose size is not that of their file, by kind of disagreement.
+CORRECTED = {
+    DECLARED_WRONG: "image sizes corrected",
+    RESIZED: "resized images whose coordinates were scaled",
+}
+LEFT_OUT = {
+    RESIZED: "resized images left out (--scale-coordinates keeps them)",
+    TURNED: "turned images left out, whose coordinates may be those of the stored pixels",
+    UNCLEAR: "images of another size left out, whose coordinates don't prove which size is right",
+}
+NO_SIZE = "images left out, whose 'width' or 'height' is missing or no whole number of pixels"
+# So many of the images that are left out are named.
+NAMES_SHOWN = 100
+
+
+class Done(Counter):
+    """What a repair has done: {description: how often}.
+
+    Attributes:
+        names: {description: file names} of what people have to know by name.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: defaultdict[str, list[str]] = defaultdict(list)
+
+    def add(self, description: str, name: str) -> None:
+        self[description] += 1
+        self.names[description].append(printable(name))
+
+    def lines(self) -> list[str]:
+        """For people; what was not needed is left out."""
+        lines = []
+        for description, number in (+self).items():
+            names = self.names[description]
+            more = f", ... and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+            shown = ": " + ", ".join(names[:NAMES_SHOWN]) + more if names else ""
+            lines.append(f"  {number:>6} {description}{shown}")
+        return lines
 
 
 def repair_coco(
     content: dict,
     image_root: str | os.PathLike,
-    sizes: Mapping[int, tuple[int, int] | ValueError],
-) -> tuple[dict, Counter]:
+    sizes: Mapping[int | str, tuple[int, int] | ValueError],
+    *,
+    scale_coordinates: bool = False,
+    crowds_are_objects: bool = False,
+    inner_polygons_are_holes: bool = False,
+) -> tuple[dict, Done]:
     """A copy of a COCO file's content that training accepts.
 
     Args:
@@ -32,22 +96,37 @@ def repair_coco(
         image_root: the folder that ``file_name`` is relative to.
         sizes: height and width of the files, or why they cannot be read, of as many images as have
             been looked at (:func:`rdsnet.data.image_files.read_sizes`).
+        scale_coordinates: of images that were resized after annotation
+            (:mod:`rdsnet.data.image_sizes`); otherwise these are left out.
+        crowds_are_objects: make crowds objects (:mod:`rdsnet.data.crowds`).
+        inner_polygons_are_holes: cut polygons out of those that they lie inside
+            (:mod:`rdsnet.data.holes`).
 
     Returns:
-        The repaired content and what was done, {description: how often}.
+        The repaired content and what was done.
 
     Raises:
         ValueError: if it cannot be repaired: two different categories share an id, there is none,
             or no image remains.
     """
-    done: Counter = Counter()
+    done = Done()
+    content, read_as = normal_form(content)
+    for finding in read_as:
+        done[f"{finding.kind}: {READ_AS[finding.kind]}"] += 1
+    if crowds_are_objects:
+        content, done["crowds made objects"] = crowds_as_objects(content)
     categories = _repair_categories(content["categories"], done)
-    images = _repair_images(content["images"], image_root, sizes, done)
+    differing = disagreements(content, sizes)
+    corrected = {DECLARED_WRONG, RESIZED} if scale_coordinates else {DECLARED_WRONG}
+    images = _repair_images(content["images"], image_root, sizes, differing, corrected, done)
     ids = {image["id"] for image in images}
     annotations = []
     for annotation in content["annotations"]:
         if isinstance(annotation, dict) and is_id(annotation.get("image_id")):
             if annotation["image_id"] in ids:
+                size = differing.get(annotation["image_id"])
+                if size and size.kind == RESIZED:
+                    annotation = scaled(annotation, size.declared, size.actual)
                 annotations.append(dict(annotation))
                 continue
         done["annotations of images that are not there left out"] += 1
@@ -56,6 +135,8 @@ def repair_coco(
     if structure_findings(repaired):
         raise ValueError("the file cannot be repaired: its structure remains wrong")
     _repair_annotations(repaired, done)
+    if inner_polygons_are_holes:
+        repaired, done["objects with holes written as RLE"] = inner_polygons_as_holes(repaired)
     return repaired, done
 
 
@@ -85,7 +166,7 @@ def write_repaired(content: dict, source: str | os.PathLike, target: str | os.Pa
 
 
 def _repair_categories(categories: list, done: Counter) -> list[dict]:
-    kept: dict[int, dict] = {}
+    kept: dict[int | str, dict] = {}
     for category in categories:
         if not isinstance(category, dict) or not is_id(category.get("id")):
             done["categories without id left out"] += 1
@@ -109,8 +190,10 @@ def _repair_categories(categories: list, done: Counter) -> list[dict]:
 def _repair_images(
     images: list,
     image_root: str | os.PathLike,
-    sizes: Mapping[int, tuple[int, int] | ValueError],
-    done: Counter,
+    sizes: Mapping[int | str, tuple[int, int] | ValueError],
+    differing: Mapping[int | str, Disagreement],
+    corrected: Collection[str],
+    done: Done,
 ) -> list[dict]:
     by_id = defaultdict(list)
     for image in images:
@@ -127,28 +210,30 @@ def _repair_images(
             continue
         done["repeated images left out"] += len(same) - 1
         if file_problem(os.path.join(image_root, image["file_name"])):
-            done["missing images left out"] += 1
+            done.add("missing images left out", image["file_name"])
         elif isinstance(size, Exception):
-            done["unreadable images left out"] += 1
-        elif size is not None and size != (image.get("height"), image.get("width")):
+            done.add("unreadable images left out", image["file_name"])
+        elif id_ in differing and differing[id_].kind in corrected:
             kept.append({**image, "height": size[0], "width": size[1]})
-            done["image sizes corrected"] += 1
-        elif not all(is_id(image.get(key)) and image[key] > 0 for key in ("height", "width")):
-            done["images without size left out"] += 1
+            done[CORRECTED[differing[id_].kind]] += 1
+        elif not all(is_count(image.get(key)) for key in ("height", "width")):
+            done.add(NO_SIZE, image["file_name"])
+        elif id_ in differing:
+            done.add(LEFT_OUT[differing[id_].kind], image["file_name"])
         else:
             kept.append(image)
     if not kept:
-        raise ValueError(
-            f"the file cannot be repaired: no image remains. Is {os.fspath(image_root)} the folder "
-            "of the images?"
-        )
+        reasons = "\n".join(done.lines())
+        folder = os.fspath(image_root)
+        hint = f"\nIs {folder} the folder of the images?" if done["missing images left out"] else ""
+        raise ValueError(f"the file cannot be repaired: no image remains.\n{reasons}{hint}")
     return kept
 
 
 def _renumber(annotations: list[dict], done: Counter) -> None:
     """Give annotations without an id of their own a new one, in place."""
-    taken: set[int] = set()
-    free = max((a["id"] for a in annotations if is_id(a.get("id"))), default=0) + 1
+    taken: set[int | str] = set()
+    free = free_id(annotations)
     for annotation in annotations:
         if not is_id(annotation.get("id")) or annotation["id"] in taken:
             annotation["id"] = free
@@ -160,12 +245,7 @@ def _renumber(annotations: list[dict], done: Counter) -> None:
 def _repair_annotations(content: dict, done: Counter) -> None:
     """Correct boxes, leave out what stays unusable and what occurs twice, in place."""
     for annotation in content["annotations"]:
-        segmentation = annotation.get("segmentation")
-        if isinstance(segmentation, list) and segmentation:
-            if all(type(v) in (int, float) for v in segmentation):
-                annotation["segmentation"] = [segmentation]
-                done["polygons put into a list"] += 1
-        if annotation.get("iscrowd", 0) not in (0, 1):
+        if not is_crowd_flag(annotation.get("iscrowd", 0)):
             annotation["iscrowd"] = 0
             done["values of 'iscrowd' set to 0"] += 1
     # Judged with the whole image as box: what is usable then has a mask that gives a box.
@@ -191,7 +271,10 @@ def _repair_annotations(content: dict, done: Counter) -> None:
 
 
 def _correct_boxes(
-    annotations: list[dict], masks: np.ndarray, sizes: Mapping[int, tuple[int, int]], done: Counter
+    annotations: list[dict],
+    masks: np.ndarray,
+    sizes: Mapping[int | str, tuple[int, int]],
+    done: Counter,
 ) -> None:
     """Boxes that are none, reach beyond the image or don't fit their mask: those of the mask."""
     plain = [[0, 0, 0, 0] if not _is_box(a["bbox"]) else a["bbox"] for a in annotations]

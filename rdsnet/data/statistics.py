@@ -13,6 +13,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 
 from rdsnet.data.class_names import distinct_names
+from rdsnet.data.ids import id_order
 from rdsnet.data.rle import compressed_rle
 
 # Annotations whose polygons are looked at together, to bound memory.
@@ -29,7 +30,6 @@ class DataStatistics:
         image_index: (N,) which image an object is in, 0 .. I - 1.
         classes: (N,) which class it has, 0 .. K - 1.
         boxes: (N, 4) as annotated.
-        annotation_ids: (N,) the ids of the annotations.
         crowds: number of crowd regions.
     """
 
@@ -38,7 +38,6 @@ class DataStatistics:
     image_index: np.ndarray
     classes: np.ndarray
     boxes: np.ndarray
-    annotation_ids: np.ndarray
     crowds: int
 
     @property
@@ -59,7 +58,7 @@ class DataStatistics:
 
 def data_statistics(content: dict) -> DataStatistics:
     """The numbers of a COCO file without problems (see :func:`rdsnet.data.checks.clean_coco`)."""
-    categories = sorted(content["categories"], key=lambda category: category["id"])
+    categories = sorted(content["categories"], key=lambda category: id_order(category["id"]))
     class_of = {category["id"]: k for k, category in enumerate(categories)}
     index_of = {image["id"]: i for i, image in enumerate(content["images"])}
     objects = [a for a in content["annotations"] if not a.get("iscrowd", 0)]
@@ -72,7 +71,6 @@ def data_statistics(content: dict) -> DataStatistics:
         image_index=np.array([index_of[a["image_id"]] for a in objects], dtype=np.int64),
         classes=np.array([class_of[a["category_id"]] for a in objects], dtype=np.int64),
         boxes=boxes,
-        annotation_ids=np.array([a["id"] for a in objects], dtype=np.int64),
         crowds=len(content["annotations"]) - len(objects),
     )
 

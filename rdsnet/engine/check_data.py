@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ from detectron2.config import CfgNode
 
 from rdsnet.data.checks import (
     complete_annotations,
-    is_id,
     structure_findings,
     usable_annotations,
 )
@@ -24,13 +22,20 @@ from rdsnet.data.crowds import crowd_summary, crowds_as_objects
 from rdsnet.data.datasets import coco_records
 from rdsnet.data.equal_images import equal_image_findings
 from rdsnet.data.findings import REMEDIES, Finding, counted, finding_lines
-from rdsnet.data.holes import inner_polygons_as_holes
 from rdsnet.data.image_files import image_findings, read_sizes
 from rdsnet.data.image_paths import missing_image_findings, with_fitting_names
+from rdsnet.data.image_sizes import (
+    RESIZED,
+    TURNED,
+    UNCLEAR,
+    disagreements,
+    with_proven_sizes,
+)
 from rdsnet.data.mapper import read_image
+from rdsnet.data.normal_form import normal_form, read_as_lines
 from rdsnet.data.quality import REMEDIES as QUALITY_REMEDIES
 from rdsnet.data.quality import quality_findings
-from rdsnet.data.repair import repair_coco, write_repaired
+from rdsnet.data.repair import Done, repair_coco, write_repaired
 from rdsnet.data.statistics import DataStatistics, data_statistics
 from rdsnet.engine.settings import Wishes, derive_settings
 from rdsnet.visualization import captioned, contact_sheet, draw_objects, objects_from_annotations
@@ -38,6 +43,8 @@ from rdsnet.visualization import captioned, contact_sheet, draw_objects, objects
 SHEET_IMAGES, SHEET_COLUMNS, CELL_WIDTH = 12, 4, 480
 # Annotations from which on one may wonder whether something is going on.
 MANY = 20_000
+# Images with these problems cannot be repaired.
+LEFT_OUT_BY_FIX = {"image file", "unreadable image", RESIZED, TURNED, UNCLEAR}
 # Classes that a report lists.
 CLASSES_SHOWN = 10
 
@@ -49,6 +56,7 @@ class DataCheck:
     Attributes:
         json_file: what was checked.
         problems: training would fail.
+        read_as: values in another form than COCO's, which mean one thing only.
         warnings: it would not, but learn less than it could.
         statistics: of the usable part; None where nothing is.
         content: the usable part.
@@ -59,10 +67,11 @@ class DataCheck:
 
     json_file: str
     problems: list[Finding]
+    read_as: list[Finding]
     warnings: list[Finding]
     statistics: DataStatistics | None
     content: dict | None
-    sizes: dict[int, tuple[int, int] | ValueError]
+    sizes: dict[int | str, tuple[int, int] | ValueError]
     images_read: bool
     counts: tuple[int, int, int]
 
@@ -76,7 +85,7 @@ def check_data(
     image_root: str | os.PathLike,
     *,
     read_images: bool = True,
-    sizes: dict[int, tuple[int, int] | ValueError] | None = None,
+    sizes: dict[int | str, tuple[int, int] | ValueError] | None = None,
     crowds_are_objects: bool = False,
 ) -> DataCheck:
     """Check a COCO file and its images.
@@ -91,7 +100,7 @@ def check_data(
     Raises:
         FileNotFoundError, ValueError: if the json does not exist or is no COCO file at all.
     """
-    content = read_coco_json(json_file)
+    content, read_as = normal_form(read_coco_json(json_file))
     if crowds_are_objects:
         content, _ = crowds_as_objects(content)
     if len(content["annotations"]) > MANY:  # takes some seconds
@@ -101,9 +110,12 @@ def check_data(
     problems = structure_findings(content)
     usable = None
     if not problems:
-        annotations, invalid = usable_annotations(content)
+        differing = disagreements(content, sizes)
         problems += missing_image_findings(content, image_root)
-        problems += image_findings(content, sizes) + invalid
+        problems += image_findings(content, sizes, differing)
+        content = with_proven_sizes(content, differing)
+        annotations, invalid = usable_annotations(content)
+        problems += invalid
         annotations = complete_annotations(annotations, content["images"])
         usable = {**content, "annotations": annotations}
     warnings = quality_findings(usable) if usable else []
@@ -116,7 +128,15 @@ def check_data(
     statistics = data_statistics(usable) if usable else None
     counts = tuple(len(content[key]) for key in ("images", "annotations", "categories"))
     return DataCheck(
-        os.fspath(json_file), problems, warnings, statistics, usable, sizes, read_images, counts
+        os.fspath(json_file),
+        problems,
+        read_as,
+        warnings,
+        statistics,
+        usable,
+        sizes,
+        read_images,
+        counts,
     )
 
 
@@ -137,6 +157,10 @@ def report_text(check: DataCheck, cfg: CfgNode, config_name: str) -> str:
         lines += finding_lines(check.problems, REMEDIES)
         if check.content is None:
             lines += ["", "The annotations themselves can be checked when these are mended."]
+    if check.read_as:
+        values = counted(len(check.read_as), "value")
+        lines += ["", f"{values} in another form than COCO's, read as what they can only mean"]
+        lines += read_as_lines(check.read_as)
     if check.warnings:
         lines += [
             "",
@@ -157,13 +181,12 @@ def repair(
     json_file: str | os.PathLike,
     image_root: str | os.PathLike,
     target: str | os.PathLike,
-    sizes: dict[int, tuple[int, int] | ValueError],
+    sizes: dict[int | str, tuple[int, int] | ValueError],
     *,
     read_images: bool = True,
-    crowds_are_objects: bool = False,
-    inner_polygons_are_holes: bool = False,
-) -> tuple[Counter, list[str]]:
-    """Write a repaired copy.
+    **wanted: bool,
+) -> Done:
+    """Write a repaired copy; returns what was done.
 
     Args:
         json_file, image_root: as of :func:`check_data`.
@@ -171,11 +194,7 @@ def repair(
         sizes: what was found when reading the images, of those that were read; gets that of images
             that are found by another name.
         read_images: read these; otherwise they must only exist.
-        crowds_are_objects: see :mod:`rdsnet.data.crowds`.
-        inner_polygons_are_holes: see :mod:`rdsnet.data.holes`.
-
-    Returns:
-        What was done, {description: how often}, and the file names of the images left out.
+        wanted: what :func:`rdsnet.data.repair.repair_coco` is to do beside what is beyond doubt.
 
     Raises:
         ValueError, FileExistsError: see :func:`rdsnet.data.repair.repair_coco` and
@@ -183,24 +202,12 @@ def repair(
     """
     content, renamed = with_fitting_names(read_coco_json(json_file), image_root)
     if read_images:
-        sizes |= read_sizes({**content, "images": renamed}, image_root)
-    crowds = holes = 0
-    if crowds_are_objects:
-        content, crowds = crowds_as_objects(content)
-    repaired, done = repair_coco(content, image_root, sizes)
-    if inner_polygons_are_holes:
-        repaired, holes = inner_polygons_as_holes(repaired)
+        found, _ = normal_form({**content, "images": renamed, "annotations": []})
+        sizes |= read_sizes(found, image_root)
+    repaired, done = repair_coco(content, image_root, sizes, **wanted)
     done["file names corrected"] += len(renamed)
-    done["crowds made objects"] += crowds
-    done["objects with holes written as RLE"] += holes
     write_repaired(repaired, json_file, target)
-    kept = {image["id"] for image in repaired["images"]}
-    left_out = [
-        str(image.get("file_name"))
-        for image in content["images"]
-        if isinstance(image, dict) and not (is_id(image.get("id")) and image["id"] in kept)
-    ]
-    return +done, left_out  # without what was not needed
+    return done
 
 
 def draw_sheet(check: DataCheck, image_root: str | os.PathLike, path: str | os.PathLike) -> int:
@@ -265,9 +272,14 @@ def _numbers(statistics: DataStatistics) -> list[str]:
 
 def _verdict(check: DataCheck) -> str:
     if check.problems:
+        left_out = {finding.where for finding in check.problems if finding.kind in LEFT_OUT_BY_FIX}
+        if len(left_out) >= check.counts[0] > 0:
+            return "Training would fail, and --fix would leave every image out: do as said above."
         fix = "--fix OUT.json"
         if check.statistics and check.statistics.crowds and not len(check.statistics.boxes):
             fix += " --crowds-are-objects"
+        elif {finding.kind for finding in check.problems} == {"no object"}:
+            return "Training would fail: there is nothing to learn from."
         return f"Training would fail. 'rdsnet check-data {fix}' writes a repaired copy."
     if not check.images_read:
         return "Training would work, as far as can be seen without reading the images."

@@ -1,7 +1,7 @@
 """After training: ``OUTPUT_DIR/model_best.pth``, the model to use.
 
-The best one by ``TEST.BEST_METRIC`` (the last one where nothing was evaluated), averaged with
-``SOLVER.EMA``, and with MBRM fitted to it (``MODEL.RDSNET.MBRM.FIT.AFTER_TRAINING``).
+The best one by ``TEST.BEST_METRIC`` (the last one, and that is said, where nothing was compared),
+averaged with ``SOLVER.EMA``, and with MBRM fitted to it (``MODEL.RDSNET.MBRM.FIT.AFTER_TRAINING``).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from rdsnet.engine.hooks import BEST_MODEL
 from rdsnet.engine.report import report_run
 from rdsnet.engine.trainer import Trainer
 from rdsnet.evaluation import results_table
+from rdsnet.evaluation.truth import without_objects
 
 logger = logging.getLogger(__name__)
 
@@ -47,15 +48,31 @@ def finish(cfg: CfgNode, results: OrderedDict | None) -> OrderedDict | None:
     if not last.is_file() or last.read_text().strip() != "model_final.pth":
         return results
     best = folder / BEST_MODEL
-    if not (cfg.TEST.BEST_METRIC and cfg.DATASETS.TEST and best.is_file()):
+    compared = bool(cfg.TEST.BEST_METRIC and cfg.DATASETS.TEST) and best.is_file()
+    if not compared:
         save_model(best, _final_weights(folder / "model_final.pth"), cfg)
     if fit_wanted:
         results = _fit(cfg, best) or results
+    if not compared:
+        logger.info(
+            f"{best} is the model after the last iteration: nothing was compared, since "
+            f"{_why_not_compared(cfg)}"
+        )
     logger.info(
         f"The model to use is {best}. Try it: "
         f"rdsnet predict --weights {best} --input PHOTOS --output {folder / 'predictions'}"
     )
     return results
+
+
+def _why_not_compared(cfg: CfgNode) -> str:
+    if not cfg.DATASETS.TEST:
+        return "there is no validation data"
+    if not cfg.TEST.BEST_METRIC:
+        return "TEST.BEST_METRIC is empty"
+    empty = ", ".join(f"'{name}'" for name in without_objects(cfg.DATASETS.TEST))
+    reason = f"data set {empty} has no objects" if empty else "nothing was detected"
+    return f"{cfg.TEST.BEST_METRIC} did not exist in any evaluation: {reason}"
 
 
 def _final_weights(path: Path) -> dict[str, Tensor]:

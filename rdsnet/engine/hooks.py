@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from rdsnet.checkpoint.checkpointer import is_intact
 from rdsnet.checkpoint.description import KEY, ModelDescription, save_model
+from rdsnet.evaluation.truth import without_objects
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +102,12 @@ class BestModelHook(hooks.EvalHook):
         self._best, self._best_iteration = -math.inf, -1
 
     def before_train(self) -> None:
+        if comm.is_main_process():
+            for name in without_objects(self._cfg.DATASETS.TEST):
+                logger.warning(
+                    f"Data set '{name}' has no objects (crowds do not count): evaluations on it "
+                    "give no AP, and no model can be the best. Give validation data with objects."
+                )
         if not self._cfg.TEST.BEST_METRIC:
             return
         resumed = self.trainer.start_iter > 0 and self._path.is_file()
@@ -132,7 +139,10 @@ class BestModelHook(hooks.EvalHook):
                 f"{', '.join(name for name in results if '/' in name)}"
             )
         value = comm.all_gather(results[metric][0] if results else None)[0]
-        if not value > self._best:  # also when it is NaN
+        if math.isnan(value):
+            logger.warning(f"{metric} does not exist in this evaluation: nothing was compared")
+            return
+        if not value > self._best:
             logger.info(f"{metric} {value:.3f} is not better than {self._best:.3f}")
             return
         # After the last iteration, Detectron2 has already counted on.

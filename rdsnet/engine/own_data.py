@@ -17,6 +17,7 @@ import rdsnet
 from rdsnet import model_zoo
 from rdsnet.data.checks import check_coco
 from rdsnet.data.equal_images import equal_images, image_paths
+from rdsnet.data.ids import id_order
 from rdsnet.data.statistics import DataStatistics, data_statistics
 from rdsnet.engine.data_remarks import (
     crowd_remarks,
@@ -126,6 +127,8 @@ def prepare(
     if val:
         val_content = check_coco(*val, *how)
         evaluated = data_statistics(val_content)
+        if not len(evaluated.image_sizes):
+            raise ValueError(f"{val[0]} has no images to evaluate on. Give others, or --no-val.")
         if note is None:
             remarks += crowd_remarks(val[0], val_content, must_have_objects=False)
             remarks += shared_image_remarks((content, data[1]), (val_content, val[1]), val[0])
@@ -177,10 +180,10 @@ def split(
         The data to train on and to evaluate on, in json files in ``folder``, and a sentence; or
         the data as they were and twice None where there are too few images.
     """
-    ids = sorted(image["id"] for image in content["images"])
+    ids = sorted((image["id"] for image in content["images"]), key=id_order)
     if len(ids) < MIN_TO_HOLD_OUT:
         return data, None, None
-    shuffled = np.random.default_rng(0).permutation(ids).tolist()
+    shuffled = [ids[place] for place in np.random.default_rng(0).permutation(len(ids))]
     held_out = _drawn(shuffled, equal, round(HELD_OUT * len(ids)))
     folder.mkdir(parents=True, exist_ok=True)
     paths = []

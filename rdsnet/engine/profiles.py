@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 MATCH_IOU = 0.5
 
 IMAGES_PER_FILE = 200
+FORMAT = b"ids as json"  # of the files: those in another one are made anew
 
 
 @dataclass
@@ -82,7 +83,7 @@ class PackedProfiles:
 class ImageProfiles:
     """The detections of one image, N in the order of their scores, as far as MBRM is concerned."""
 
-    image_id: int
+    image_id: int | str
     size: tuple[int, int]  # H, W
     boxes: Tensor  # (N, 4) as regressed
     scores: Tensor  # (N,)
@@ -289,7 +290,7 @@ def _image_profiles(record: dict, instances: Instances) -> ImageProfiles:
 
 def _fingerprint(cfg: CfgNode, model: nn.Module, records: list[dict]) -> str:
     """Changes when the profiles would: with the weights, the model's settings or the data."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(FORMAT)
     for name, tensor in model.state_dict().items():
         if not name.startswith("mbrm."):
             digest.update(name.encode())
@@ -311,7 +312,9 @@ def _fingerprint(cfg: CfgNode, model: nn.Module, records: list[dict]) -> str:
 def _write(path: Path, fingerprint: str, images: list[ImageProfiles]) -> None:
     # First under another name: an interrupted write leaves no half file behind.
     unfinished = path.with_suffix(".unfinished")
-    torch.save({"fingerprint": fingerprint, "images": [asdict(i) for i in images]}, unfinished)
+    # An id may be longer than the integers that torch reads again: it is kept as json.
+    entries = [{**asdict(image), "image_id": json.dumps(image.image_id)} for image in images]
+    torch.save({"fingerprint": fingerprint, "images": entries}, unfinished)
     unfinished.replace(path)
 
 
@@ -326,5 +329,6 @@ def _read(path: Path, fingerprint: str) -> list[ImageProfiles] | None:
     images = []
     for image in content["images"]:
         packed = {axis: PackedProfiles(**image.pop(axis)) for axis in ("columns", "rows")}
+        image["image_id"] = json.loads(image["image_id"])
         images.append(ImageProfiles(**image, **packed))
     return images

@@ -67,7 +67,7 @@ class Evaluation:
 
 def results_section(evaluation: Evaluation) -> Section:
     """The table of APs."""
-    records = evaluation.detections.records if evaluation.detections else {}
+    records = {} if evaluation.detections is None else evaluation.detections.records
     if not evaluation.results:
         text = "The data set has no annotations to evaluate with, or has given no predictions."
         return Section("Average precision", text)
@@ -78,7 +78,9 @@ def results_section(evaluation: Evaluation) -> Section:
         f"objects and {len(evaluation.detections):,} detections; AP50 asks for an IoU of 0.5, "
         "APs, APm and APl are of small, medium and large objects."
     )
-    if not len(evaluation.detections):
+    if len(annotations) == crowds:
+        text += " Without objects there is no AP."
+    elif not len(evaluation.detections):
         text += " Nothing was detected, so there is no AP."
     rows = [
         (title, *(number(evaluation.ap(task, metric)) for metric in METRICS))
@@ -145,7 +147,7 @@ def errors_section(evaluation: Evaluation) -> Section | None:
         for task in evaluation.detections.tasks()
         if task != "bbox_regressed"
     }
-    if not errors:
+    if all(math.isnan(e.ap50) for e in errors.values()):  # also when there are none
         return None
     kinds = list(next(iter(errors.values())).counts)
     rows = [
@@ -235,7 +237,7 @@ def examples_sections(evaluation: Evaluation) -> Iterator[Section]:
         yield Section("Worst images", pictures=_examples(evaluation, worst))
 
 
-def _examples(evaluation: Evaluation, image_ids: list[int]) -> list[list[Picture]]:
+def _examples(evaluation: Evaluation, image_ids: list[int | str]) -> list[list[Picture]]:
     detections, quality = evaluation.detections, evaluation.quality
     rows = []
     for image_id in image_ids:
@@ -266,7 +268,7 @@ def _examples(evaluation: Evaluation, image_ids: list[int]) -> list[list[Picture
     return rows
 
 
-def _found(evaluation: Evaluation, image_id: int) -> str:
+def _found(evaluation: Evaluation, image_id: int | str) -> str:
     image = evaluation.detections.image(image_id, evaluation.main_task)
     found, _ = match(image)
     found = found[image.scores >= evaluation.quality.score_threshold]

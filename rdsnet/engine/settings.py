@@ -216,7 +216,12 @@ def _choose_evaluation(
     if val is not None:
         settings.options |= {"TEST.EVAL_PERIOD": period, "TEST.BEST_METRIC": "segm/AP"}
         text = f"every {period} iterations; the best model by mask AP is kept"
-        if wishes.patience:
+        if not len(val.boxes):
+            text = (
+                f"every {period} iterations, but without objects there is no AP: nothing can be "
+                "compared, and the model after the last iteration is kept"
+            )
+        elif wishes.patience:
             settings.options["TEST.PATIENCE"] = wishes.patience
             text += f", and training stops when {wishes.patience} in a row are not better"
         settings.notes.append(("Evaluation", text))

@@ -13,11 +13,13 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
+from rdsnet.evaluation.truth import CocoTruth
+
 
 class ImageBoxes(NamedTuple):
     """Detections of one image."""
 
-    image_id: int
+    image_id: int | str
     boxes: Tensor  # (N, 4) XYXY, pixels of the original image
     scores: Tensor  # (N,)
     classes: Tensor  # (N,) int64, 0 .. K-1
@@ -43,8 +45,7 @@ class BoxAP:
                 f"data set '{dataset_name}' has no COCO annotation file. Give it in "
                 "DATASETS.COCO_FILES as ['name', 'annotations.json', 'image folder']."
             )
-        with contextlib.redirect_stdout(io.StringIO()):
-            self.truth = COCO(json_file)
+        self.truth = CocoTruth.read(json_file)
         self.max_detections = max_detections
         ids = metadata.thing_dataset_id_to_contiguous_id
         self.category_ids = {number: category for category, number in ids.items()}
@@ -74,13 +75,14 @@ class BoxAP:
     def _results(self, images: Iterable[ImageBoxes]) -> COCO:
         annotations = []
         for image_id, boxes, scores, classes in images:
+            image_number = self.truth.image_numbers[image_id]
             for box, score, class_ in zip(boxes.tolist(), scores.tolist(), classes.tolist()):
                 x1, y1, x2, y2 = box
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
-                        "image_id": image_id,
-                        "category_id": self.category_ids[class_],
+                        "image_id": image_number,
+                        "category_id": self.truth.category_numbers[self.category_ids[class_]],
                         "bbox": [x1, y1, x2 - x1, y2 - y1],
                         "area": (x2 - x1) * (y2 - y1),
                         "score": score,

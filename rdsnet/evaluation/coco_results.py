@@ -7,7 +7,7 @@ from detectron2.structures import BoxMode, Instances
 from torch import Tensor
 
 
-def instances_to_coco_json(instances: Instances, image_id: int) -> list[dict]:
+def instances_to_coco_json(instances: Instances, image_id: int | str) -> list[dict]:
     """One entry of a COCO result file per object.
 
     Args:

@@ -63,7 +63,7 @@ class Detections:
             results[result["image_id"]].append(result)
         for of_image in results.values():
             of_image.sort(key=lambda result: -result["score"])
-        self.results: dict[int, list[dict]] = dict(results)
+        self.results: dict[int | str, list[dict]] = dict(results)
 
     def __len__(self) -> int:
         return sum(map(len, self.results.values()))
@@ -73,7 +73,7 @@ class Detections:
         first = next((of_image[0] for of_image in self.results.values()), {})
         return [task for task, field in REGIONS.items() if field in first]
 
-    def image(self, image_id: int, task: str) -> ImageObjects:
+    def image(self, image_id: int | str, task: str) -> ImageObjects:
         """Detections, by falling score, and objects of one image."""
         results = self.results.get(image_id, [])
         annotations = self._coco.imgToAnns.get(image_id, [])
@@ -110,27 +110,27 @@ class Quality:
 
     score_threshold: float
     f1: float
-    images: dict[int, float]
+    images: dict[int | str, float]
 
 
 def image_quality(detections: Detections, task: str) -> Quality:
     """See :class:`Quality`; ``task`` is "segm" or "bbox"."""
     scores, ious, owners, asked = [], [], [], {}
-    for image_id in detections.records:
+    for number, image_id in enumerate(detections.records):
         image = detections.image(image_id, task)
         found, iou = match(image)
         counts = np.flatnonzero(found > -2)
         scores.append(image.scores[counts])
         hit = found[counts]
         ious.append(np.where(hit >= 0, iou[counts, hit] if iou.size else 0.0, 0.0))
-        owners += [image_id] * len(counts)
+        owners += [number] * len(counts)
         asked[image_id] = int((~image.gt_ignore).sum())
-    score, iou, owner = np.concatenate(scores), np.concatenate(ious), np.array(owners)
+    score, iou, owner = np.concatenate(scores), np.concatenate(ious), np.array(owners, int)
     threshold, f1 = _best_threshold(score, iou > 0, sum(asked.values()))
     quality = {}
-    for image_id, objects in asked.items():
+    for number, (image_id, objects) in enumerate(asked.items()):
         if objects:
-            mine = iou[(owner == image_id) & (score >= threshold)] if len(owner) else np.zeros(0)
+            mine = iou[(owner == number) & (score >= threshold)]
             hits = int((mine > 0).sum())
             quality[image_id] = float(mine.sum() / (hits + (len(mine) + objects - 2 * hits) / 2))
     return Quality(threshold, f1, quality)

@@ -18,15 +18,19 @@ from detectron2.utils import comm
 from rdsnet.data.class_names import metadata_names
 from rdsnet.evaluation.breakdown import ap_breakdown, write_breakdown
 from rdsnet.evaluation.coco_results import instances_to_coco_json
-from rdsnet.evaluation.table import results_table
+from rdsnet.evaluation.table import results_table, what_is_missing
+from rdsnet.evaluation.truth import CocoTruth
 
 
 class RDSNetEvaluator(COCOEvaluator):
     """COCO metrics of ``bbox``, ``bbox_regressed`` (before MBRM) and ``segm``.
 
-    All arguments are those of Detectron2's COCOEvaluator. A model without MBRM has the same figures
-    for ``bbox`` and ``bbox_regressed``; one without masks has no ``segm``. Where nothing at all was
-    detected, all three are there and NaN.
+    All arguments are those of Detectron2's COCOEvaluator. Ids of images, categories and annotations
+    are any integers and text (:class:`~rdsnet.evaluation.truth.CocoTruth`).
+
+    A model without MBRM has the same figures for ``bbox`` and ``bbox_regressed``; one without masks
+    has no ``segm``. Where nothing at all was detected, all three are there and NaN. Why a figure is
+    missing is said in the log.
 
     Besides Detectron2's metrics (0..100: AP, AP50, AP75, APs, APm, APl, AP-<class>) there is AP90,
     the AP at IoU 0.9, where sharper boxes show most.
@@ -35,6 +39,10 @@ class RDSNetEvaluator(COCOEvaluator):
     ``bbox_regressed`` beside ``bbox``, and ``breakdown.json`` the results and their parts
     (:mod:`rdsnet.evaluation.breakdown`).
     """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self._coco_api = CocoTruth(self._coco_api.dataset)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, dataset_name: str) -> RDSNetEvaluator:
@@ -59,14 +67,23 @@ class RDSNetEvaluator(COCOEvaluator):
             results = instances_to_coco_json(instances, image["image_id"])
             self._predictions.append({"image_id": image["image_id"], "instances": results})
 
-    def evaluate(self, img_ids: Iterable[int] | None = None) -> OrderedDict:
-        """{task: {metric: value}}; in distributed runs in the main process, elsewhere empty."""
+    def evaluate(self, img_ids: Iterable[int | str] | None = None) -> OrderedDict:
+        """{task: {metric: value}}; in distributed runs in the main process, elsewhere empty.
+
+        Args:
+            img_ids: of the images that count; None: all.
+        """
         self._breakdown: dict[str, dict] = {}
+        self._num_detections = 0
+        if img_ids is not None:
+            img_ids = [self._coco_api.image_numbers[id_] for id_ in img_ids]
         results = super().evaluate(img_ids)
         if self._output_dir and comm.is_main_process() and os.path.isdir(self._output_dir):
             write_breakdown(self._output_dir, results, self._breakdown)
         if results:
-            self._logger.info("COCO evaluation:\n" + results_table(results))
+            name, objects = self._metadata.name, self._coco_api.num_objects
+            missing = what_is_missing(results, name, objects, self._num_detections)
+            self._logger.info(f"COCO evaluation:\n{results_table(results)}\n{missing}".rstrip())
         return results
 
     def _tasks_from_predictions(self, predictions: list[dict]) -> list[str]:
@@ -74,9 +91,8 @@ class RDSNetEvaluator(COCOEvaluator):
             return ["bbox", "segm"]
         return super()._tasks_from_predictions(predictions)
 
-    def _eval_predictions(
-        self, predictions: list[dict], img_ids: Iterable[int] | None = None
-    ) -> None:
+    def _eval_predictions(self, predictions: list[dict], img_ids: list[int] | None = None) -> None:
+        self._num_detections = sum(len(image["instances"]) for image in predictions)
         # The parent changes the results in place: the second run needs its own beforehand.
         regressed = [
             {"instances": [_with_regressed_box(result) for result in image["instances"]]}

@@ -11,6 +11,30 @@ ROWS = (("bbox", "box"), ("bbox_regressed", "box without MBRM"), ("segm", "mask"
 METRICS = ("AP", "AP50", "AP75", "AP90", "APs", "APm", "APl")
 
 
+def what_is_missing(
+    results: Mapping[str, Mapping[str, float]],
+    dataset_name: str,
+    num_objects: int,
+    num_detections: int,
+    metrics: Sequence[str] = METRICS,
+) -> str:
+    """Why :func:`results_table` shows a "-", in words; "" where it shows none."""
+    shown = [results[task].get(metric, math.nan) for task in results for metric in metrics]
+    if not any(map(math.isnan, shown)):
+        return ""
+    if not num_objects:
+        return (
+            f"There is no AP: data set '{dataset_name}' has no objects (crowds do not count), so "
+            "nothing can be measured on it. Give validation data with objects."
+        )
+    if not num_detections:
+        return (
+            f"There is no AP: nothing was detected in data set '{dataset_name}', which has "
+            f"{num_objects} objects."
+        )
+    return f"-: data set '{dataset_name}' has no objects of that size."
+
+
 def results_table(
     results: Mapping[str, Mapping[str, float]],
     metrics: Sequence[str] = METRICS,

@@ -76,6 +76,65 @@ def test_check_train_predict(tmp_path, monkeypatch, capsys):
     assert predictor(image)["instances"].pred_masks.shape[1:] == image.shape[:2]
 
 
+SHORT = ("--config", "small", "--iterations", "2", "--batch-size", "2", "--device", "cpu")
+SHORT += (
+    "DATALOADER.NUM_WORKERS",
+    "0",
+    "INPUT.MIN_SIZE_TRAIN",
+    "(96,)",
+    "SOLVER.WARMUP_ITERS",
+    "1",
+)
+SHORT += ("INPUT.MIN_SIZE_TEST", "96", "MODEL.RDSNET.MBRM.FIT.MAX_ITER", "2", "TEST.REPORT", "True")
+
+
+def as_other_tools_write_it(content):
+    """Ids that are UUIDs and hashes, sizes as floats, polygons as points, in place."""
+    images = {image["id"]: f"{image['id']:08x}-ab" for image in content["images"]}
+    categories = {c["id"]: 2**64 - c["id"] for c in content["categories"]}
+    for image in content["images"]:
+        image["id"], image["width"] = images[image["id"]], float(image["width"])
+    for category in content["categories"]:
+        category["id"] = categories[category["id"]]
+    for annotation in content["annotations"]:
+        annotation["id"] = -(10**25) - annotation["id"]
+        annotation["image_id"] = images[annotation["image_id"]]
+        annotation["category_id"] = str(categories[annotation["category_id"]])
+        x, y, width, height = annotation["bbox"]
+        corners = [[x, y], [x + width, y], [x + width, y + height], [x, y + height]]
+        annotation["segmentation"] = [corners]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objects", [True, False])
+def test_what_the_check_passes_is_trained_evaluated_and_reported(
+    tmp_path, monkeypatch, capsys, objects
+):
+    monkeypatch.chdir(tmp_path)
+    paths = make_shapes_dataset(tmp_path / "data", num_train=6, num_val=3, size=(96, 128), seed=2)
+    for split in ("train", "val"):
+        content = json.loads(open(paths[f"{split}_json"]).read())
+        as_other_tools_write_it(content)
+        if split == "val" and not objects:
+            content["annotations"] = []
+        (tmp_path / f"{split}.json").write_text(json.dumps(content))
+    train, val = ("train.json", paths["train_images"]), ("val.json", paths["val_images"])
+    assert main(["check-data", *train]) == 0
+    assert "Training would work." in capsys.readouterr().out
+    words = ["train", "--data", *train, "--val", *val, "--output", "out", *SHORT]
+    assert main([*words, "MODEL.RETINANET.SCORE_THRESH_TEST", "0.0"]) == 0
+    printed = capsys.readouterr().out
+    results = json.loads((tmp_path / "out/inference/coco_instances_results.json").read_text())
+    assert {r["image_id"] for r in results} == {f"{n:08x}-ab" for n in (1, 2, 3)}
+    assert {r["category_id"] for r in results} <= {2**64 - n for n in range(1, 6)}
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "could not be made" not in report
+    best = torch.load(tmp_path / "out" / "model_best.pth", weights_only=True)
+    assert ("best" in best) is objects
+    assert ("nothing was compared" in printed) is not objects
+    assert ("has no objects (crowds do not count)" in printed) is not objects
+
+
 def test_config_of_a_checkpoint_without_one_is_explained(tmp_path, capsys):
     torch.save({"model": {}}, tmp_path / "bare.pth")
     with pytest.raises(ValueError, match="holds no config"):

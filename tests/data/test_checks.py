@@ -47,7 +47,7 @@ def no_categories(content):
 
 
 def break_image_id(content):
-    content["images"][1]["id"] = "3"
+    content["images"][1]["id"] = 3.5
 
 
 def double_image_id(content):
@@ -68,6 +68,14 @@ def break_height(content):
 
 def no_width(content):
     content["images"][1].pop("width")
+
+
+def half_a_pixel(content):
+    content["images"][1]["width"] = 60.5
+
+
+def size_in_words(content):
+    content["images"][1]["height"] = "forty"
 
 
 def no_annotation_id(content):
@@ -93,12 +101,14 @@ def no_image_id(content):
         (double_category_id, ["category 2", "occurs 2 times"]),
         (break_category_name, ["category 8", "'name' is missing"]),
         (no_categories, ["categories", "empty"]),
-        (break_image_id, ["image number 1", "'id' is '3'", "integer"]),
+        (break_image_id, ["image number 1", "'id' is 3.5", "integer"]),
         (double_image_id, ["image 7", "occurs 2 times"]),
         (image_that_is_no_object, ["image number 5", "'cat.png'"]),
         (break_file_name, ["image 3", "'file_name' is ''"]),
         (break_height, ["image 3", "'height' is 0"]),
         (no_width, ["image 3", "'width' is missing"]),
+        (half_a_pixel, ["image 3", "'width' is 60.5", "whole number of pixels"]),
+        (size_in_words, ["image 3", "'height' is 'forty'", "whole number of pixels"]),
         (no_annotation_id, ["annotation number 2", "'id' is missing"]),
         (double_annotation_id, ["annotation 11", "occurs 2 times"]),
         (unknown_image, ["annotation 13", "'image_id' is 1234", "3, 4, 5, 7, 9"]),
@@ -143,7 +153,7 @@ BROKEN = {
     "no box": ("bbox", None, "box", ["not four finite numbers", "None"]),
     "box of three numbers": ("bbox", [1, 2, 3], "box", ["[1, 2, 3]"]),
     "box with nan": ("bbox", [1, 2, float("nan"), 3], "box", ["nan"]),
-    "box with text": ("bbox", [1, 2, "3", 4], "box", ["'3'"]),
+    "box with text": ("bbox", [1, 2, "three", 4], "box", ["'three'"]),
     "box without width": ("bbox", [1, 2, 0, 4], "box", ["[1, 2, 0, 4]", "no area"]),
     "box of negative height": ("bbox", [1, 2, 3, -4], "box", ["[1, 2, 3, -4]", "no area"]),
     "box outside": ("bbox", [60, 2, 3, 4], "box", ["outside", "60 x 40"]),
@@ -152,7 +162,13 @@ BROKEN = {
     "odd iscrowd": ("iscrowd", "no", "iscrowd", ["'iscrowd' is 'no'"]),
     "no segmentation": ("segmentation", None, "no segmentation", ["None"]),
     "empty segmentation": ("segmentation", [], "no segmentation", ["[]"]),
-    "flat polygon": ("segmentation", [1, 2, 3, 4, 5, 6], "polygon", ["not of polygons"]),
+    "flat line": ("segmentation", [1, 2, 3, 4], "polygon", ["a list of numbers, and no polygon"]),
+    "points in space": (
+        "segmentation",
+        [[[1, 2, 0], [3, 4, 0], [5, 6, 0]]],
+        "polygon",
+        ["neither numbers nor points"],
+    ),
     "two points": ("segmentation", [[1, 2, 3, 4]], "polygon", ["fewer than three points"]),
     "odd count": ("segmentation", [[1, 2, 3, 4, 5, 6, 7]], "polygon", ["odd count", "7"]),
     "infinite": ("segmentation", [[1, 2, 3, 4, 5, float("inf")]], "polygon", ["finite"]),

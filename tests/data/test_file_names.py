@@ -163,6 +163,6 @@ def test_images_whose_file_is_uncertain_are_named_and_left_out(coco, tmp_path, c
     assert main(["check-data", coco.write(), coco.image_root, "--fix", fixed, *sheet]) == 0
     printed = capsys.readouterr().out
     assert "2 files fit, and none better than another: 'two.PNG', 'a/two.png'" in printed
-    assert "Images left out: Two.png" in printed
+    assert "1 missing images left out: Two.png" in printed
     with open(fixed) as file:
         assert len(json.load(file)["images"]) == 4

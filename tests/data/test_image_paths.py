@@ -85,7 +85,7 @@ def test_what_is_no_readable_file_is_reported_refused_and_left_out(
     assert not (tmp_path / "out").exists()
 
     assert main([*words, "--fix", "fixed.json"]) == 0
-    assert f"Images left out: {NAME}" in capsys.readouterr().out
+    assert f"1 missing images left out: {NAME}" in capsys.readouterr().out
     fixed = check_coco("fixed.json", coco.image_root)
     assert sorted(image["id"] for image in fixed["images"]) == [4, 5, 7, 9]
     assert not {13, 14} & {annotation["id"] for annotation in fixed["annotations"]}

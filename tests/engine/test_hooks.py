@@ -5,6 +5,7 @@ import weakref
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.data import DatasetCatalog
 from detectron2.engine import TrainerBase, hooks
 from torch import nn
 
@@ -72,6 +73,23 @@ def test_best_model_is_that_of_the_highest_value(cfg):
     weight, record = best(cfg)
     assert weight == 6  # the first of two that are equal
     assert record == {"metric": "segm/AP", "value": 30.0, "iteration": 5, "box_ap": 7.0}
+
+
+def test_a_metric_that_does_not_exist_is_said_and_not_compared(cfg, tmp_path, caplog):
+    assert CountingTrainer(cfg, [NAN, NAN]).run(4) == "finished"
+    assert caplog.text.count("segm/AP does not exist in this evaluation: nothing was compared") == 2
+    assert "nan is not better" not in caplog.text
+    assert not (tmp_path / "model_best.pth").exists()
+
+
+def test_validation_data_without_objects_is_said_before_training(cfg, caplog):
+    records = [{"image_id": "a", "annotations": [{"iscrowd": 1}]}, {"annotations": []}]
+    DatasetCatalog.register("scripted", lambda: records)
+    try:
+        CountingTrainer(cfg, [NAN]).run(2)
+    finally:
+        DatasetCatalog.pop("scripted")
+    assert "'scripted' has no objects (crowds do not count)" in caplog.records[0].getMessage()
 
 
 def test_last_evaluation_counts_too(cfg):

@@ -28,7 +28,6 @@ def statistics(image_sizes, boxes, image_index=None, classes=2):
         image_index=np.arange(n) % len(image_sizes) if image_index is None else image_index,
         classes=np.arange(n) % classes,
         boxes=boxes,
-        annotation_ids=np.arange(n),
         crowds=0,
     )
 
