@@ -19,7 +19,8 @@ REMEDIES = {
     "image file": "Give the folder that 'file_name' is relative to (in a config the third entry in "
     "DATASETS.COCO_FILES), or remove these images from the json.",
     "unreadable image": "Replace these files, or remove the images from the json.",
-    "image size": "The coordinates are those of the file: --fix corrects 'height' and 'width'.",
+    "image size": "All masks fit the file, and not the declared size: --fix corrects 'height' and "
+    "'width'.",
     "resized image": "If these were resized after annotation, '--fix OUT --scale-coordinates' "
     "scales the coordinates; or use the images that were annotated. --fix alone leaves them out.",
     "turned image": "Use the images that were annotated: without an EXIF orientation if they were "
