@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from rdsnet.ops import compiled
@@ -15,3 +17,10 @@ def path(request, monkeypatch) -> str:
     elif compiled.active_path() == "pytorch":
         pytest.skip(f"no compiled operators: {compiled.why_not_compiled()}")
     return request.param
+
+
+@pytest.fixture(autouse=True)
+def logs_reach_caplog(monkeypatch) -> None:
+    """Also after a test that trains: Detectron2 then keeps what is logged from pytest for good."""
+    for name in ("detectron2", "fvcore", "rdsnet"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)

@@ -21,7 +21,8 @@ REMEDIES = {
     "image file name": "One file of the folder fits each: correct 'file_name', or let 'rdsnet "
     "check-data --fix OUT.json' write it.",
     "unreadable image": "Replace these files, or remove the images from the json.",
-    "image size": "The coordinates are those of the file: --fix corrects 'height' and 'width'.",
+    "image size": "All masks fit the file, and not the declared size: --fix corrects 'height' and "
+    "'width'.",
     "resized image": "If these were resized after annotation, '--fix OUT --scale-coordinates' "
     "scales the coordinates; or use the images that were annotated. --fix alone leaves them out.",
     "turned image": "Use the images that were annotated: without an EXIF orientation if they were "

@@ -11,6 +11,7 @@ from rdsnet.data.crowds import REMEDY as CROWD_REMEDY
 from rdsnet.data.crowds import crowd_findings
 from rdsnet.data.findings import Finding
 from rdsnet.data.holes import hole_findings
+from rdsnet.data.ids import shown_id
 from rdsnet.data.statistics import DataStatistics, data_statistics, mask_boxes
 
 # A box and the extent of its mask may differ by so many pixels, or by this share of the box.
@@ -121,7 +122,7 @@ def _empty_image_findings(content: dict) -> Iterator[Finding]:
     for image in content["images"]:
         if image["id"] not in used:
             message = f"'{image['file_name']}'"
-            yield Finding("image without objects", f"image {image['id']}", message)
+            yield Finding("image without objects", f"image {shown_id(image['id'])}", message)
 
 
 def _class_findings(statistics: DataStatistics) -> Iterator[Finding]:
@@ -135,4 +136,4 @@ def _class_findings(statistics: DataStatistics) -> Iterator[Finding]:
 
 
 def _where(annotation: dict) -> str:
-    return f"annotation {annotation['id']} of image {annotation['image_id']}"
+    return f"annotation {shown_id(annotation['id'])} of image {shown_id(annotation['image_id'])}"

@@ -24,7 +24,7 @@ from rdsnet.data.checks import (
 from rdsnet.data.crowds import crowds_as_objects
 from rdsnet.data.findings import printable
 from rdsnet.data.holes import inner_polygons_as_holes
-from rdsnet.data.ids import is_count, is_id
+from rdsnet.data.ids import is_count, is_id, shown_id
 from rdsnet.data.image_paths import file_problem
 from rdsnet.data.image_sizes import (
     DECLARED_WRONG,
@@ -177,8 +177,8 @@ def _repair_categories(categories: list, done: Counter) -> list[dict]:
         known = kept.setdefault(category["id"], category)
         if known["name"] != category["name"]:
             raise ValueError(
-                f"the file cannot be repaired: category {category['id']} is '{known['name']}' and "
-                f"'{category['name']}'. Give each its own id."
+                f"the file cannot be repaired: category {shown_id(category['id'])} is "
+                f"'{known['name']}' and '{category['name']}'. Give each its own id."
             )
         if known is not category:
             done["repeated categories left out"] += 1
