@@ -103,6 +103,10 @@ def add_rdsnet_config(cfg: CN) -> None:
     # three points, ...) in those files: "error" names the first ones and stops, "skip" leaves
     # them out and says how many.
     cfg.DATASETS.INVALID_ANNOTATIONS = "error"
+    # Whether crowds (iscrowd 1) in those files are objects like all others, as where a tool writes
+    # its brush masks so. False: COCO's meaning, regions of many things; they are not learnt, and
+    # what is found in them does not count in evaluation.
+    cfg.DATASETS.CROWDS_ARE_OBJECTS = False
     # [category id, name] of every class of the model, in order. Taken from the data when training
     # begins, and kept with the model, which then needs no json to name what it finds.
     cfg.DATASETS.CLASSES = []

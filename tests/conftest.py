@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from rdsnet.ops import compiled
@@ -26,3 +28,10 @@ def without_weights(monkeypatch) -> None:
 
     monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture(autouse=True)
+def logs_reach_caplog(monkeypatch) -> None:
+    """Also after a test that trains: Detectron2 then keeps what is logged from pytest for good."""
+    for name in ("detectron2", "fvcore", "rdsnet"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)

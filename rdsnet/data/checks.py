@@ -14,16 +14,18 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 
 import pycocotools.mask as mask_util
 from detectron2.utils.logger import log_first_n
 
 from rdsnet.data.coco_json import read_categories, read_coco_json
+from rdsnet.data.crowds import crowds_as_objects
 from rdsnet.data.findings import Finding, counted, given_value, listed, report, shortened
 from rdsnet.data.ids import id_order, is_count, is_id, shown_id
+from rdsnet.data.image_paths import missing_image_findings
 from rdsnet.data.normal_form import normal_categories, normal_form, read_as_lines
-from rdsnet.data.rle import RunSums, compressed_rle, run_sums
+from rdsnet.data.rle import RunSums, run_sums, segmentation_rle
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +35,10 @@ MAX_SIDE = 1_000_000
 
 
 def check_coco(
-    json_path: str | os.PathLike, image_root: str | os.PathLike, on_invalid: str = "error"
+    json_path: str | os.PathLike,
+    image_root: str | os.PathLike,
+    on_invalid: str = "error",
+    crowds_are_objects: bool = False,
 ) -> dict:
     """Read a COCO file and check it.
 
@@ -41,6 +46,7 @@ def check_coco(
         json_path: annotations in COCO's instances format.
         image_root: the folder that ``file_name`` is relative to.
         on_invalid: what to do with annotations that cannot be used: "error" or "skip".
+        crowds_are_objects: make all annotations with ``iscrowd`` 1 objects.
 
     Returns:
         The content, without unusable annotations ("skip"), and with what evaluation needs (see
@@ -50,7 +56,8 @@ def check_coco(
         FileNotFoundError: the json, the image folder or images are missing.
         ValueError: anything else; the message names file, entries, values and the remedy.
     """
-    return clean_coco(read_coco_json(json_path), json_path, image_root, on_invalid)
+    content = read_coco_json(json_path)
+    return clean_coco(content, json_path, image_root, on_invalid, crowds_are_objects)
 
 
 def clean_coco(
@@ -58,6 +65,7 @@ def clean_coco(
     json_path: str | os.PathLike,
     image_root: str | os.PathLike,
     on_invalid: str = "error",
+    crowds_are_objects: bool = False,
 ) -> dict:
     """As :func:`check_coco`, for what :func:`read_coco_json` has returned; leaves it unchanged.
 
@@ -70,6 +78,8 @@ def clean_coco(
     if on_invalid not in ON_INVALID:
         raise ValueError(f"on_invalid must be one of {ON_INVALID}, got {on_invalid!r}")
     content, read_as = normal_form(content)
+    if crowds_are_objects:
+        content, _ = crowds_as_objects(content)
     findings = structure_findings(content)
     if findings:
         raise ValueError(report(findings, json_path))
@@ -149,26 +159,6 @@ def structure_findings(content: dict) -> list[Finding]:
         message = f"{given_value(annotation, 'image_id')}, images of this file: {known}"
         where = f"annotation {shown_id(annotation.get('id'))}"
         findings.append(Finding("annotation", where, message))
-    return findings
-
-
-def missing_image_findings(content: dict, image_root: str | os.PathLike) -> list[Finding]:
-    """Images whose file does not exist. Every folder is listed once, instead of 100,000 stats."""
-    root = os.fspath(image_root)
-    if not os.path.isdir(root):
-        message = f"the image folder {root} does not exist"
-        return [Finding("image file", f"all {len(content['images'])} images", message)]
-    by_folder = defaultdict(list)
-    for image in content["images"]:
-        path = os.path.join(root, image["file_name"])
-        by_folder[os.path.dirname(path)].append((image["id"], os.path.basename(path)))
-    findings = []
-    for folder, images in by_folder.items():
-        present = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        for id_, name in images:
-            if name not in present:
-                message = f"{os.path.join(folder, name)} does not exist"
-                findings.append(Finding("image file", f"image {shown_id(id_)}", message))
     return findings
 
 
@@ -337,9 +327,7 @@ def free_id(annotations: list[dict]) -> int:
 
 
 def _area(segmentation: list | dict, size: tuple[int, int]) -> int:
-    if isinstance(segmentation, list):
-        segmentation = mask_util.merge(mask_util.frPyObjects(segmentation, *size))
-    return int(mask_util.area(compressed_rle(segmentation)))
+    return int(mask_util.area(segmentation_rle(segmentation, size)))
 
 
 # --------------------------------------------------------------------------------------------------

@@ -37,8 +37,11 @@ def read_coco_json(json_path: str | os.PathLike) -> dict:
             f"{json_path} is not valid json: it is not text in UTF-8 (byte {error.start}). Is it "
             "really the annotation file?"
         ) from error
-    except (ValueError, RecursionError) as error:  # numbers too long, lists too deep for Python
-        raise ValueError(f"{json_path} cannot be read: {error}. Repair or rewrite it.") from error
+    except (ValueError, RecursionError) as error:  # Python's limits
+        reason = "a number of more than 4300 digits"
+        if isinstance(error, RecursionError):
+            reason = "too many lists inside of each other"
+        raise ValueError(f"{json_path} cannot be read: it has {reason}. Repair it.") from error
     if not isinstance(content, dict):
         hint = " (a list is what COCO uses for results)" if isinstance(content, list) else ""
         raise ValueError(f"{json_path}: {EXPECTED}, got a {type(content).__name__}{hint}")

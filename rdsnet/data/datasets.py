@@ -13,14 +13,18 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
+from detectron2.utils.logger import log_first_n
 
 from rdsnet.data.checks import ON_INVALID, clean_coco, coco_categories
+from rdsnet.data.class_names import distinct_names
 from rdsnet.data.coco_json import read_coco_json
+from rdsnet.data.crowds import crowd_summary
 from rdsnet.data.ids import id_order, shown_id, whole_number
 from rdsnet.data.rle import compressed_rle
 
@@ -35,6 +39,7 @@ class CocoFile:
     json_file: str
     image_root: str
     on_invalid: str = "error"
+    crowds_are_objects: bool = False
 
 
 # What register_coco_files has registered: name -> (entry, time of the json's last change).
@@ -65,7 +70,13 @@ def coco_files(cfg: CfgNode) -> list[CocoFile]:
                 f"this entry is not: {entry!r}"
             )
         name, json_file, image_root = entry
-        file = CocoFile(name, _expand(json_file), _expand(image_root), on_invalid)
+        file = CocoFile(
+            name,
+            _expand(json_file),
+            _expand(image_root),
+            on_invalid,
+            cfg.DATASETS.CROWDS_ARE_OBJECTS,
+        )
         if files.setdefault(name, file) != file:
             raise ValueError(
                 f"DATASETS.COCO_FILES uses the name '{name}' for two files: "
@@ -168,7 +179,7 @@ def with_classes(cfg: CfgNode) -> CfgNode:
 
 
 def class_metadata(cfg: CfgNode) -> tuple[list[str] | None, list[int | str]]:
-    """Names of the model's classes (None: unknown), and the category id of each.
+    """Distinct names of the model's classes (None: unknown), and the category id of each.
 
     From the data where it is there, else from ``DATASETS.CLASSES``; where neither is, ids are the
     class numbers from 0.
@@ -177,7 +188,7 @@ def class_metadata(cfg: CfgNode) -> tuple[list[str] | None, list[int | str]]:
     classes = with_classes(cfg).DATASETS.CLASSES
     if len(classes) != num_classes:
         return None, list(range(num_classes))
-    return [label for _, label in classes], [id_ for id_, _ in classes]
+    return _distinct(classes), [id_ for id_, _ in classes]
 
 
 def register_class_names(cfg: CfgNode) -> None:
@@ -188,7 +199,7 @@ def register_class_names(cfg: CfgNode) -> None:
     """
     if len(cfg.DATASETS.CLASSES) != cfg.MODEL.RETINANET.NUM_CLASSES:
         return
-    names = [label for _, label in cfg.DATASETS.CLASSES]
+    names = _distinct(cfg.DATASETS.CLASSES)
     ids = {id_: k for k, (id_, _) in enumerate(cfg.DATASETS.CLASSES)}
     for name in dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]):
         if name in DatasetCatalog:
@@ -266,7 +277,7 @@ def _register(file: CocoFile) -> None:
     MetadataCatalog.pop(name, None)
     DatasetCatalog.register(name, lambda: _load_registered(file))
     MetadataCatalog.get(name).set(
-        thing_classes=list(classes.values()),
+        thing_classes=distinct_names(classes),
         thing_dataset_id_to_contiguous_id={id_: i for i, id_ in enumerate(classes)},
         json_file=file.json_file,
         image_root=file.image_root,
@@ -286,7 +297,12 @@ def _load_registered(file: CocoFile) -> list[dict]:
 
 def _checked_content(file: CocoFile) -> tuple[dict, bool]:
     original = read_coco_json(file.json_file)
-    content = clean_coco(original, file.json_file, file.image_root, file.on_invalid)
+    content = clean_coco(
+        original, file.json_file, file.image_root, file.on_invalid, file.crowds_are_objects
+    )
+    crowds = sum(annotation["iscrowd"] for annotation in content["annotations"])
+    if summary := crowd_summary(crowds, len(content["annotations"])):
+        log_first_n(logging.WARNING, f"{file.json_file}: {summary}", key="message", name=__name__)
     return content, content != original
 
 
@@ -344,6 +360,11 @@ def _categories(cfg: CfgNode, name: str) -> dict[int | str, str] | None:
     ids = metadata.get("thing_dataset_id_to_contiguous_id")
     ids = range(len(classes)) if ids is None else sorted(ids, key=ids.get)
     return dict(zip(ids, classes, strict=True))
+
+
+def _distinct(classes: Sequence[tuple[int | str, str]]) -> list[str]:
+    """Distinct names of ``DATASETS.CLASSES``."""
+    return distinct_names({id_: label for id_, label in classes})
 
 
 def _meant(classes: dict[int | str, str]) -> list[tuple[int | str, str]]:

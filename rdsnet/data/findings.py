@@ -19,8 +19,11 @@ REMEDIES = {
     "'width' in pixels.",
     "image file": "Give the folder that 'file_name' is relative to (in a config the third entry in "
     "DATASETS.COCO_FILES), or remove these images from the json.",
+    "image file name": "One file of the folder fits each: correct 'file_name', or let 'rdsnet "
+    "check-data --fix OUT.json' write it.",
     "unreadable image": "Replace these files, or remove the images from the json.",
-    "image size": "The coordinates are those of the file: --fix corrects 'height' and 'width'.",
+    "image size": "All masks fit the file, and not the declared size: --fix corrects 'height' and "
+    "'width'.",
     "resized image": "If these were resized after annotation, '--fix OUT --scale-coordinates' "
     "scales the coordinates; or use the images that were annotated. --fix alone leaves them out.",
     "turned image": "Use the images that were annotated: without an EXIF orientation if they were "
@@ -36,7 +39,7 @@ REMEDIES = {
     "polygon": "A polygon is [x1, y1, x2, y2, x3, y3, ...], and 'segmentation' a list of polygons.",
     "RLE": "RLE is {'size': [height, width], 'counts': ...} of the whole image, column by column.",
     "iscrowd": "'iscrowd' is 0 or 1.",
-    "no object": "At least one annotation must be usable and not a crowd.",
+    "no object": "At least one annotation must be usable and not a crowd (iscrowd 0).",
 }
 
 
@@ -101,6 +104,13 @@ def listed(ids: set[int | str], most: int = 10) -> str:
     """The first of some ids, and how many there are."""
     shown = ", ".join(map(shown_id, sorted(ids, key=id_order)[:most]))
     return f"{shown}, ... ({len(ids)} in all)" if len(ids) > most else shown
+
+
+def first_of(texts: Iterable[str], most: int = SHOWN) -> str:
+    """The first of some names, and how many there are."""
+    texts = [printable(text) for text in texts]
+    more = f", ... ({len(texts)} in all)" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:

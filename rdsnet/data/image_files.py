@@ -7,19 +7,13 @@ off. That takes milliseconds per image, on several threads.
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
-
-from tqdm import tqdm
 
 from rdsnet.data.findings import Finding
 from rdsnet.data.ids import is_id, shown_id
+from rdsnet.data.image_paths import file_problem
 from rdsnet.data.image_sizes import Disagreement
 from rdsnet.data.images import read_image
-
-# Threads that decode images; Pillow lets them run at the same time.
-THREADS = min(8, os.cpu_count() or 1)
-# A progress bar is shown for what takes longer, seconds.
-PROGRESS_AFTER = 2.0
+from rdsnet.data.threads import for_each_file
 
 
 def read_sizes(
@@ -29,7 +23,7 @@ def read_sizes(
 
     Args:
         content: in normal form (:func:`rdsnet.data.normal_form.normal_form`). Entries without id
-            or file name, and images whose file does not exist, are left out.
+            or file name, and images without a file that can be read, are left out.
         image_root: the folder that ``file_name`` is relative to.
 
     Returns:
@@ -40,20 +34,10 @@ def read_sizes(
     for image in content["images"]:
         if isinstance(image, dict) and is_id(image.get("id")):
             path = os.path.join(image_root, str(image.get("file_name")))
-            if os.path.isfile(path):
+            if file_problem(path) is None:
                 paths[image["id"]] = path
-    with ThreadPoolExecutor(THREADS) as pool:
-        results = pool.map(_size_or_error, paths.values())
-        progress = tqdm(
-            results,
-            total=len(paths),
-            desc="Reading images",
-            unit="image",
-            delay=PROGRESS_AFTER,
-            disable=None,
-            leave=False,
-        )
-        return dict(zip(paths, progress, strict=True))
+    found = for_each_file(_size_or_error, paths.values(), "Reading images")
+    return dict(zip(paths, found, strict=True))
 
 
 def image_findings(

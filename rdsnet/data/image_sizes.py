@@ -131,7 +131,7 @@ def _judge(image: dict, actual: tuple[int, int], masks: list[list | dict]) -> Di
         (False, True): "the coordinates fit the file alone",
         (False, False): "the coordinates fit neither",
     }
-    why = fitting[fits] if masks else "no mask depends on it"
+    why = fitting[fits] if masks else "it has no masks"
     if kind == RESIZED:
         why = f"{max(actual) / max(declared):.4g} times as much on both sides, and {why}"
     elif kind == TURNED:

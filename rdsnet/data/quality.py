@@ -6,7 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from rdsnet.data.class_names import class_name_findings
+from rdsnet.data.crowds import REMEDY as CROWD_REMEDY
+from rdsnet.data.crowds import crowd_findings
 from rdsnet.data.findings import Finding
+from rdsnet.data.holes import hole_findings
+from rdsnet.data.ids import shown_id
 from rdsnet.data.statistics import DataStatistics, data_statistics, mask_boxes
 
 # A box and the extent of its mask may differ by so many pixels, or by this share of the box.
@@ -26,6 +31,15 @@ REMEDIES = {
     "tiny object": f"A side shorter than {TINY_SIDE} px: enlarge the images, or leave these out.",
     "image without objects": "Training leaves these images out (DATALOADER."
     "FILTER_EMPTY_ANNOTATIONS); evaluation counts what is found in them as wrong.",
+    "same class name": "They are learnt as different classes and told apart by their ids; if they "
+    "are one class, give their annotations one 'category_id' and remove the other category.",
+    "similar class names": "They are learnt as different classes; if they are one class, give "
+    "their annotations one 'category_id' and remove the other category.",
+    "crowd": f"Crowds are regions of many things, and left out in training. {CROWD_REMEDY}",
+    "polygon inside another": "It changes nothing: a mask is all that its polygons cover. If these "
+    "are holes, 'rdsnet check-data --fix OUT.json --inner-polygons-are-holes' cuts them out.",
+    "same photograph": "Keep it once, with all its objects; it must not be both trained on and "
+    "evaluated on (the hold-out of 'rdsnet train' keeps equal images together).",
     "rare class": "Add images with these classes, or merge or remove the class.",
 }
 
@@ -37,6 +51,9 @@ def quality_findings(content: dict) -> list[Finding]:
         *_box_findings(content),
         *_empty_image_findings(content),
         *_class_findings(data_statistics(content)),
+        *crowd_findings(content),
+        *hole_findings(content),
+        *class_name_findings(content["categories"]),
     ]
 
 
@@ -105,7 +122,7 @@ def _empty_image_findings(content: dict) -> Iterator[Finding]:
     for image in content["images"]:
         if image["id"] not in used:
             message = f"'{image['file_name']}'"
-            yield Finding("image without objects", f"image {image['id']}", message)
+            yield Finding("image without objects", f"image {shown_id(image['id'])}", message)
 
 
 def _class_findings(statistics: DataStatistics) -> Iterator[Finding]:
@@ -119,4 +136,4 @@ def _class_findings(statistics: DataStatistics) -> Iterator[Finding]:
 
 
 def _where(annotation: dict) -> str:
-    return f"annotation {annotation['id']} of image {annotation['image_id']}"
+    return f"annotation {shown_id(annotation['id'])} of image {shown_id(annotation['image_id'])}"

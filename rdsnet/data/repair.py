@@ -21,7 +21,11 @@ from rdsnet.data.checks import (
     structure_findings,
     usable_annotations,
 )
-from rdsnet.data.ids import is_count, is_id
+from rdsnet.data.crowds import crowds_as_objects
+from rdsnet.data.findings import printable
+from rdsnet.data.holes import inner_polygons_as_holes
+from rdsnet.data.ids import is_count, is_id, shown_id
+from rdsnet.data.image_paths import file_problem
 from rdsnet.data.image_sizes import (
     DECLARED_WRONG,
     RESIZED,
@@ -63,7 +67,7 @@ class Done(Counter):
 
     def add(self, description: str, name: str) -> None:
         self[description] += 1
-        self.names[description].append(name)
+        self.names[description].append(printable(name))
 
     def lines(self) -> list[str]:
         """For people; what was not needed is left out."""
@@ -82,6 +86,8 @@ def repair_coco(
     sizes: Mapping[int | str, tuple[int, int] | ValueError],
     *,
     scale_coordinates: bool = False,
+    crowds_are_objects: bool = False,
+    inner_polygons_are_holes: bool = False,
 ) -> tuple[dict, Done]:
     """A copy of a COCO file's content that training accepts.
 
@@ -92,6 +98,9 @@ def repair_coco(
             been looked at (:func:`rdsnet.data.image_files.read_sizes`).
         scale_coordinates: of images that were resized after annotation
             (:mod:`rdsnet.data.image_sizes`); otherwise these are left out.
+        crowds_are_objects: make crowds objects (:mod:`rdsnet.data.crowds`).
+        inner_polygons_are_holes: cut polygons out of those that they lie inside
+            (:mod:`rdsnet.data.holes`).
 
     Returns:
         The repaired content and what was done.
@@ -104,6 +113,8 @@ def repair_coco(
     content, read_as = normal_form(content)
     for finding in read_as:
         done[f"{finding.kind}: {READ_AS[finding.kind]}"] += 1
+    if crowds_are_objects:
+        content, done["crowds made objects"] = crowds_as_objects(content)
     categories = _repair_categories(content["categories"], done)
     differing = disagreements(content, sizes)
     corrected = {DECLARED_WRONG, RESIZED} if scale_coordinates else {DECLARED_WRONG}
@@ -124,6 +135,8 @@ def repair_coco(
     if structure_findings(repaired):
         raise ValueError("the file cannot be repaired: its structure remains wrong")
     _repair_annotations(repaired, done)
+    if inner_polygons_are_holes:
+        repaired, done["objects with holes written as RLE"] = inner_polygons_as_holes(repaired)
     return repaired, done
 
 
@@ -164,8 +177,8 @@ def _repair_categories(categories: list, done: Counter) -> list[dict]:
         known = kept.setdefault(category["id"], category)
         if known["name"] != category["name"]:
             raise ValueError(
-                f"the file cannot be repaired: category {category['id']} is '{known['name']}' and "
-                f"'{category['name']}'. Give each its own id."
+                f"the file cannot be repaired: category {shown_id(category['id'])} is "
+                f"'{known['name']}' and '{category['name']}'. Give each its own id."
             )
         if known is not category:
             done["repeated categories left out"] += 1
@@ -196,10 +209,10 @@ def _repair_images(
             done["images left out whose id stands for several files"] += len(same)
             continue
         done["repeated images left out"] += len(same) - 1
-        if not os.path.isfile(os.path.join(image_root, image["file_name"])):
-            done["missing images left out"] += 1
+        if file_problem(os.path.join(image_root, image["file_name"])):
+            done.add("missing images left out", image["file_name"])
         elif isinstance(size, Exception):
-            done["unreadable images left out"] += 1
+            done.add("unreadable images left out", image["file_name"])
         elif id_ in differing and differing[id_].kind in corrected:
             kept.append({**image, "height": size[0], "width": size[1]})
             done[CORRECTED[differing[id_].kind]] += 1

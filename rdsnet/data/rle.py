@@ -64,6 +64,17 @@ def compressed_rle(rle: dict) -> dict:
     return rle
 
 
+def segmentation_rle(segmentation: list | dict, size: tuple[int, int]) -> dict:
+    """Compressed RLE of a usable segmentation: polygons, or RLE with either kind of counts.
+
+    Args:
+        size: height and width of the image.
+    """
+    if isinstance(segmentation, dict):
+        return compressed_rle(segmentation)
+    return mask_util.merge(mask_util.frPyObjects(segmentation, *size))
+
+
 def _compressed_sums(strings: list[str]) -> list[RunSums]:
     codes = np.frombuffer("".join(strings).encode("ascii"), np.uint8).astype(np.int64) - 48
     string_of_code = np.repeat(np.arange(len(strings)), [len(s) for s in strings])

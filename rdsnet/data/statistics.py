@@ -12,6 +12,7 @@ from itertools import chain
 import numpy as np
 import pycocotools.mask as mask_util
 
+from rdsnet.data.class_names import distinct_names
 from rdsnet.data.ids import id_order
 from rdsnet.data.rle import compressed_rle
 
@@ -24,7 +25,7 @@ class DataStatistics:
     """A checked COCO file in numbers.
 
     Attributes:
-        class_names: K names, in the order of the category ids.
+        class_names: K distinct names, in the order of the category ids.
         image_sizes: (I, 2) height and width of every image, in the order of the file.
         image_index: (N,) which image an object is in, 0 .. I - 1.
         classes: (N,) which class it has, 0 .. K - 1.
@@ -65,7 +66,7 @@ def data_statistics(content: dict) -> DataStatistics:
     boxes = np.array([a["bbox"] for a in objects], dtype=np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     return DataStatistics(
-        class_names=[category["name"] for category in categories],
+        class_names=distinct_names({c["id"]: c["name"] for c in categories}),
         image_sizes=np.array(sizes, dtype=np.int64).reshape(-1, 2),
         image_index=np.array([index_of[a["image_id"]] for a in objects], dtype=np.int64),
         classes=np.array([class_of[a["category_id"]] for a in objects], dtype=np.int64),

@@ -44,12 +44,18 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict | None]) -> T
         mapper: from a dataset dict to the model's input; None: take another image instead.
 
     Raises:
-        ValueError: when ``SOLVER.IMS_PER_BATCH`` cannot be shared equally by the processes, or the
-            sampler is unknown.
+        ValueError: when there is no image with an object, ``SOLVER.IMS_PER_BATCH`` cannot be shared
+            equally by the processes, or the sampler is unknown.
     """
-    dataset = get_detection_dataset_dicts(
-        cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-    )
+    try:
+        dataset = get_detection_dataset_dicts(
+            cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+        )
+    except AssertionError as error:
+        raise ValueError(
+            f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} has nothing to train on: {error} There "
+            "must be images with objects; crowds (iscrowd 1) do not count."
+        ) from error
     return TrainLoader(
         dataset,
         mapper,

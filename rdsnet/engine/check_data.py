@@ -14,14 +14,16 @@ from detectron2.config import CfgNode
 
 from rdsnet.data.checks import (
     complete_annotations,
-    missing_image_findings,
     structure_findings,
     usable_annotations,
 )
 from rdsnet.data.coco_json import read_coco_json
+from rdsnet.data.crowds import crowd_summary, crowds_as_objects
 from rdsnet.data.datasets import coco_records
+from rdsnet.data.equal_images import equal_image_findings
 from rdsnet.data.findings import REMEDIES, Finding, counted, finding_lines
 from rdsnet.data.image_files import image_findings, read_sizes
+from rdsnet.data.image_paths import missing_image_findings, with_fitting_names
 from rdsnet.data.image_sizes import (
     RESIZED,
     TURNED,
@@ -84,6 +86,7 @@ def check_data(
     *,
     read_images: bool = True,
     sizes: dict[int | str, tuple[int, int] | ValueError] | None = None,
+    crowds_are_objects: bool = False,
 ) -> DataCheck:
     """Check a COCO file and its images.
 
@@ -92,11 +95,14 @@ def check_data(
         image_root: the folder that ``file_name`` is relative to.
         read_images: decode every image; otherwise they must only exist.
         sizes: what reading these images has given before, so as not to read them again.
+        crowds_are_objects: as ``DATASETS.CROWDS_ARE_OBJECTS``.
 
     Raises:
         FileNotFoundError, ValueError: if the json does not exist or is no COCO file at all.
     """
     content, read_as = normal_form(read_coco_json(json_file))
+    if crowds_are_objects:
+        content, _ = crowds_as_objects(content)
     if len(content["annotations"]) > MANY:  # takes some seconds
         print(f"Checking {len(content['annotations'])} annotations ...", file=sys.stderr)
     if sizes is None:
@@ -113,8 +119,12 @@ def check_data(
         annotations = complete_annotations(annotations, content["images"])
         usable = {**content, "annotations": annotations}
     warnings = quality_findings(usable) if usable else []
+    if usable and read_images:
+        warnings += equal_image_findings(usable, image_root)
     if usable and not any(not a["iscrowd"] for a in usable["annotations"]):
-        problems.append(Finding("no object", "annotations", "none can be learnt from"))
+        count = len(usable["annotations"])
+        message = crowd_summary(count, count) or "none can be learnt from"
+        problems.append(Finding("no object", "annotations", message))
     statistics = data_statistics(usable) if usable else None
     counts = tuple(len(content[key]) for key in ("images", "annotations", "categories"))
     return DataCheck(
@@ -173,16 +183,29 @@ def repair(
     target: str | os.PathLike,
     sizes: dict[int | str, tuple[int, int] | ValueError],
     *,
-    scale_coordinates: bool = False,
+    read_images: bool = True,
+    **wanted: bool,
 ) -> Done:
     """Write a repaired copy; returns what was done.
+
+    Args:
+        json_file, image_root: as of :func:`check_data`.
+        target: the copy.
+        sizes: what was found when reading the images, of those that were read; gets that of images
+            that are found by another name.
+        read_images: read these; otherwise they must only exist.
+        wanted: what :func:`rdsnet.data.repair.repair_coco` is to do beside what is beyond doubt.
 
     Raises:
         ValueError, FileExistsError: see :func:`rdsnet.data.repair.repair_coco` and
             :func:`~rdsnet.data.repair.write_repaired`.
     """
-    content = read_coco_json(json_file)
-    repaired, done = repair_coco(content, image_root, sizes, scale_coordinates=scale_coordinates)
+    content, renamed = with_fitting_names(read_coco_json(json_file), image_root)
+    if read_images:
+        found, _ = normal_form({**content, "images": renamed, "annotations": []})
+        sizes |= read_sizes(found, image_root)
+    repaired, done = repair_coco(content, image_root, sizes, **wanted)
+    done["file names corrected"] += len(renamed)
     write_repaired(repaired, json_file, target)
     return done
 
@@ -196,13 +219,13 @@ def draw_sheet(check: DataCheck, image_root: str | os.PathLike, path: str | os.P
         return 0
     names = check.statistics.class_names
     pictures = []
-    for record in _chosen(coco_records(check.content, os.fspath(image_root))):
-        try:
-            image = read_image(record["file_name"], "RGB")
-        except (OSError, ValueError):
-            continue  # is among the problems
-        if image.shape[:2] != (record["height"], record["width"]):
-            continue
+    records = [
+        record
+        for record in coco_records(check.content, os.fspath(image_root))
+        if check.sizes.get(record["image_id"]) == (record["height"], record["width"])
+    ]  # the others are among the problems
+    for record in _chosen(records):
+        image = read_image(record["file_name"], "RGB")
         objects = objects_from_annotations(record, names)
         picture = draw_objects(image, objects, min_side=CELL_WIDTH)
         name = os.path.basename(record["file_name"])
@@ -252,9 +275,12 @@ def _verdict(check: DataCheck) -> str:
         left_out = {finding.where for finding in check.problems if finding.kind in LEFT_OUT_BY_FIX}
         if len(left_out) >= check.counts[0] > 0:
             return "Training would fail, and --fix would leave every image out: do as said above."
-        if {finding.kind for finding in check.problems} == {"no object"}:
+        fix = "--fix OUT.json"
+        if check.statistics and check.statistics.crowds and not len(check.statistics.boxes):
+            fix += " --crowds-are-objects"
+        elif {finding.kind for finding in check.problems} == {"no object"}:
             return "Training would fail: there is nothing to learn from."
-        return "Training would fail. 'rdsnet check-data --fix OUT.json' writes a repaired copy."
+        return f"Training would fail. 'rdsnet check-data {fix}' writes a repaired copy."
     if not check.images_read:
         return "Training would work, as far as can be seen without reading the images."
     return "Training would work."

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,14 @@ from rdsnet import model_zoo
 from rdsnet.checkpoint.changes import refuse_other_run
 from rdsnet.checkpoint.pretrained import package_file, package_of
 from rdsnet.data.checks import check_coco, coco_categories
+from rdsnet.data.equal_images import equal_images, image_paths
 from rdsnet.data.ids import id_order
 from rdsnet.data.statistics import DataStatistics, data_statistics
+from rdsnet.engine.data_remarks import (
+    crowd_remarks,
+    equal_image_remarks,
+    shared_image_remarks,
+)
 from rdsnet.engine.launch import merge_config_file, naming
 from rdsnet.engine.settings import Settings, Wishes, derive_settings
 from rdsnet.modeling.backbones.timm_fpn import PRETRAINED
@@ -120,11 +126,19 @@ def prepare(
         raise ValueError(
             f"{folder} has a run already. Add --resume to go on with it, or give another --output."
         )
-    on_invalid = cfg.DATASETS.INVALID_ANNOTATIONS
+    how = cfg.DATASETS.INVALID_ANNOTATIONS, cfg.DATASETS.CROWDS_ARE_OBJECTS
     classes = coco_categories(data[0])
-    content = check_coco(*data, on_invalid)
-    val_content = check_coco(*val, on_invalid) if val else None
-    parts = split(content) if val is None and hold_out else None
+    content = check_coco(*data, *how)
+    remarks = crowd_remarks(data[0], content)
+    val_content = check_coco(*val, *how) if val else None
+    parts = None
+    if val_content:
+        remarks += crowd_remarks(val[0], val_content, must_have_objects=False)
+        remarks += shared_image_remarks((content, data[1]), (val_content, val[1]), val[0])
+    elif hold_out:
+        equal = equal_images(image_paths(content, data[1]))
+        remarks += equal_image_remarks(equal, len(content["images"]))
+        parts = split(content, equal)
     if parts:
         content, val_content = parts
         json_files = [str(folder / "data" / name) for name in SPLIT_FILES]
@@ -164,7 +178,7 @@ def prepare(
         notes.append(("Validation", "none: the model is not evaluated (give --val)"))
     notes.append(("Model", f"{config_file} on {cfg.MODEL.DEVICE}"))
     notes.append(("Weights", _first_weights(cfg, was_asked_for=config is not None)))
-    settings.notes = notes + settings.notes
+    settings.notes = notes + remarks + settings.notes
     if "INPUT.MIN_SIZE_TRAIN" in opts:  # sizes given by hand come with their own sampling
         settings.options.pop("INPUT.MIN_SIZE_TRAIN_SAMPLING", None)
     if opts:
@@ -181,8 +195,13 @@ def command_line(config_file: str, opts: Sequence[str], num_gpus: int = 1) -> st
     return shlex.join([*words, *opts])
 
 
-def split(content: dict) -> tuple[dict, dict] | None:
+def split(content: dict, equal: Sequence[Sequence[Hashable]] = ()) -> tuple[dict, dict] | None:
     """Hold out a tenth of the images, always the same ones.
+
+    Args:
+        content: of the json.
+        equal: groups of ids of images that are the same photograph. They are not parted, unless
+            there is no other.
 
     Returns:
         What to train on and what to evaluate on; None where there are too few images.
@@ -190,8 +209,8 @@ def split(content: dict) -> tuple[dict, dict] | None:
     ids = sorted((image["id"] for image in content["images"]), key=id_order)
     if len(ids) < MIN_TO_HOLD_OUT:
         return None
-    chosen = np.random.default_rng(0).permutation(len(ids))[: round(HELD_OUT * len(ids))]
-    held_out = {ids[place] for place in chosen}
+    shuffled = [ids[place] for place in np.random.default_rng(0).permutation(len(ids))]
+    held_out = _drawn(shuffled, equal, round(HELD_OUT * len(ids)))
     parts = []
     for wanted in (False, True):
         images = [image for image in content["images"] if (image["id"] in held_out) is wanted]
@@ -210,6 +229,23 @@ def _refuse_other_run(
     run.DATASETS.CLASSES = [[id_, name] for id_, name in classes.items()]
     run.DATASETS.TRAIN = run.DATASETS.TEST = ()  # the classes are those given
     refuse_other_run(run)
+
+
+def _drawn(ids: list, equal: Sequence[Sequence[Hashable]], most: int) -> set:
+    """At most so many of the first ids, and no part of a group of equal images.
+
+    Where all groups are larger, it is the smallest, unless that is all there is.
+    """
+    together = {id_: group for group in equal for id_ in group}
+    drawn: set = set()
+    for id_ in ids:
+        group = together.get(id_, [id_])
+        if id_ not in drawn and len(drawn) + len(group) <= most:
+            drawn.update(group)
+    if drawn:
+        return drawn
+    smallest = min(equal, key=len)
+    return set(smallest if len(smallest) < len(ids) else ids[:most])
 
 
 def dataset_names(data: str, val: str | None) -> tuple[str, str]:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from rdsnet.checkpoint.description import read_config
 from rdsnet.config import get_cfg
+from rdsnet.data.class_names import class_numbers
 from rdsnet.data.datasets import class_metadata, coco_files
 from rdsnet.data.findings import counted, printable
 from rdsnet.engine.launch import load_config, merge_config_file, naming
@@ -269,23 +270,23 @@ def chosen_classes(
 ) -> torch.Tensor | None:
     """Class numbers of the names or category ids to keep; None: all.
 
-    Several may stand in one word, separated by commas.
+    Several may stand in one word, separated by commas. A name that several classes have means all
+    of them.
 
     Raises:
         ValueError: for a class that the model does not have; the message lists those it has.
     """
     if not classes:
         return None
-    number = {str(id_): k for k, id_ in enumerate(category_ids)}
-    number.update({name: k for k, name in enumerate(names or [])})
+    numbers = class_numbers(names, category_ids)
     words = []
     for text in classes:  # a name may have a comma
-        words += [text] if text in number else [word.strip() for word in text.split(",")]
-    unknown = [word for word in words if word not in number]
+        words += [text] if text in numbers else [word.strip() for word in text.split(",")]
+    unknown = [word for word in words if word not in numbers]
     if unknown:
         known = ", ".join(names or map(str, category_ids))
         raise ValueError(f"--classes: the model has no '{unknown[0]}'. It has: {known}")
-    return torch.tensor(sorted({number[word] for word in words}))
+    return torch.tensor(sorted(set().union(*(numbers[word] for word in words))))
 
 
 def check_weights(weights: str) -> None:

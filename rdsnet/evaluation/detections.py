@@ -17,6 +17,7 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from pycocotools.coco import COCO
 
+from rdsnet.data.class_names import metadata_names
 from rdsnet.evaluation.errors import ImageObjects, match
 
 RESULTS_FILE = "coco_instances_results.json"
@@ -32,7 +33,7 @@ class Detections:
         folder: where the evaluation has written ``coco_instances_results.json``.
 
     Attributes:
-        class_names: K names.
+        class_names: K distinct names.
         records: {image id: Detectron2's dataset dict}.
         results: {image id: COCO results, by falling score, with contiguous ``category_id``}.
 
@@ -50,7 +51,7 @@ class Detections:
         if any("annotations" not in record for record in records):
             raise ValueError(f"data set '{dataset_name}' has no annotations")
         self.records = {record["image_id"]: record for record in records}
-        self.class_names = list(metadata.thing_classes)
+        self.class_names = metadata_names(metadata)
         with contextlib.redirect_stdout(io.StringIO()):
             self._coco = COCO(metadata.json_file)
         self._class = metadata.get("thing_dataset_id_to_contiguous_id")

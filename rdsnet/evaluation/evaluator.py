@@ -15,6 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils import comm
 
+from rdsnet.data.class_names import metadata_names
 from rdsnet.evaluation.breakdown import ap_breakdown, write_breakdown
 from rdsnet.evaluation.coco_results import instances_to_coco_json
 from rdsnet.evaluation.table import results_table, what_is_missing
@@ -137,6 +138,8 @@ class RDSNetEvaluator(COCOEvaluator):
         results.move_to_end("bbox", last=False)
 
     def _derive_coco_results(self, coco_eval, iou_type: str, class_names=None) -> dict[str, float]:
+        if class_names is not None:
+            class_names = metadata_names(self._metadata)  # each is to have its own AP
         results = super()._derive_coco_results(coco_eval, iou_type, class_names)
         ap90 = float("nan")
         if coco_eval is not None:

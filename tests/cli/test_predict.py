@@ -241,6 +241,26 @@ def test_config_and_names_come_with_the_checkpoint(place, own_config, model_file
     assert load_coco(tmp_path / "out")[1] == results
 
 
+def test_classes_of_one_name_are_told_apart_and_chosen_together(predict, tmp_path):
+    Image.fromarray(picture()).save(tmp_path / "a.png")
+    # 200 detections: the first are all of one class.
+    words = ["--score-threshold", "0", "--format", "csv", "--opts"]
+    words += ["TEST.DETECTIONS_PER_IMAGE", "200", "DATASETS.COCO_FILES", "[]"]
+    words += ["DATASETS.CLASSES", "[[4,'knot'],[9,'knot']]"]
+
+    def classes(*chosen):
+        arguments = [*(["--classes", *chosen] if chosen else []), *words]
+        assert predict(tmp_path / "a.png", arguments=arguments) == 0
+        with open(tmp_path / "out" / "objects.csv") as file:
+            return [row["class"] for row in csv.DictReader(file)]
+
+    everything = classes()
+    assert set(everything) == {"knot (id 4)", "knot (id 9)"}
+    assert classes("knot") == everything
+    second = [name for name in everything if name == "knot (id 9)"]
+    assert classes("9") == classes("knot (id 9)") == second
+
+
 def test_unknown_class_lists_the_known(predict, tmp_path, capsys):
     Image.fromarray(picture()).save(tmp_path / "a.png")
     assert predict(tmp_path / "a.png", arguments=["--classes", "cat"]) == 2

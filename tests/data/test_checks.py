@@ -147,15 +147,6 @@ def test_images_in_subfolders_are_found(coco):
     assert len(check(coco)["images"]) == 5
 
 
-def test_images_are_looked_up_without_a_system_call_each(coco, monkeypatch):
-    calls = []
-    listdir = os.listdir
-    monkeypatch.setattr(os, "listdir", lambda folder: calls.append(folder) or listdir(folder))
-    monkeypatch.setattr(os.path, "exists", lambda path: path == coco.json_file)
-    check(coco)
-    assert calls == [coco.image_root]
-
-
 # Single annotations ---------------------------------------------------------------------------
 
 BROKEN = {

@@ -67,6 +67,18 @@ def test_top_level_entry_that_is_no_list(coco):
         read_coco_json(coco.write())
 
 
+@pytest.mark.parametrize(
+    ("images", "reason"),
+    [('{"id": ' + "7" * 4301 + "}", "4300 digits"), ("[" * 10**5 + "]" * 10**5, "lists inside")],
+)
+def test_json_beyond_pythons_limits_is_named(tmp_path, images, reason):
+    path = tmp_path / "long.json"
+    path.write_text(f'{{"images": [{images}], "annotations": [], "categories": []}}')
+    with pytest.raises(ValueError) as error:
+        read_coco_json(path)
+    assert_mentions(error, str(path), reason)
+
+
 def test_categories_are_read_without_the_rest_of_the_file(tmp_path):
     path = tmp_path / "cut_off.json"
     path.write_text('{"categories": [{"id": 1, "name": "a \\"categories\\": [b"}], "images": [{')

@@ -89,7 +89,7 @@ def test_validation_data_without_objects_is_said_before_training(cfg, caplog):
         CountingTrainer(cfg, [NAN]).run(2)
     finally:
         DatasetCatalog.pop("scripted")
-    assert "'scripted' has no objects (crowds do not count)" in caplog.records[0].getMessage()
+    assert "'scripted' has no objects (crowds do not count)" in caplog.text
 
 
 def test_last_evaluation_counts_too(cfg):

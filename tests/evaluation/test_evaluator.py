@@ -18,6 +18,7 @@ from pycocotools.cocoeval import COCOeval
 
 from rdsnet import get_cfg
 from rdsnet.evaluation import RDSNetEvaluator, instances_to_coco_json, results_table
+from rdsnet.evaluation.breakdown import read_breakdown
 from rdsnet.ops import CompactMasks
 from rdsnet.ops.masks import run_lengths_from_window
 
@@ -332,3 +333,28 @@ def test_table_shows_before_and_after_mbrm():
     assert rows[2] == ["box", "41.3", "60.0", "-"]
     assert rows[3] == ["box without MBRM", "40.0", "61.5", "44.4"]
     assert rows[4] == ["mask", "36.0", "58.0", "38.0"]
+
+
+def test_two_classes_of_one_name_have_an_ap_each(dataset, tmp_path):
+    """Every object of the one class is found exactly, and none of the other."""
+    name, json_file, truth = dataset
+    twins = f"twins_{name}"
+    MetadataCatalog.get(twins).set(
+        json_file=str(json_file),
+        thing_classes=["knot", "knot"],
+        thing_dataset_id_to_contiguous_id={3: 0, 7: 1},
+    )
+    outputs = {}
+    for image_id, objects in truth.items():
+        boxes = torch.tensor([o[:4] for o in objects if o[4] == 1]).float()
+        outputs[image_id] = Instances(
+            (HEIGHT, WIDTH),
+            pred_boxes=Boxes(boxes),
+            scores=torch.full((len(boxes),), 0.9),
+            pred_classes=torch.ones(len(boxes), dtype=torch.int64),
+        )
+    results = run(RDSNetEvaluator(twins, output_dir=str(tmp_path)), outputs)
+    assert results["bbox"]["AP-knot (id 3)"] == 0
+    assert results["bbox"]["AP-knot (id 7)"] == pytest.approx(100)
+    classes = read_breakdown(tmp_path)["breakdown"]["bbox"]["classes"]
+    assert [c["name"] for c in classes] == ["knot (id 3)", "knot (id 7)"]
