@@ -13,6 +13,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from tabulate import tabulate
 
+from rdsnet.formatting import decimal
+
 NAMES = {
     "straightforward": "straightforward",
     "pytorch": "PyTorch definition",
@@ -163,7 +165,7 @@ def models_text(report: dict) -> str:
                     f"{own['median_ms']:.0f}",
                     f"{own['min_ms']:.0f}",
                     "?" if memory is None else f"{memory:.0f}",
-                    f"{100 * (own['median_ms'] / base - 1):+.1f} %",
+                    f"{decimal(100 * (own['median_ms'] / base - 1), signed=True)} %",
                     own.get("detections", ""),
                 ]
             )
