@@ -2,7 +2,8 @@
 
 Mistakes in what the user gave (a missing file, a config value that does not fit) are reported in
 one message without traceback, and the exit status is 2. ``--traceback``, or RDSNET_TRACEBACK=1 in
-the environment, shows where they arose.
+the environment, shows where they arose. Where nobody reads the output any more (``| head``), a
+command ends without a word; a training goes on, its log has everything.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
-from rdsnet import __version__
+from rdsnet import __version__, pipes
 from rdsnet.commands import COMMANDS
 
 USER_ERROR = 2
@@ -54,6 +55,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the words after ``rdsnet``; None: of this process.
     """
+    try:
+        try:
+            status = _run(argv)
+        finally:
+            sys.stdout.flush()  # which Python would do later, with a message
+    except BrokenPipeError:
+        pipes.discard(sys.stdout)
+        pipes.discard(sys.stderr)
+        return pipes.STATUS
+    return pipes.STATUS if pipes.is_discarded(sys.stdout) else status
+
+
+def _run(argv: Sequence[str] | None) -> int:
     args = build_parser().parse_args(argv)
     # Calls inside Detectron2 that users of rdsnet can do nothing about.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
@@ -66,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print("\ninterrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        raise
     except (OSError, ValueError, ModuleNotFoundError) as error:
         if show_traceback:
             raise

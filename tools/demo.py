@@ -59,6 +59,8 @@ def main() -> None:
         sys.exit("\nInterrupted. The next run starts afresh.")
     output = Path(args.output)
     print(f"\n{demo.table()}\n")
+    if (report := output / "report.html").is_file():
+        print(f"Report:     {report}: open it in a browser; curves, APs, the best and worst images")
     print(f"Pictures:   {output / 'overview.png'}, {output / 'loss_curve.png'}")
     print(f"Figures:    {output / 'results.md'}")
     print(f"Model:      {output / 'model_final.pth'}, {output / 'config.yaml'}")

@@ -24,6 +24,7 @@ from rdsnet.data.images import Picture
 from rdsnet.engine.prediction import predict_image, prediction_config
 from rdsnet.engine.predictor import CountingPredictor
 from rdsnet.evaluation import instances_to_coco_json
+from rdsnet.formatting import decimal
 from rdsnet.visualization import draw_objects, objects_from_results
 from rdsnet.visualization.objects import class_name
 
@@ -171,7 +172,7 @@ def chosen(found: Found, score: float) -> list[dict]:
 
 def _corners(box: Sequence[float]) -> str:
     x, y, width, height = box
-    return f"{x:.1f}, {y:.1f}, {x + width:.1f}, {y + height:.1f}"
+    return ", ".join(decimal(value) for value in (x, y, x + width, y + height))
 
 
 def build_page(finder: Finder, folder: Path, max_upload_mb: float):

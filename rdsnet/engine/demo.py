@@ -82,9 +82,8 @@ def run_demo(
 
     Writes into ``output``: ``overview.png`` (held-out images with ground truth and predictions),
     ``results.md`` (APs and how they were obtained), ``loss_curve.png``, ``model_final.pth`` and
-    ``config.yaml`` (for ``rdsnet predict``), ``log.txt``, ``metrics.json``, ``data/`` (the images)
-    and ``inference/`` (all detections on held-out images)
-    and ``report.html``. Progress goes to stderr.
+    ``config.yaml`` (for ``rdsnet predict``), ``log.txt``, ``metrics.json``, ``data/`` (the images),
+    ``inference/`` (all detections on held-out images) and ``report.html``. Progress goes to stderr.
 
     Args:
         config_file: the model and its schedule; data and output folder are the demo's.

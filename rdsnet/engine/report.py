@@ -24,8 +24,9 @@ from torch import nn
 from rdsnet import __version__
 from rdsnet.engine import report_evaluation as parts
 from rdsnet.engine.machine import machine
-from rdsnet.engine.report_evaluation import Evaluation, number
+from rdsnet.engine.report_evaluation import Evaluation
 from rdsnet.engine.report_representations import representations_section
+from rdsnet.formatting import decimal
 from rdsnet.visualization import figures
 from rdsnet.visualization.curves import read_metrics
 from rdsnet.visualization.page import Figure, Page, Section
@@ -141,14 +142,13 @@ def _evaluate(cfg: CfgNode, name: str, evaluations: list[Evaluation]) -> None:
 def _numbers(evaluation: Evaluation) -> list[tuple[str, str]]:
     shown = [("bbox", "AP", "box AP"), ("segm", "AP", "mask AP"), ("segm", "AP50", "mask AP50")]
     numbers = [
-        (number(evaluation.ap(task, metric)), name)
+        (decimal(evaluation.ap(task, metric)), name)
         for task, metric, name in shown
         if task in evaluation.results
     ]
     gain = evaluation.ap("bbox") - evaluation.ap("bbox_regressed")
     if np.isfinite(gain):
-        # Adding 0 makes -0.0, which rounding may leave, 0.0.
-        numbers.append((f"{round(gain, 1) + 0.0:+.1f}", "box AP by MBRM"))
+        numbers.append((decimal(gain, signed=True), "box AP by MBRM"))
     return numbers
 
 

@@ -16,6 +16,7 @@ from rdsnet.evaluation.breakdown import read_breakdown
 from rdsnet.evaluation.detections import Detections, Quality, edge_shifts, image_quality
 from rdsnet.evaluation.errors import Errors, error_breakdown, match
 from rdsnet.evaluation.table import METRICS, ROWS
+from rdsnet.formatting import decimal
 from rdsnet.visualization import (
     draw_objects,
     figures,
@@ -83,7 +84,7 @@ def results_section(evaluation: Evaluation) -> Section:
     elif not len(evaluation.detections):
         text += " Nothing was detected, so there is no AP."
     rows = [
-        (title, *(number(evaluation.ap(task, metric)) for metric in METRICS))
+        (title, *(decimal(evaluation.ap(task, metric)) for metric in METRICS))
         for task, title in ROWS
         if task in evaluation.results
     ]
@@ -122,7 +123,7 @@ def classes_section(evaluation: Evaluation) -> Section | None:
         aps = [parts[task]["classes"][k]["AP"] for task, _ in tasks]
         by_class.append((name, counts[k], [math.nan if ap is None else ap for ap in aps]))
     by_class.sort(key=lambda row: -math.inf if math.isnan(row[2][-1]) else row[2][-1], reverse=True)
-    rows = [(name, f"{count:,}", *map(number, aps)) for name, count, aps in by_class]
+    rows = [(name, f"{count:,}", *map(decimal, aps)) for name, count, aps in by_class]
     many = len(rows) > MANY_CLASSES
     bars = {} if many else {2 + k: 100.0 for k in range(len(tasks))}
     headers = ("class", "objects", *(f"{title} AP" for _, title in tasks))
@@ -198,9 +199,9 @@ def mbrm_section(evaluation: Evaluation) -> Section | None:
         return Section("Boundary refinement", "It is off: boxes are as they were regressed.")
     before, after = evaluation.ap("bbox_regressed"), evaluation.ap("bbox")
     text = (
-        f"MBRM moves the edges of boxes to where the masks end: box AP {number(before)} before, "
-        f"{number(after)} after; AP90 {number(evaluation.ap('bbox_regressed', 'AP90'))} before, "
-        f"{number(evaluation.ap('bbox', 'AP90'))} after. It moved "
+        f"MBRM moves the edges of boxes to where the masks end: box AP {decimal(before)} before, "
+        f"{decimal(after)} after; AP90 {decimal(evaluation.ap('bbox_regressed', 'AP90'))} before, "
+        f"{decimal(evaluation.ap('bbox', 'AP90'))} after. It moved "
         f"{np.mean(np.abs(moves.shifts) > 1e-3):.0%} of the edges."
     )
     if len(moves.before):
@@ -274,7 +275,3 @@ def _found(evaluation: Evaluation, image_id: int | str) -> str:
     found = found[image.scores >= evaluation.quality.score_threshold]
     objects = int((~image.gt_ignore).sum())
     return f"{(found >= 0).sum()} of {objects} objects found, {(found == -1).sum()} false"
-
-
-def number(value: float) -> str:
-    return "–" if value is None or math.isnan(value) else f"{value:.1f}"

@@ -7,7 +7,6 @@ other boxes for the same detections, and an evaluation of these.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 
 import torch
@@ -24,6 +23,7 @@ from rdsnet.engine.fit_mbrm import (
 )
 from rdsnet.engine.profiles import ImageProfiles, collect_profiles
 from rdsnet.evaluation.box_ap import BoxAP, ImageBoxes
+from rdsnet.formatting import decimal
 from rdsnet.modeling.mbrm import MBRM, PUBLISHED_KERNEL
 from rdsnet.modeling.refinement import EnclosingBoxes
 
@@ -133,9 +133,10 @@ def methods_table(results: dict[str, dict[str, float]]) -> str:
     metrics = [metric for metric in results["none"] if metric not in titles]
     rows = []
     for name, values in results.items():
-        aps = ["-" if math.isnan(values[m]) else f"{values[m]:.1f}" for m in metrics]
-        gain = f"{values['AP'] - results['none']['AP']:+.1f}"
-        edges = (f"{values['error']:.2f}", f"{values['exact']:.0f}", f"{values['offset']:+.2f}")
+        aps = [decimal(values[m], missing="-") for m in metrics]
+        gain = decimal(values["AP"] - results["none"]["AP"], signed=True, missing="-")
+        offset = decimal(values["offset"], 2, signed=True, missing="-")
+        edges = (f"{values['error']:.2f}", f"{values['exact']:.0f}", offset)
         rows.append([name, *aps, gain, *edges])
     return _table(["boxes", *metrics, "gain", *titles.values()], rows)
 

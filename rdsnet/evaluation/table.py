@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from tabulate import tabulate
 
+from rdsnet.formatting import decimal
+
 ROWS = (("bbox", "box"), ("bbox_regressed", "box without MBRM"), ("segm", "mask"))
 METRICS = ("AP", "AP50", "AP75", "AP90", "APs", "APm", "APl")
 
@@ -51,7 +53,7 @@ def results_table(
     for task, title in ROWS:
         if task in results:
             values = (results[task].get(metric, math.nan) for metric in metrics)
-            rows.append([title, *("-" if math.isnan(v) else f"{v:.1f}" for v in values)])
+            rows.append([title, *(decimal(value, missing="-") for value in values)])
     alignment = ("left", *("right" for _ in metrics))
     return tabulate(
         rows,

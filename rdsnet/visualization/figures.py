@@ -20,6 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
+from rdsnet.formatting import decimal
 from rdsnet.visualization.curves import LOSSES
 
 # Legible on white and on near black.
@@ -175,7 +176,7 @@ def iou_and_size_figure(breakdown: Mapping[str, Mapping]) -> str:
             for bar in bars:
                 bar.set(alpha=0.45)
         for x, mean in zip(place, means):
-            note = "–" if np.isnan(mean) else f"{mean:.0f}"
+            note = decimal(mean, 0)
             top = (0 if np.isnan(mean) else mean) + 1
             right.text(x, top, note, ha="center", va="bottom", fontsize=8)
         right.set_xticks(np.arange(len(sizes)), sizes)
@@ -203,7 +204,7 @@ def error_figure(errors: Mapping[str, Mapping[str, float]]) -> str:
         axis.barh(kinds, values, color=[_error_color(kind) for kind in kinds], height=0.72)
         longest = max(max(max(c.values()) for c in errors.values()), 1.0)
         for y, value in enumerate(values):
-            axis.text(value + 0.015 * longest, y, f"{value:.1f}", va="center", fontsize=8.5)
+            axis.text(value + 0.015 * longest, y, decimal(value), va="center", fontsize=8.5)
         axis.set_xlim(0, 1.15 * longest)
         axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.set_xlabel(f"points of {TASKS[task][0]} AP50 lost")

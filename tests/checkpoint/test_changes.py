@@ -7,6 +7,7 @@ import torch
 import yaml
 
 from rdsnet import get_cfg
+from rdsnet.checkpoint import changes
 from rdsnet.checkpoint.changes import check_other_use, flat, is_fixed, refuse_other_run
 from rdsnet.checkpoint.description import KEY, save_model
 
@@ -116,9 +117,9 @@ def test_what_a_resumed_run_may_change_is_told(tmp_path):
         "MODEL__RDSNET__MBRM__GAMMA": 0.1,
         "MODEL__RDSNET__MASK_LOSS_WEIGHT": 2.0,
     }
-    changes = refuse_other_run(config(tmp_path, **values))
-    assert changes.keys() == {key.replace("__", ".") for key in values}
-    assert changes["SOLVER.BASE_LR"] == (0.001, 0.25)
+    changed = refuse_other_run(config(tmp_path, **values))
+    assert changed.keys() == {key.replace("__", ".") for key in values}
+    assert changed["SOLVER.BASE_LR"] == (0.001, 0.25)
     assert refuse_other_run(config(tmp_path)) == {}
 
 
@@ -188,7 +189,9 @@ def test_weights_used_with_classes_in_another_order_are_refused(tmp_path):
         check_other_use(other, str(tmp_path / "model_0000009.pth"))
 
 
-def test_weights_used_otherwise_are_warned_of(tmp_path, caplog):
+def test_weights_used_otherwise_are_warned_of(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(changes.logger, "warning", said.append)
     save_run(tmp_path, config(tmp_path))
     weights = str(tmp_path / "model_0000009.pth")
     same = config(
@@ -202,10 +205,10 @@ def test_weights_used_otherwise_are_warned_of(tmp_path, caplog):
     )
     check_other_use(same, weights)
     check_other_use(config(tmp_path, INPUT__FORMAT="RGB"), "")
-    assert not caplog.records
+    assert not said
     renamed = config(
         tmp_path, DATASETS__CLASSES=[[3, "leaf"], [7, "stalk"], [8, "root"]], INPUT__FORMAT="RGB"
     )
     check_other_use(renamed, weights)
-    assert "stem for stalk" in caplog.text and "INPUT.FORMAT was BGR and is RGB" in caplog.text
-    assert f"--config-file {weights}" in caplog.text
+    assert "stem for stalk" in said[0] and "INPUT.FORMAT was BGR and is RGB" in said[1]
+    assert f"--config-file {weights}" in said[1]

@@ -27,6 +27,8 @@ def test_demo_starts_afresh_and_writes_pictures_figures_and_a_model(tmp_path):
     for row in ("box", "box without MBRM", "mask"):
         assert f"| {row} " in result.stdout
     assert "overview.png" in result.stdout and "Total time" in result.stdout
+    assert f"Report:     {output / 'report.html'}: open it in a browser" in result.stdout
+    assert "</html>" in (output / "report.html").read_text()
     assert f"{ITERATIONS}/{ITERATIONS}" in result.stderr  # the progress bar
     assert "INFO" not in result.stdout + result.stderr  # Detectron2's log is in log.txt
     assert "Total training time" in (output / "log.txt").read_text()

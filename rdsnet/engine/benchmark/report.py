@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 from tabulate import tabulate
 
 from rdsnet.engine.benchmark.mask_path import PHASES
+from rdsnet.formatting import decimal
 
 NAMES = {
     "straightforward": "straightforward",
@@ -169,7 +170,7 @@ def models_text(report: dict) -> str:
                     f"{own['median_ms']:.0f}",
                     f"{own['min_ms']:.0f}",
                     "?" if memory is None else f"{memory:.0f}",
-                    f"{100 * (own['median_ms'] / base - 1):+.1f} %",
+                    f"{decimal(100 * (own['median_ms'] / base - 1), signed=True)} %",
                     own.get("detections", ""),
                 ]
             )
