@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -62,8 +63,9 @@ def read_config(path: str | os.PathLike) -> CfgNode | None:
     """
     if Path(path).suffix == ".pkl":  # Detectron2's model zoo: weights alone
         return None
+    mmap = zipfile.is_zipfile(path)  # not a file of torch before 1.6
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError:  # more than data; whoever loads the weights says so
         return None
     except Exception as error:  # what torch raises depends on where the file is broken

@@ -150,11 +150,12 @@ class Trainer(DefaultTrainer):
             )
         refuse_other_run(self.cfg)
         content = read_checkpoint(last, self.checkpointer.trust)
-        require_fitting_weights(self.checkpointer.model, content["model"], last)
+        weights = content.get("model", content)
+        require_fitting_weights(self.checkpointer.model, weights, last)
         state = content.get("trainer", {}).get("_trainer", {}).get("optimizer")
         if state:
             require_fitting_state(self.optimizer, state, last)
-        del content
+        del content, weights, state
         rates = ConfiguredRates(self.optimizer, self.scheduler)
         self.checkpointer.load(last)
         rates.restore()

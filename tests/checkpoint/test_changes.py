@@ -182,6 +182,15 @@ def test_a_written_value_is_the_same_value(tmp_path):
     assert ast.literal_eval(str(again.MODEL.RETINANET.BBOX_REG_WEIGHTS)) == (2, 2, 1, 1)
 
 
+def test_weights_that_hold_no_config_are_nobodys_business(tmp_path):
+    weights = {"model": {"weight": torch.zeros(2)}}
+    torch.save(weights, tmp_path / "new.pth")
+    torch.save(weights, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    for name in ("new.pth", "old.pth", "missing.pth"):
+        check_other_use(config(tmp_path), str(tmp_path / name))
+    check_other_use(config(tmp_path), "detectron2://ImageNetPretrained/MSRA/R-50.pkl")
+
+
 def test_weights_used_with_classes_in_another_order_are_refused(tmp_path):
     save_run(tmp_path, config(tmp_path))
     other = config(tmp_path, DATASETS__CLASSES=[[1, "root"], [2, "leaf"], [3, "stem"]])
