@@ -6,9 +6,10 @@ on how many there are.
 
 from __future__ import annotations
 
+import os
 import sys
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,11 +23,12 @@ from tqdm import tqdm
 from rdsnet.checkpoint.description import read_config
 from rdsnet.config import get_cfg
 from rdsnet.data.datasets import class_metadata, coco_files
-from rdsnet.data.findings import counted
+from rdsnet.data.findings import counted, printable
 from rdsnet.engine.launch import load_config, merge_config_file
-from rdsnet.engine.prediction_input import Frame, Source, find_sources
-from rdsnet.engine.prediction_output import build_writers
+from rdsnet.engine.prediction_frames import FrameReader
+from rdsnet.engine.prediction_input import Source, Sources, find_sources
 from rdsnet.engine.predictor import Predictor
+from rdsnet.engine.writers import Writer, build_writers
 
 
 @dataclass
@@ -39,18 +41,20 @@ class PredictionSummary:
     unreadable: int = 0
     objects: int = 0
     written: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def text(self) -> str:
         lines = [f"{counted(self.objects, 'object')} in {counted(self.images, 'image')}."]
         if self.unreadable:
             lines.append(f"{counted(self.unreadable, 'file')} could not be read.")
+        lines += self.notes
         if self.images and not self.objects:
             lines.append(
                 f"No object reached the score {self.score_threshold:g}; a lower --score-threshold "
                 "shows less certain ones."
             )
-        if self.images:
-            lines.append("Written: " + ", ".join(str(self.output / name) for name in self.written))
+        files = ", ".join(printable(self.output / name) for name in self.written)
+        lines.append(f"Written: {files}" if self.images else "Nothing was written.")
         return "\n".join(lines)
 
 
@@ -63,6 +67,7 @@ def predict(
     formats: Sequence[str] = ("png",),
     score_threshold: float = 0.5,
     classes: Sequence[str] = (),
+    pages: Sequence[range] | None = None,
     max_frames: int | None = None,
     opts: Sequence[str] = (),
     trust_checkpoint: bool = False,
@@ -75,11 +80,13 @@ def predict(
         weights: a checkpoint, a path or an address that Detectron2 knows.
         inputs: images, folders, patterns, videos and cameras, see
             :func:`rdsnet.engine.prediction_input.find_sources`.
-        output: folder to write into; made if missing, files in it are overwritten.
-        formats: see :mod:`rdsnet.engine.prediction_output`.
+        output: folder to write into; made if missing, files in it are overwritten once an image
+            was read.
+        formats: see :mod:`rdsnet.engine.writers`.
         score_threshold: objects with lower scores are left out.
         classes: names or category ids of the classes to keep; empty: all.
-        max_frames: of every video or camera; None: all.
+        pages, max_frames: which frames and pages, and how many at most, as ``pages`` and ``most``
+            of :class:`rdsnet.engine.prediction_frames.FrameReader`.
         opts: config options KEY VALUE that override the file.
         trust_checkpoint: load weights that hold arbitrary Python objects, running their code.
 
@@ -87,57 +94,104 @@ def predict(
         FileNotFoundError, ValueError: for what is missing or does not fit. Files that exist but
             cannot be read as images are reported on stderr and counted instead.
     """
-    sources = find_sources(inputs)
-    if "labelme" in formats and any(source.is_video for source in sources):
-        raise ValueError("labelme opens image files: it is no --format for videos and cameras")
+    found = find_sources(inputs)
     cfg = prediction_config(config_file, weights, score_threshold, opts)
     metadata = names_and_ids(cfg)
     kept = chosen_classes(classes, *metadata)
+    writers = build_writers(formats, output, metadata)
+    check_sources(found.sources, writers)
     predictor = Predictor(cfg, trust_checkpoint)
     summary = PredictionSummary(Path(output), score_threshold)
-    with ExitStack() as stack:
-        writers = [
-            stack.enter_context(writer) for writer in build_writers(formats, output, metadata)
-        ]
-        summary.written = [file for writer in writers for file in writer.files]
-        for frame in _frames(sources, max_frames, summary):
-            instances = predict_image(predictor, frame.image, score_threshold)
-            if kept is not None:
-                instances = instances[torch.isin(instances.pred_classes, kept)]
-            for writer in writers:
-                writer.write(frame, instances)
-            summary.images += 1
-            summary.objects += len(instances)
+    summary.written = [file for writer in writers for file in writer.files]
+    with ExitStack() as stack, tqdm(unit="image", disable=None) as progress:
+        for writer in writers:
+            stack.enter_context(writer)
+        reader = _frame_reader(summary, progress, len(found.sources), pages, max_frames)
+        for source in found.sources:
+            for frame in reader.frames(source):
+                instances = predict_image(predictor, frame.image, score_threshold)
+                if kept is not None:
+                    instances = instances[torch.isin(instances.pred_classes, kept)]
+                for writer in writers:
+                    writer.write(frame, instances)
+                summary.images += 1
+                summary.objects += len(instances)
+                progress.update()
+    summary.notes = _notes(found, reader)
     return summary
 
 
-def _frames(
-    sources: Sequence[Source], most: int | None, summary: PredictionSummary
-) -> Iterator[Frame]:
-    """All frames of all sources, with a progress bar; what cannot be read is counted."""
-    names: set[str] = set()
-    with tqdm(total=len(sources), unit="image", disable=None) as progress:
-        for source in sources:
-            if source.is_video:
-                expected = source.expected()
-                progress.total += min(expected, most or expected) - 1
-                progress.refresh()
-            frames = source.frames(names, most)
-            while True:
-                try:
-                    frame = next(frames)
-                except StopIteration:
-                    break
-                except (OSError, ValueError) as error:
-                    tqdm.write(f"skipped: {error}", file=sys.stderr)
-                    summary.unreadable += 1
-                    break
-                try:
-                    yield frame
-                except GeneratorExit:
-                    frames.close()
-                    raise
-                progress.update()
+def check_sources(sources: Sequence[Source], writers: Sequence[Writer]) -> None:
+    """Refuse sources that a writer cannot take, or would overwrite.
+
+    Raises:
+        ValueError: for a video in a format for images; for a file in a folder that is written into.
+    """
+    for writer in writers:
+        if writer.why_no_videos and any(source.is_video for source in sources):
+            raise ValueError(writer.why_no_videos)
+    folders = [
+        os.path.realpath(writer.output / file)
+        for writer in writers
+        for file in writer.files
+        if file.endswith("/")
+    ]
+    own = {
+        folder
+        for folder in {source.path.parent for source in sources if source.camera is None}
+        if any(Path(os.path.realpath(folder)).is_relative_to(written) for written in folders)
+    }
+    for source in sources:
+        if source.camera is None and source.path.parent in own:
+            raise ValueError(
+                f"'{printable(source.path)}' would be overwritten, since results are written into "
+                "its folder: choose another --output, or other --input files."
+            )
+
+
+def _frame_reader(
+    summary: PredictionSummary,
+    progress: tqdm,
+    sources: int,
+    pages: Sequence[range] | None,
+    most: int | None,
+) -> FrameReader:
+    """A reader that reports and counts what cannot be read, and tells the progress bar."""
+    progress.total = sources
+
+    def skipped(error: Exception) -> None:
+        tqdm.write(f"skipped: {error}", file=sys.stderr)
+        summary.unreadable += 1
+
+    def expected(frames: int) -> None:
+        progress.total += frames - 1
+        progress.refresh()
+
+    return FrameReader(skipped, expected, pages, most)
+
+
+def _notes(found: Sources, reader: FrameReader) -> list[str]:
+    """What was left out, and what may be taken for something else."""
+    notes = [found.left_out_text()]
+    if reader.with_side_pictures:
+        notes.append(
+            f"{_files(reader.with_side_pictures)} more pictures beside the main one, such as "
+            "previews and depth maps of phones: they were left out, --pages all reads them."
+        )
+    if reader.with_channels:
+        notes.append(
+            f"{_files(reader.with_channels)} channels as pages: each was taken for a picture of "
+            "its own, --pages chooses among them."
+        )
+    return [note for note in notes if note]
+
+
+def _files(paths: Sequence[Path]) -> str:
+    """ "'a.jpg' has", "'a.jpg' and 3 other files have"."""
+    first = f"'{printable(paths[0].name)}'"
+    if len(paths) == 1:
+        return f"{first} has"
+    return f"{first} and {counted(len(paths) - 1, 'other file')} have"
 
 
 def predict_image(predictor: Predictor, image: np.ndarray, score_threshold: float) -> Instances:

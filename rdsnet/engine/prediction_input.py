@@ -1,49 +1,22 @@
-"""What a command line names: images, folders, patterns, videos, cameras; read one at a time."""
+"""What a command line names: images, folders, patterns, videos, cameras."""
 
 from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
-import numpy as np
+from rdsnet.data.findings import counted, printable
+from rdsnet.data.image_formats import has_image_content, has_image_ending
+from rdsnet.engine.video import has_other_ending, has_video_content, has_video_ending
 
-from rdsnet.data.images import read_image
-
-IMAGE_ENDINGS = frozenset(
-    (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
-)
-VIDEO_ENDINGS = frozenset(
-    (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
-)
-# Where a video or camera does not say.
-FRAMES_PER_SECOND = 25.0
-# A video that ends before this share of the frames that it announces is cut off.
-WHOLE_VIDEO = 0.9
-
-
-@dataclass(frozen=True)
-class Frame:
-    """An image to predict.
-
-    Attributes:
-        name: of its outputs, unique in a run.
-        path: the file that it comes from (of a camera: "camera 0").
-        image: (H, W, 3) uint8 BGR.
-        video: name of the outputs of the video that it belongs to; None: an image file.
-        index: its number in the video, from 0.
-        frames_per_second: of the video.
-    """
-
-    name: str
-    path: Path
-    image: np.ndarray
-    video: str | None = None
-    index: int = 0
-    frames_per_second: float = FRAMES_PER_SECOND
+# Files of this name lie beside pictures and are none; so do those that begin with a dot.
+COMPANIONS = frozenset(("desktop.ini", "ehthumbs.db", "icon\r", "thumbs.db"))
+# Of an unknown ending so many files are tried as videos before the rest is left out.
+TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -51,123 +24,122 @@ class Source:
     """Something that frames come from: an image file, a video file, or a camera (an index)."""
 
     path: Path
+    is_video: bool = False
     camera: int | None = None
 
-    @property
-    def is_video(self) -> bool:
-        return self.camera is not None or self.path.suffix.lower() in VIDEO_ENDINGS
 
-    def expected(self) -> int:
-        """Number of frames, as far as the file says; 0: unknown."""
-        if self.camera is not None:
-            return 0
-        if not self.is_video:
-            return 1
-        video = cv2.VideoCapture(str(self.path))
-        count = int(video.get(cv2.CAP_PROP_FRAME_COUNT)) if video.isOpened() else 0
-        video.release()
-        return max(count, 0)
-
-    def frames(self, names: set[str], most: int | None = None) -> Iterator[Frame]:
-        """Read one frame after the other.
-
-        Args:
-            names: of outputs that are taken; gets those of this source.
-            most: frames of a video at most; None: all.
-
-        Raises:
-            OSError, ValueError: the file cannot be read, or not to its end.
-        """
-        name = unused_name(self.path.stem, names)
-        if self.is_video:
-            yield from self._video_frames(name, most)
-        else:
-            yield Frame(name, self.path, read_image(str(self.path), "BGR"))
-
-    def _video_frames(self, name: str, most: int | None) -> Iterator[Frame]:
-        video = cv2.VideoCapture(str(self.path) if self.camera is None else self.camera)
-        try:
-            if not video.isOpened():
-                raise ValueError(f"{self.path} cannot be opened: no video that OpenCV can read")
-            rate = video.get(cv2.CAP_PROP_FPS)
-            rate = rate if 0 < rate <= 1000 else FRAMES_PER_SECOND
-            index = 0
-            while most is None or index < most:
-                there, image = video.read()
-                if not there:
-                    self._check_end(index, video.get(cv2.CAP_PROP_FRAME_COUNT))
-                    return
-                yield Frame(f"{name}_{index:06d}", self.path, image, name, index, rate)
-                index += 1
-        finally:
-            video.release()
-
-    def _check_end(self, index: int, announced: float) -> None:
-        if index == 0 or (self.camera is None and index < WHOLE_VIDEO * announced):
-            raise ValueError(
-                f"{self.path} ends after {index} frames"
-                + (f" of {announced:.0f}: the file is cut off" if announced > index else "")
-            )
-
-
-def find_sources(inputs: Sequence[str]) -> list[Source]:
+@dataclass
+class Sources:
     """The sources that a command line names, in its order, none twice.
 
-    A number is a camera, unless there is a file of that name; all else as :func:`find_images`.
+    Attributes:
+        sources: the sources. Files that cannot be read are among them, so that they are reported.
+        left_out: per ending, the number of files in folders that are neither images nor videos.
     """
-    sources: dict[Source, None] = {}
-    for given in inputs:
-        if given.isdecimal() and not os.path.exists(given):
-            sources[Source(Path(f"camera {int(given)}"), int(given))] = None
-        else:
-            sources.update(dict.fromkeys(map(Source, find_images([given]))))
-    return list(sources)
+
+    sources: list[Source] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def left_out_text(self) -> str:
+        """ "12 other files were left out: .txt 10, .json 2", "" for none."""
+        return _left_out_text(self.left_out)
 
 
-def find_images(inputs: Sequence[str]) -> list[Path]:
-    """The files that a command line names, in its order, none twice.
+def find_sources(inputs: Sequence[str]) -> Sources:
+    """The sources that a command line names.
 
     Args:
-        inputs: paths of files (of any ending); folders (the image files directly inside, sorted by
-            name); patterns with ``*``, ``?``, ``**`` (sorted). ``~`` is the home folder.
+        inputs: paths of files (of any name); folders (the images and videos directly inside,
+            sorted by name); patterns with ``*``, ``?``, ``**`` (sorted); numbers, which are
+            cameras unless there is a file of that name. ``~`` is the home folder.
 
     Raises:
         FileNotFoundError: for a path that does not exist, or a folder or pattern without images.
+            A link to a file that is not there does exist: it is a source, which cannot be read.
     """
-    found: dict[str, None] = {}
+    found: dict[Source, None] = {}
+    left_out: Counter[str] = Counter()
     for given in inputs:
         path = os.path.expanduser(given)
-        if os.path.isfile(path):
-            found[path] = None
-            continue
-        if os.path.isdir(path):
-            with os.scandir(path) as entries:
-                inside = [entry.path for entry in entries if is_image_file(entry)]
-            if not inside:
-                endings = ", ".join(sorted(IMAGE_ENDINGS))
-                raise FileNotFoundError(
-                    f"--input: the folder '{given}' has no images ({endings}). Images in folders "
-                    f"inside are named by a pattern, such as '{given.rstrip('/')}/**/*.jpg'."
-                )
+        if given.isdecimal() and not os.path.lexists(path):
+            sources = [Source(Path(f"camera {int(given)}"), True, int(given))]
+        elif os.path.isdir(path):
+            sources = _in_folder(path, left_out)
+        elif os.path.lexists(path):
+            sources = [_named(path)]
         elif glob.has_magic(path):
-            inside = [name for name in glob.glob(path, recursive=True) if os.path.isfile(name)]
-            if not inside:
-                raise FileNotFoundError(f"--input: no file fits the pattern '{given}'.")
+            matches = sorted(glob.glob(path, recursive=True))
+            sources = [_named(match) for match in matches if _is_meant(match)]
+            if not sources:
+                raise FileNotFoundError(f"--input: no file fits the pattern '{printable(given)}'.")
         else:
-            raise FileNotFoundError(f"--input: '{given}' does not exist.")
-        found.update(dict.fromkeys(sorted(inside)))
-    return [Path(path) for path in found]
+            raise FileNotFoundError(f"--input: '{printable(given)}' does not exist.")
+        found.update(dict.fromkeys(sources))
+    return Sources(list(found), left_out)
 
 
-def is_image_file(entry: os.DirEntry) -> bool:
-    return entry.is_file() and os.path.splitext(entry.name)[1].lower() in IMAGE_ENDINGS
+def is_companion(name: str) -> bool:
+    """Whether a file is one that systems put beside pictures: "._a.jpg", "Thumbs.db", ..."""
+    return name.startswith(".") or name.lower() in COMPANIONS
 
 
-def unused_name(stem: str, taken: set[str]) -> str:
-    """The stem, with a number if it is taken: "cat", "cat_2"; adds it to ``taken``."""
-    name, number = stem, 1
-    while name.lower() in taken:  # some file systems do not tell cases apart
-        number += 1
-        name = f"{stem}_{number}"
-    taken.add(name.lower())
-    return name
+def _named(path: str) -> Source:
+    """A file that was named itself: whatever it is, it is read."""
+    is_picture = has_image_ending(path) or has_image_content(path)
+    return Source(
+        Path(path), not is_picture and (has_video_ending(path) or has_video_content(path))
+    )
+
+
+def _is_meant(path: str) -> bool:
+    """Whether a pattern that fits a path means it: folders without an image's name are not."""
+    if os.path.isdir(path):
+        return has_image_ending(path)
+    return not is_companion(os.path.basename(path))
+
+
+def _in_folder(folder: str, left_out: Counter[str]) -> list[Source]:
+    """The images and videos in a folder; counts the other files.
+
+    What has the name of one is one, also a folder or a link to nothing: it will be reported. Files
+    of other names are looked into.
+    """
+    sources: list[Source] = []
+    here: Counter[str] = Counter()
+    tries: Counter[str] = Counter()
+    with os.scandir(folder) as entries:
+        listed = sorted(entries, key=lambda entry: entry.name)
+    for entry in listed:
+        ending = os.path.splitext(entry.name)[1].lower()
+        if is_companion(entry.name):
+            continue
+        is_picture = has_image_ending(entry.name)
+        is_video = not is_picture and has_video_ending(entry.name)
+        if entry.is_file() and not (is_picture or has_other_ending(entry.name)):
+            is_picture = has_image_content(entry.path)
+            is_video = not is_picture and is_video
+            if not (is_picture or is_video) and tries[ending] < TRIES:
+                is_video = has_video_content(entry.path)
+                tries[ending] += not is_video
+        if is_picture or is_video:
+            sources.append(Source(Path(entry.path), is_video))
+        elif not entry.is_dir():
+            here[ending or "without ending"] += 1
+    if not sources:
+        others = _left_out_text(here)
+        raise FileNotFoundError(
+            f"--input: the folder '{printable(folder)}' has no images or videos. "
+            + (f"{others} " if others else "")
+            + "Images in folders inside are named by a pattern, such as "
+            f"'{printable(folder.rstrip('/'))}/**/*.jpg'."
+        )
+    left_out.update(here)
+    return sources
+
+
+def _left_out_text(left_out: Counter[str]) -> str:
+    if not left_out:
+        return ""
+    kinds = ", ".join(f"{printable(ending)} {number}" for ending, number in left_out.most_common())
+    files = counted(left_out.total(), "other file was", "other files were")
+    return f"{files} left out: {kinds}."

@@ -19,7 +19,8 @@ import rdsnet
 from rdsnet.checkpoint.description import save_model
 from rdsnet.cli import main
 from rdsnet.engine import prediction
-from rdsnet.engine.prediction_input import find_images, unused_name
+from rdsnet.engine.output_names import OutputNames
+from rdsnet.engine.prediction_input import find_sources
 
 
 def test_all_formats_are_written_with_the_names_and_ids_of_the_data(predict, tmp_path, capsys):
@@ -312,13 +313,13 @@ def test_inputs_are_found_in_their_order_and_once(tmp_path):
         tmp_path / "**" / "*.png",
         tmp_path / "a.dat",
     ]
-    found = find_images([str(path) for path in given])
-    names = [path.relative_to(tmp_path).as_posix() for path in found]
+    found = find_sources([str(path) for path in given]).sources
+    names = [source.path.relative_to(tmp_path).as_posix() for source in found]
     assert names == ["b/1.jpg", "b/2.png", "b/inner/3.png", "a.dat"]
 
 
 def test_numbers_are_added_to_names_that_are_taken():
-    taken = set()
-    names = [unused_name(stem, taken) for stem in ("cat", "Cat", "cat", "cat_2", "dog")]
+    taken = OutputNames()
+    names = [taken.single(stem) for stem in ("cat", "Cat", "cat", "cat_2", "dog")]
     assert names == ["cat", "Cat_2", "cat_3", "cat_2_2", "dog"]
     assert len({name.lower() for name in names}) == 5

@@ -5,8 +5,6 @@ import pytest
 from PIL import Image
 from predicting import OBJECTS, load_coco, picture
 
-from rdsnet.engine import prediction_input
-
 
 def write_video(path, frames, size=(96, 64), rate=12.0):
     video = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), rate, size)
@@ -74,7 +72,7 @@ def test_camera_is_a_number(predict, tmp_path, monkeypatch):
         def release(self):
             opened.append("released")
 
-    monkeypatch.setattr(prediction_input.cv2, "VideoCapture", Camera)
+    monkeypatch.setattr(cv2, "VideoCapture", Camera)
     arguments = ["--format", "coco", "--max-frames", "3"]
     assert predict(0, arguments=arguments) == 0
     assert opened == [0, "released"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pycocotools.mask as coco_mask
 
-from rdsnet.engine.prediction_output import outlines
+from rdsnet.engine.writers.labelme import outlines
 
 
 def polygon_mask(polygons, height, width):
