@@ -76,8 +76,8 @@ class Picture:
     def __init__(self, file_name: str, formats: Sequence[str] | None = None) -> None:
         self.file_name = file_name
         self._stream: BinaryIO | None = None
-        with self._explained():
-            _check_kind(file_name)
+        with explained(self.file_name):
+            check_is_file(file_name)
             self._stream = PathManager.open(file_name, "rb")
             self._pages = _open_pages(self._stream, formats or pillow_formats())
 
@@ -89,12 +89,12 @@ class Picture:
 
     def __len__(self) -> int:
         """The number of pages; not known without looking through the file."""
-        with self._explained():
+        with explained(self.file_name):
             return len(self._pages)
 
     def check_whole(self) -> None:
         """Raise ValueError for a file that is cut off after one of its pages."""
-        with self._explained():
+        with explained(self.file_name):
             self._pages.check_whole()
 
     @property
@@ -105,64 +105,69 @@ class Picture:
     @property
     def channels(self) -> int:
         """How many channels of one picture the pages are, as far as the file says; 1: none are."""
-        with self._explained():
+        with explained(self.file_name):
             return self._pages.channels
 
     def pixels(self, page: int = 0) -> int:
         """The number of pixels of a page, from its header."""
-        with self._explained():
+        with explained(self.file_name):
             width, height = self._pages.size(page)
             return width * height
 
     def read(self, format: str, page: int = 0) -> np.ndarray:
         """As :func:`read_image`."""
-        with self._explained():
+        with explained(self.file_name):
             _check_pixels(*self._pages.size(page))
             return detection_utils.convert_PIL_to_numpy(self._pages.picture(page), format)
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Errors in words, with the name of the file; a file that was not opened is closed."""
-        name = printable(self.file_name)
-        try:
-            yield
-        except FileNotFoundError as error:
-            raise FileNotFoundError(_why_missing(self.file_name)) from error
-        except IsADirectoryError as error:
-            raise IsADirectoryError(f"image {name} is a folder, not a file.") from error
-        except PermissionError as error:
-            raise PermissionError(
-                f"image {name} may not be read: you lack the permission for the file or its folder."
-            ) from error
-        except RefusedError as error:
-            raise ValueError(f"image {name} {error}") from error
-        except Image.DecompressionBombError as error:
-            raise ValueError(
-                f"image {name} is refused: {error} If you trust it, set "
-                "INPUT.MAX_PIXELS in the config to a larger number."
-            ) from error
-        except Exception as error:  # the libraries have no error of their own for damaged files
-            raise ValueError(
-                f"image {name} cannot be read: {str(error) or type(error).__name__}. The file is "
-                "damaged or not an image: replace it, or remove it from the dataset."
-            ) from error
+
+@contextmanager
+def explained(file_name: str, what: str = "image") -> Iterator[None]:
+    """Inside, errors of reading a file become those of :func:`read_image`, in words.
+
+    Args:
+        file_name: of the file.
+        what: it is, as the message calls it.
+    """
+    name = f"{what} {printable(file_name)}"
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{name} does not exist{_why_missing(file_name)}") from error
+    except IsADirectoryError as error:
+        raise IsADirectoryError(f"{name} is a folder, not a file.") from error
+    except PermissionError as error:
+        raise PermissionError(
+            f"{name} may not be read: you lack the permission for the file or its folder."
+        ) from error
+    except RefusedError as error:
+        raise ValueError(f"{name} {error}") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"{name} is refused: {error} If you trust it, set INPUT.MAX_PIXELS in the config to a "
+            "larger number."
+        ) from error
+    except Exception as error:  # the libraries have no error of their own for damaged files
+        raise ValueError(
+            f"{name} cannot be read: {str(error) or type(error).__name__}. The file is damaged or "
+            "not an image: replace it, or remove it from the dataset."
+        ) from error
 
 
-def _check_kind(file_name: str) -> None:
-    """Raise for a path that is neither file nor folder: reading from it might never end."""
+def check_is_file(file_name: str) -> None:
+    """Refuse what is neither file nor folder, such as a pipe: reading it might never end."""
     if os.path.exists(file_name) and not os.path.isdir(file_name):
         if not stat.S_ISREG(os.stat(file_name).st_mode):
             raise RefusedError("is no regular file. Copy its content into one.")
 
 
 def _why_missing(file_name: str) -> str:
-    name = printable(file_name)
     if os.path.islink(file_name):
         return (
-            f"image {name} does not exist: it is a link to {printable(os.readlink(file_name))}, "
-            "which is not there. Fetch the files that the links stand for, or mount their folder."
+            f": it is a link to {printable(os.readlink(file_name))}, which is not there. Fetch the "
+            "files that the links stand for, or mount their folder."
         )
-    return f"image {name} does not exist. Check the image folder of the dataset."
+    return ". Check the image folder of the dataset."
 
 
 def _check_pixels(width: int, height: int) -> None:

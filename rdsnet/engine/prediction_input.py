@@ -14,7 +14,7 @@ import numpy as np
 
 from rdsnet.data.findings import counted, printable
 from rdsnet.data.image_formats import has_image_content, has_image_ending
-from rdsnet.data.images import Picture
+from rdsnet.data.images import Picture, check_is_file, explained
 from rdsnet.data.videos import is_video, path_for_opencv
 from rdsnet.engine.output_names import OutputNames, numbered
 
@@ -67,6 +67,8 @@ class Source:
             return 0
         if not self.is_video:
             return 1
+        if not self.path.is_file():  # opening a pipe might never end
+            return 0
         with path_for_opencv(self.path) as path:
             video = cv2.VideoCapture(path)
         count = int(video.get(cv2.CAP_PROP_FRAME_COUNT)) if video.isOpened() else 0
@@ -130,13 +132,14 @@ class Source:
             for page in chosen:
                 image = picture.read("BGR", page)
                 yield Frame(numbered(name, page), self.path, image, index=page, is_one_of_many=True)
+            picture.check_whole()
 
     def _video_frames(self, names: OutputNames, most: int | None) -> Iterator[Frame]:
         shown = printable(self.path)
         video = self._opened()
         try:
             if not video.isOpened():
-                raise ValueError(f"{shown} cannot be opened: {self._why_not()}")
+                raise ValueError(f"{shown} cannot be opened: no video that OpenCV can read")
             name = names.new(self.path.stem, is_sequence=True)
             rate = video.get(cv2.CAP_PROP_FPS)
             rate = rate if 0 < rate <= 1000 else FRAMES_PER_SECOND
@@ -154,17 +157,11 @@ class Source:
     def _opened(self) -> cv2.VideoCapture:
         if self.camera is not None:
             return cv2.VideoCapture(self.camera)
+        with explained(str(self.path), "video"):
+            check_is_file(str(self.path))
+            open(self.path, "rb").close()
         with path_for_opencv(self.path) as path:
             return cv2.VideoCapture(path)
-
-    def _why_not(self) -> str:
-        if self.camera is None and not self.path.exists():
-            return "the file does not exist, or is a link to one that does not"
-        if self.camera is None and self.path.is_dir():
-            return "it is a folder"
-        if self.camera is None and not os.access(self.path, os.R_OK):
-            return "you lack the permission to read it"
-        return "no video that OpenCV can read"
 
     def _check_end(self, index: int, announced: float) -> None:
         if index == 0 or (self.camera is None and index < WHOLE_VIDEO * announced):

@@ -292,3 +292,27 @@ def test_results_of_finished_images_outlive_the_process(predict, tmp_path, monke
     assert predict(*(tmp_path / f"{k}.png" for k in range(3)), arguments=ALL) == 0
     (((images, results), rows),) = seen
     assert len(images["images"]) == 2 and len(results) == len(rows) == 2 * OBJECTS
+
+
+def test_pages_before_the_place_where_a_stack_is_cut_off_are_kept(predict, tmp_path, capsys):
+    stack(tmp_path, pages=5)
+    whole = (tmp_path / "stack.tif").read_bytes()
+    pages = [Image.fromarray(picture(seed=k)) for k in range(5)]
+    pages[0].save(tmp_path / "cut.tif", save_all=True, append_images=pages[1:])
+    whole = (tmp_path / "cut.tif").read_bytes()
+    (tmp_path / "cut.tif").write_bytes(whole[: len(whole) // 2])
+    assert predict(tmp_path / "cut.tif", arguments=["--format", "coco"]) == 1
+    assert "cut.tif" in capsys.readouterr().err
+    images = load_coco(tmp_path / "out")[0]["images"]
+    assert 0 < len(images) < 5
+
+
+def test_a_pipe_or_a_folder_called_like_a_video_does_not_hang(predict, tmp_path, capsys):
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    os.mkfifo(folder / "pipe.mp4")
+    (folder / "link.mov").symlink_to("nowhere.mov")
+    save(folder / "a.png")
+    assert predict(folder, arguments=["--format", "coco"]) == 1
+    error = capsys.readouterr().err
+    assert "link.mov" in error and "nowhere.mov" in error
