@@ -12,7 +12,7 @@ from rdsnet.data.findings import Finding
 from rdsnet.data.ids import is_id, shown_id
 from rdsnet.data.image_paths import file_problem
 from rdsnet.data.image_sizes import Disagreement
-from rdsnet.data.images import read_image
+from rdsnet.data.images import Picture, read_image
 from rdsnet.data.threads import for_each_file
 
 
@@ -58,6 +58,37 @@ def image_findings(
         if isinstance(size := sizes.get(image["id"]), Exception)
     ]
     return unreadable + [d.finding for d in differing.values()]
+
+
+def page_findings(content: dict, image_root: str | os.PathLike) -> list[Finding]:
+    """Images whose file has several pages, of which training sees the first.
+
+    Args:
+        content: its images have files.
+        image_root: the folder that ``file_name`` is relative to.
+    """
+    paths = [os.path.join(image_root, image["file_name"]) for image in content["images"]]
+    found = for_each_file(_page_count, paths, "Counting pages")
+    return [
+        Finding(
+            "several pages",
+            f"image {shown_id(image['id'])}",
+            f"'{image['file_name']}' has {pages} pages",
+        )
+        for image, pages in zip(content["images"], found, strict=True)
+        if pages > 1
+    ]
+
+
+def _page_count(path: str) -> int:
+    """1 also for what cannot be read, and where the other pages are previews of the first."""
+    try:
+        if file_problem(path) is not None:
+            return 1
+        with Picture(path) as picture:
+            return 1 if picture.has_side_pictures else len(picture)
+    except (OSError, ValueError):
+        return 1
 
 
 def _size_or_error(path: str) -> tuple[int, int] | ValueError:

@@ -40,6 +40,7 @@ REMEDIES = {
     "are holes, 'rdsnet check-data --fix OUT.json --inner-polygons-are-holes' cuts them out.",
     "same photograph": "Keep it once, with all its objects; it must not be both trained on and "
     "evaluated on (the hold-out of 'rdsnet train' keeps equal images together).",
+    "several pages": "Training sees the first one alone: write every page to a file of its own.",
     "rare class": "Add images with these classes, or merge or remove the class.",
 }
 

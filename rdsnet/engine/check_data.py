@@ -22,7 +22,7 @@ from rdsnet.data.crowds import crowd_summary, crowds_as_objects
 from rdsnet.data.datasets import coco_records
 from rdsnet.data.equal_images import equal_image_findings
 from rdsnet.data.findings import REMEDIES, Finding, counted, finding_lines
-from rdsnet.data.image_files import image_findings, read_sizes
+from rdsnet.data.image_files import image_findings, page_findings, read_sizes
 from rdsnet.data.image_paths import missing_image_findings, with_fitting_names
 from rdsnet.data.image_sizes import (
     RESIZED,
@@ -121,6 +121,7 @@ def check_data(
     warnings = quality_findings(usable) if usable else []
     if usable and read_images:
         warnings += equal_image_findings(usable, image_root)
+        warnings += page_findings(usable, image_root)
     if usable and not any(not a["iscrowd"] for a in usable["annotations"]):
         count = len(usable["annotations"])
         message = crowd_summary(count, count) or "none can be learnt from"
@@ -164,7 +165,7 @@ def report_text(check: DataCheck, cfg: CfgNode, config_name: str) -> str:
     if check.warnings:
         lines += [
             "",
-            f"{counted(len(check.warnings), 'warning')}: training works, but look at them",
+            f"{counted(len(check.warnings), 'warning')}: no reason not to train, but look at them",
         ]
         lines += finding_lines(check.warnings, QUALITY_REMEDIES)
     if check.statistics is not None and len(check.statistics.boxes):
