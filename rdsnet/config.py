@@ -72,6 +72,18 @@ def add_rdsnet_config(cfg: CN) -> None:
     # Stop when so many evaluations in a row have not improved BEST_METRIC. 0: never.
     cfg.TEST.PATIENCE = 0
 
+    # For MODEL.BACKBONE.NAME build_retinanet_timm_fpn_backbone: a model of timm under an FPN.
+    # Features are named by their strides in MODEL.FPN.IN_FEATURES: res2 (4), res3 (8), ...
+    # Pretrained weights are MODEL.WEIGHTS "timm://NAME" (rdsnet.checkpoint.pretrained); then
+    # MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and INPUT.FORMAT have to be theirs.
+    cfg.MODEL.TIMM = CN()
+    # Any model of timm.list_models() with such features that takes images of any size.
+    cfg.MODEL.TIMM.NAME = "tf_efficientnet_lite0"
+    # Its BatchNorm in training: "FrozenBN" keeps the statistics and factors of MODEL.WEIGHTS (with
+    # MODEL.WEIGHTS "" there are none, and it is trained); "BN", "SyncBN": trained always. All else
+    # in the backbone is trained: MODEL.BACKBONE.FREEZE_AT is for Detectron2's ResNets.
+    cfg.MODEL.TIMM.NORM = "FrozenBN"
+
     cfg.MODEL.RDSNET = CN()
     # D: numbers in a pixel's representation; an object has 2 x D (background, foreground).
     # Paper: 32.

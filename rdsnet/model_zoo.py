@@ -46,6 +46,7 @@ def get(name: str, num_classes: int | None = None) -> nn.Module:
         num_classes: replaces the config's; needed where that is -1 (from the data).
     """
     cfg = get_config(name)
+    cfg.MODEL.WEIGHTS = ""
     if num_classes is not None:
         cfg.MODEL.RETINANET.NUM_CLASSES = num_classes
     return build_model(cfg)

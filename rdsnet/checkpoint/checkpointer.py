@@ -16,6 +16,8 @@ from fvcore.common import checkpoint as fvcore_checkpoint
 
 from rdsnet.checkpoint.atomic import remove_unfinished, write_atomically
 from rdsnet.checkpoint.files import read_checkpoint
+from rdsnet.checkpoint.pretrained import load_pretrained
+from rdsnet.modeling.backbones.timm_fpn import PRETRAINED
 
 logger = logging.getLogger(__name__)
 
@@ -55,12 +57,16 @@ class Checkpointer(DetectionCheckpointer, _SafeReader):
         self.trust = trust
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict:
-        """As in Detectron2, with downloads checked first.
+        """As in Detectron2, with downloads checked first, and ``timm://``.
 
         Raises:
             OSError: ``path`` is an address that cannot be reached.
-            FileNotFoundError, ValueError: see :func:`rdsnet.checkpoint.files.read_checkpoint`.
+            FileNotFoundError, ValueError: see :func:`rdsnet.checkpoint.files.read_checkpoint` and
+                :func:`rdsnet.checkpoint.pretrained.load_pretrained`.
         """
+        if path.startswith(PRETRAINED):
+            self.logger.info(load_pretrained(self.model, path))
+            return {}
         if "://" in path:
             _download(path)
         return super().load(path, checkpointables)

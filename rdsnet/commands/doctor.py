@@ -29,6 +29,7 @@ PACKAGES = (
     ("detectron2", "detectron2"),
     ("pycocotools", "pycocotools"),
     ("fvcore", "fvcore"),
+    ("timm", "timm"),
     ("numpy", "numpy"),
     ("opencv-python", "cv2"),
     ("pillow", "PIL"),

