@@ -20,7 +20,7 @@ import pycocotools.mask as mask_util
 
 from rdsnet.data.coco_json import read_categories, read_coco_json
 from rdsnet.data.findings import Finding, given_value, listed, report, shortened
-from rdsnet.data.rle import RunSums, compressed_rle, run_sums
+from rdsnet.data.rle import RunSums, run_sums, segmentation_rle
 
 logger = logging.getLogger(__name__)
 
@@ -301,15 +301,10 @@ def complete_annotations(annotations: list[dict], images: list[dict]) -> list[di
             missing["iscrowd"] = 0
         if not _is_number(annotation.get("area")):
             size = sizes[annotation["image_id"]]
-            missing["area"] = _area(annotation["segmentation"], size)
+            rle = segmentation_rle(annotation["segmentation"], size)
+            missing["area"] = int(mask_util.area(rle))
         completed.append({**annotation, **missing} if missing else annotation)
     return completed
-
-
-def _area(segmentation: list | dict, size: tuple[int, int]) -> int:
-    if isinstance(segmentation, list):
-        segmentation = mask_util.merge(mask_util.frPyObjects(segmentation, *size))
-    return int(mask_util.area(compressed_rle(segmentation)))
 
 
 # --------------------------------------------------------------------------------------------------

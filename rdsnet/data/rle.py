@@ -64,6 +64,13 @@ def compressed_rle(rle: dict) -> dict:
     return rle
 
 
+def segmentation_rle(segmentation: list | dict, size: tuple[int, int]) -> dict:
+    """RLE with compressed counts of a COCO segmentation, polygons or RLE, in an image (H, W)."""
+    if isinstance(segmentation, list):
+        return mask_util.merge(mask_util.frPyObjects(segmentation, *size))
+    return compressed_rle(segmentation)
+
+
 def _compressed_sums(strings: list[str]) -> list[RunSums]:
     codes = np.frombuffer("".join(strings).encode("ascii"), np.uint8).astype(np.int64) - 48
     string_of_code = np.repeat(np.arange(len(strings)), [len(s) for s in strings])

@@ -135,12 +135,21 @@ class RDSNet(nn.Module):
         self, objects, psi: Tensor, image_sizes: list[tuple[int, int]], batched_inputs: list[dict]
     ) -> list[dict]:
         """Detect, keep what survives NMS, then give it masks and refined boxes."""
-        results = []
-        for i, detections in enumerate(self.detect(objects, image_sizes, batched_inputs)):
-            image_index = torch.full_like(detections.places, i)
-            detections.phi = self.object_stream.represent(objects, image_index, detections.places)
-            results.append({"instances": self.refine(detections, psi[i], image_sizes[i])})
-        return results
+        detections = self.represented(objects, image_sizes, batched_inputs)
+        return [
+            {"instances": self.refine(found, own_psi, size)}
+            for found, own_psi, size in zip(detections, psi, image_sizes)
+        ]
+
+    def represented(
+        self, objects, image_sizes: list[tuple[int, int]], batched_inputs: list[dict]
+    ) -> list[Instances]:
+        """Detections of every image, in pixels of its output, with their phi (N, 2, D)."""
+        detections = self.detect(objects, image_sizes, batched_inputs)
+        for i, found in enumerate(detections):
+            image_index = torch.full_like(found.places, i)
+            found.phi = self.object_stream.represent(objects, image_index, found.places)
+        return detections
 
     def detect(
         self, objects, image_sizes: list[tuple[int, int]], batched_inputs: list[dict]
