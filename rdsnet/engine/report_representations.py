@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rdsnet.data.mapper import build_mapper, read_image
 from rdsnet.evaluation.detections import Quality
-from rdsnet.modeling.mask_loss import STRIDE
+from rdsnet.ops import STRIDE
 from rdsnet.visualization import draw_objects, figures, objects_from_instances
 from rdsnet.visualization.page import Figure, Picture, Section, picture_uri
 from rdsnet.visualization.representations import colors, reduce_representations

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rdsnet.ops import compiled
+from rdsnet.ops import exporting
 
 
 def convolve_at(
@@ -41,7 +41,7 @@ def convolve_at(
     Returns:
         (N, E), attached to every parameter also when N = 0.
     """
-    if compiled.exporting():
+    if exporting():
         features = features if tower is None else [tower(feature) for feature in features]
         return _convolve_at_any(conv, features, image_index, places, num_anchors)
     level, y, x, anchor = locate(places, [f.shape[-2:] for f in features], num_anchors)

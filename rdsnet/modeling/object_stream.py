@@ -47,13 +47,16 @@ class Positives:
     def __len__(self) -> int:
         return len(self.places)
 
+    def __getitem__(self, chosen: Tensor) -> Positives:
+        """Those that an index (K,) int64 or a selection (N,) bool chooses."""
+        return Positives(self.image_index[chosen], self.places[chosen], self.object_index[chosen])
+
     def sample(self, per_image: int) -> Positives:
         """At most ``per_image`` of every image, drawn at random."""
         order = torch.randperm(len(self), device=self.places.device)
         shuffled = self.image_index[order]
         kept = [order[shuffled == i][:per_image] for i in shuffled.unique().tolist()]
-        chosen = torch.cat(kept).sort().values if kept else order
-        return Positives(self.image_index[chosen], self.places[chosen], self.object_index[chosen])
+        return self[torch.cat(kept).sort().values if kept else order]
 
 
 @dataclass

@@ -16,7 +16,7 @@ from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rdsnet.modeling.mask_loss import STRIDE
+from rdsnet.ops import STRIDE
 
 PIXEL_STREAM_REGISTRY = Registry("PIXEL_STREAM")
 PIXEL_STREAM_REGISTRY.__doc__ = """

@@ -5,8 +5,9 @@ import torch
 from ops.scenes import random_windows
 from torch.nn import functional as F
 
-from rdsnet.modeling.mask_loss import mask_loss, mask_targets, training_windows
-from rdsnet.ops import compiled
+from rdsnet.modeling.cropping import training_windows
+from rdsnet.modeling.mask_loss import mask_loss
+from rdsnet.ops import compiled, mask_targets, object_losses
 
 
 def naive_mask_loss(psi, phi, image_index, boxes, masks, object_index, sizes, expand, ratio):
@@ -104,6 +105,13 @@ def test_masks_read_from_images_are_the_targets_on_the_grid(dtype):
     ],
 )
 def test_wrong_masks_are_named(change, error, message):
+    arguments = loss_arguments(negatives_per_positive=1.0, **change)
+    with pytest.raises(error, match=message):
+        torch.ops.rdsnet.mask_ohem_loss_from_images(**arguments)
+
+
+def loss_arguments(**change):
+    """For two images of 9 x 9 pixels, one object."""
     arguments = {
         "psi": torch.zeros(2, 4, 5, 6),
         "phi": torch.zeros(1, 2, 4),
@@ -111,10 +119,37 @@ def test_wrong_masks_are_named(change, error, message):
         "windows": torch.zeros(1, 4, dtype=torch.int64),
         "masks": [torch.zeros(1, 9, 9).bool()] * 2,
         "object_index": torch.zeros(1, dtype=torch.int64),
-        "negatives_per_positive": 1.0,
     }
+    return {**arguments, **change}
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        (
+            {"masks": [torch.zeros(1, 9, 9)]},
+            ValueError,
+            "a tensor per image, 2; got 1",
+        ),
+        ({"object_index": torch.zeros(2).long()}, ValueError, "object_index must have shape"),
+        ({"phi": torch.zeros(1, 2, 3)}, ValueError, "with the D of psi, 4"),
+        ({"windows": torch.zeros(1, 4)}, TypeError, "windows must be int32 or int64"),
+        ({"negatives_per_positive": -2}, ValueError, "negatives_per_positive must be None or at"),
+    ],
+)
+def test_wrong_arguments_are_named_on_every_path(path, change, error, message):
     with pytest.raises(error, match=message):
-        torch.ops.rdsnet.mask_ohem_loss_from_images(**{**arguments, **change})
+        object_losses(**loss_arguments(**change))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.int64])
+def test_masks_of_any_type_are_the_same_ground_truth(path, dtype):
+    psi, phi, image_index, boxes, masks, object_index, sizes = random_problem(2)
+    windows = training_windows(boxes, image_index, sizes, 1.5)
+    given = psi, phi, image_index, windows
+    expected = object_losses(*given, masks, object_index)
+    found = object_losses(*given, [own.to(dtype) for own in masks], object_index)
+    assert expected.all() and torch.equal(found, expected)
 
 
 def test_loss_of_an_image_does_not_depend_on_the_padding_of_its_batch(path):

@@ -205,6 +205,17 @@ def test_environment_variable_forces_pytorch_and_import_prints_nothing():
     assert output.startswith("pytorch") and "RDSNET_DISABLE_OPS" in output
 
 
+def test_operators_and_the_formulas_built_on_them_need_torch_alone():
+    absent = ("detectron2", "fvcore", "torchvision", "pycocotools", "cv2", "PIL", "matplotlib")
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({absent}))\n"
+        "import rdsnet.ops.self_check\n"
+        "import rdsnet.modeling.cropping, rdsnet.modeling.mask_loss, rdsnet.modeling.mbrm\n"
+        "print(rdsnet.modeling.mbrm.MBRM().radius)"
+    )
+    assert python(code).strip() == "4"
+
+
 def test_library_that_does_not_load_leaves_the_pytorch_path(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(compiled, "_devices", frozenset())
     broken = tmp_path / "_C.so"

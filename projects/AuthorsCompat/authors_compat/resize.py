@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rdsnet.modeling.mask_loss import STRIDE
-from rdsnet.ops import Taps
+from rdsnet.ops import STRIDE, Taps
 
 
 def two_resize_taps(

@@ -21,7 +21,6 @@ from rdsnet import ops
 from rdsnet.checkpoint import convert_mmdet_state_dict
 from rdsnet.modeling import MBRM, PixelStream
 from rdsnet.modeling.cropping import expanded_windows
-from rdsnet.modeling.mask_loss import STRIDE
 from rdsnet.modeling.object_stream import DensePredictions, build_object_stream
 from rdsnet.projects.authors_compat import (
     AlignedCornersPixelStream,
@@ -157,7 +156,7 @@ def test_windows_are_the_cores_within_a_pixel():
 def test_resizing_masks_is_the_cores_when_the_output_has_the_inputs_size():
     for image, grid in ((371, 96), (248, 64), (32, 8)):
         ours = two_resize_taps(image, image, grid)
-        core = ops.resize_taps(image, image, grid, STRIDE)
+        core = ops.resize_taps(image, image, grid, ops.STRIDE)
         signal = torch.randn(grid, generator=torch.Generator().manual_seed(0))
         values = []
         for first, weights in (ours, core):

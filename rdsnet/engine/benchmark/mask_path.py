@@ -22,9 +22,9 @@ from rdsnet.engine.benchmark.scene import (
     make_scene,
 )
 from rdsnet.modeling.cropping import expanded_windows
-from rdsnet.modeling.mask_loss import STRIDE, mask_loss
+from rdsnet.modeling.mask_loss import mask_loss
 from rdsnet.modeling.mbrm import MBRM
-from rdsnet.ops import assemble_masks, compiled, resize_taps
+from rdsnet.ops import STRIDE, assemble_masks, compiled, resize_taps
 from rdsnet.ops.reference import window_areas
 
 PHASES = ("inference", "training")

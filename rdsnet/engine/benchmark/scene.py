@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rdsnet.modeling.cropping import expanded_windows
-from rdsnet.modeling.mask_loss import STRIDE, mask_targets
+from rdsnet.ops import STRIDE, mask_targets
 
 DIM = 32
 TRAIN_EXPAND, TEST_EXPAND, THRESHOLD = 1.5, 1.2, 0.4

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from rdsnet.engine.benchmark.scene import DIM, Scene
 from rdsnet.modeling.cropping import expanded_windows
-from rdsnet.modeling.mask_loss import STRIDE
 from rdsnet.modeling.mbrm import MBRM
+from rdsnet.ops import STRIDE
 
 
 @torch.no_grad()
