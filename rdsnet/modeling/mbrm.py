@@ -5,8 +5,9 @@ rows (top, bottom) of the output image. With Bayes' rule,
 
     P(X = i | M') = P(X = i) P(M' | X = i) / sum_t P(X = t) P(M' | X = t)                    (Eq. 3)
 
-and the refined edge is its argmax (Eq. 2). The likelihood looks at the profile m of the mask, the
-maximum of the foreground probability over each column (row), near i alone (Eq. 4, 5):
+and the refined edge is its argmax (Eq. 2). The likelihood looks at the *profile* m of the mask near
+i alone: the column maxima of its foreground probability for the left and right edges, the row
+maxima for the top and bottom edges (Eq. 4, 5):
 
     P(M' | X = i) = sigmoid(b + sum_{k=-s..s} w_k m_{i+k})
 
@@ -45,15 +46,15 @@ READOUTS = ("argmax", "expectation")
 
 
 class MBRM(nn.Module):
-    """Refine box edges from mask profiles.
+    """Refine box edges from the column and row maxima of masks.
 
     Args:
         gamma: sigma of the prior as a share of the box's width (height). Paper: 0.05.
         radius: s, reach of an edge's influence in pixels. Paper: 4.
         min_sigma: smallest sigma, pixels. Without it small boxes would have no neighbouring pixel
             to move to.
-        empty_threshold: an object whose profile never rises above this probability has an empty
-            mask and keeps its regressed box. Use the mask threshold.
+        empty_threshold: an object whose maxima never rise above this probability has an empty mask
+            and keeps its regressed box. Use the mask threshold.
         readout: where in its posterior an edge is. "argmax" (paper): at the most probable pixel.
             "expectation": at the mean of X, given that it is at most ``radius`` pixels from there.
 
@@ -145,7 +146,7 @@ class MBRM(nn.Module):
         Args:
             column_maxima, row_maxima, boxes: as in :meth:`forward`.
             gt_boxes: (N, 4) ground-truth boxes, output pixels, continuous coordinates.
-            sizes: (N, 2) height and width of each object's image, when profiles from different
+            sizes: (N, 2) height and width of each object's image, when maxima from different
                 images are padded with zeros to a common (H, W). Default: (H, W) for all.
 
         Returns:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -214,6 +216,13 @@ def test_operators_and_the_formulas_built_on_them_need_torch_alone():
         "print(rdsnet.modeling.mbrm.MBRM().radius)"
     )
     assert python(code).strip() == "4"
+
+
+def test_the_guide_to_the_sources_names_every_file_once():
+    sources = Path(compiled.__file__).parent / "csrc"
+    files = [p for p in sources.rglob("*") if p.suffix in (".h", ".cpp", ".cu")]
+    named = re.findall(r"^\| `(\S+\.\w+)` \|", (sources / "README.md").read_text(), re.MULTILINE)
+    assert sorted(named) == sorted(path.relative_to(sources).as_posix() for path in files)
 
 
 def test_library_that_does_not_load_leaves_the_pytorch_path(tmp_path, monkeypatch, caplog):
