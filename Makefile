@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.rdsnet-installed
 INSTALLED_FROM := setup.py pyproject.toml constraints.txt \
 	tools/make_env.py tools/install_detectron2.py tools/pure_detectron2.py \
-	$(wildcard projects/*/*/__init__.py rdsnet/ops/csrc/*.* rdsnet/ops/csrc/*/*.*)
+	$(wildcard projects/*/*/__init__.py rdsnet/ops/csrc/*.[ch]* rdsnet/ops/csrc/*/*.[ch]*)
 
 .PHONY: help env demo test test-slow test-matrix benchmark lint format cuda-build gpu-check clean clean-env
 

@@ -186,6 +186,9 @@ def add_rdsnet_config(cfg: CN) -> None:
     cfg.MODEL.RDSNET.TEST_EXPAND = 1.2
     # A pixel belongs to a mask when its foreground probability is larger. Paper: 0.4.
     cfg.MODEL.RDSNET.MASK_THRESHOLD = 0.4
+    # Choose it when training ends, by the masks of DATASETS.TEST (where there is any); the config
+    # in model_best.pth then has it.
+    cfg.MODEL.RDSNET.FIT_MASK_THRESHOLD = False
 
     cfg.MODEL.RDSNET.MASK_LOSS = CN()
     # Where the mask loss is taken. "grid": at the cells of the representations, on ground-truth

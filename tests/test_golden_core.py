@@ -18,8 +18,8 @@ from golden_data import (
 
 from rdsnet import ops
 from rdsnet.modeling import MBRM
-from rdsnet.modeling.mask_loss import mask_targets
 from rdsnet.modeling.retinanet_stream import RDSNetHead
+from rdsnet.ops import mask_targets
 
 
 def test_weight_rule_gives_the_stored_sums_norms_and_first_values():

@@ -316,7 +316,8 @@ def complete_annotations(annotations: list[dict], images: list[dict]) -> list[di
             missing["iscrowd"] = 0
         if not _is_number(annotation.get("area")):
             size = sizes[annotation["image_id"]]
-            missing["area"] = _area(annotation["segmentation"], size)
+            rle = segmentation_rle(annotation["segmentation"], size)
+            missing["area"] = int(mask_util.area(rle))
         completed.append({**annotation, **missing} if missing else annotation)
     return completed
 

@@ -1,7 +1,9 @@
 """After training: ``OUTPUT_DIR/model_best.pth``, the model to use.
 
 The best one by ``TEST.BEST_METRIC`` (the last one, and that is said, where nothing was compared),
-averaged with ``SOLVER.EMA``, and with MBRM fitted to it (``MODEL.RDSNET.MBRM.FIT.AFTER_TRAINING``).
+averaged with ``SOLVER.EMA``, with a mask threshold chosen for it
+(``MODEL.RDSNET.FIT_MASK_THRESHOLD``) and with MBRM fitted to it
+(``MODEL.RDSNET.MBRM.FIT.AFTER_TRAINING``).
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from rdsnet.checkpoint.description import save_model
-from rdsnet.engine.fit_mbrm import fit_mbrm
+from rdsnet.engine.fit_mbrm import fit_mbrm, load_unrefined_model
+from rdsnet.engine.fit_threshold import fit_threshold
 from rdsnet.engine.hooks import BEST_MODEL
 from rdsnet.engine.report import report_run
 from rdsnet.engine.trainer import Trainer
@@ -40,7 +43,8 @@ def finish(cfg: CfgNode, results: OrderedDict | None) -> OrderedDict | None:
     Returns:
         The evaluation of ``model_best.pth``, or ``results`` where it was not evaluated again.
     """
-    fit_wanted = cfg.MODEL.RDSNET.MBRM.FIT.AFTER_TRAINING
+    rdsnet = cfg.MODEL.RDSNET
+    fit_wanted = rdsnet.MBRM.FIT.AFTER_TRAINING or rdsnet.FIT_MASK_THRESHOLD
     if not (fit_wanted or cfg.TEST.BEST_METRIC or cfg.SOLVER.EMA.ENABLED):
         return results
     folder = Path(cfg.OUTPUT_DIR)
@@ -51,8 +55,13 @@ def finish(cfg: CfgNode, results: OrderedDict | None) -> OrderedDict | None:
     compared = bool(cfg.TEST.BEST_METRIC and cfg.DATASETS.TEST) and best.is_file()
     if not compared:
         save_model(best, _final_weights(folder / "model_final.pth"), cfg)
-    if fit_wanted:
-        results = _fit(cfg, best) or results
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS = str(best)
+    if rdsnet.FIT_MASK_THRESHOLD:
+        results = _fit_threshold(cfg, best) or results
+    if rdsnet.MBRM.FIT.AFTER_TRAINING:
+        results = _fit_mbrm(cfg, best) or results
     if not compared:
         logger.info(
             f"{best} is the model after the last iteration: nothing was compared, since "
@@ -85,11 +94,27 @@ def _final_weights(path: Path) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): v for name, v in averaged if name.startswith(prefix)}
 
 
-def _fit(cfg: CfgNode, best: Path) -> OrderedDict | None:
+def _fit_threshold(cfg: CfgNode, best: Path) -> OrderedDict | None:
+    """Choose the threshold and put it into ``cfg`` and the checkpoint's config."""
+    try:
+        fit = fit_threshold(cfg, load_unrefined_model(cfg))
+    except ValueError as error:
+        logger.warning(f"The mask threshold stays {cfg.MODEL.RDSNET.MASK_THRESHOLD}: {error}")
+        return None
+    logger.info(fit.text())
+    if fit.threshold == cfg.MODEL.RDSNET.MASK_THRESHOLD:
+        return None
+    cfg.MODEL.RDSNET.MASK_THRESHOLD = fit.threshold
+    content = torch.load(best, map_location="cpu", weights_only=True)
+    more = {"best": content["best"]} if "best" in content else {}
+    save_model(best, content["model"], cfg, **more)
+    if cfg.MODEL.RDSNET.MBRM.FIT.AFTER_TRAINING:
+        return None  # evaluated with the new kernel
+    return evaluate(cfg, content["model"])
+
+
+def _fit_mbrm(cfg: CfgNode, best: Path) -> OrderedDict | None:
     """Fit MBRM and put the kernel into the checkpoint, unless box AP falls by it."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.WEIGHTS = str(best)
     content = torch.load(best, map_location="cpu", weights_only=True)
     record = content.get("best", {})
     try:

@@ -83,17 +83,15 @@ def represent(model: nn.Module, inputs: dict) -> tuple[Tensor, Tensor, Instances
         features = model.backbone(images.tensor)
         objects = model.object_stream(features)
         psi = model.pixel_stream(features)[0]
-        (detections,) = model.detect(objects, images.image_sizes, [inputs])
-        image_index = torch.zeros_like(detections.places)
-        phi = model.object_stream.represent(objects, image_index, detections.places)
-        detections.phi = phi
+        (detections,) = model.represented(objects, images.image_sizes, [inputs])
         instances = model.refine(detections, psi, images.image_sizes[0]).to("cpu")
     finally:
         model.train(training)
         model.dense_masks = dense_masks
     strides = model.strides(psi.shape[1:])
     height, width = (math.ceil(n / s) for n, s in zip(images.image_sizes[0], strides))
-    return psi[:, :height, :width].float().cpu(), phi[:, 1].float().cpu(), instances
+    phi = detections.phi[:, 1]
+    return psi[:, :height, :width].float().cpu(), phi.float().cpu(), instances
 
 
 def _row(

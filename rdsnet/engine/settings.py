@@ -225,6 +225,10 @@ def _choose_evaluation(
             settings.options["TEST.PATIENCE"] = wishes.patience
             text += f", and training stops when {wishes.patience} in a row are not better"
         settings.notes.append(("Evaluation", text))
+        settings.options["MODEL.RDSNET.FIT_MASK_THRESHOLD"] = True
+        settings.notes.append(
+            ("Masks", "their threshold is chosen on the validation data at the end")
+        )
     mbrm = cfg.MODEL.RDSNET.MBRM
     if mbrm.ENABLED and mbrm.METHOD == "mbrm":
         settings.options["MODEL.RDSNET.MBRM.FIT.AFTER_TRAINING"] = True

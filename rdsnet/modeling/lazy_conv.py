@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rdsnet.ops import compiled
+from rdsnet.ops import exporting
 
 
 def convolve_at(
@@ -34,14 +34,14 @@ def convolve_at(
             are anchor * E + number.
         features: its inputs, (B, C, Hi, Wi) per level; with a tower the tower's inputs.
         image_index: (N,) int64.
-        places: (N,) int64 index of an anchor in the order level, y, x, anchor.
+        places: (N,) int64, of the anchors in the order level, y, x, anchor.
         num_anchors: A.
         tower: layers before ``conv`` that :func:`is_local` is true of; None: there are none.
 
     Returns:
         (N, E), attached to every parameter also when N = 0.
     """
-    if compiled.exporting():
+    if exporting():
         features = features if tower is None else [tower(feature) for feature in features]
         return _convolve_at_any(conv, features, image_index, places, num_anchors)
     level, y, x, anchor = locate(places, [f.shape[-2:] for f in features], num_anchors)
@@ -182,7 +182,7 @@ def cells_of(feature: Tensor, image_index: Tensor, rows: Tensor, columns: Tensor
 def locate(
     places: Tensor, sizes: list[tuple[int, int]], num_anchors: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Split anchor indices (order: level, y, x, anchor) into level, y, x and anchor, each (N,)."""
+    """Split places (order: level, y, x, anchor) into level, y, x and anchor, each (N,)."""
     counts = torch.tensor([h * w * num_anchors for h, w in sizes], device=places.device)
     ends = counts.cumsum(0)
     level = (places[:, None] >= ends).sum(1)

@@ -5,8 +5,9 @@ rows (top, bottom) of the output image. With Bayes' rule,
 
     P(X = i | M') = P(X = i) P(M' | X = i) / sum_t P(X = t) P(M' | X = t)                    (Eq. 3)
 
-and the refined edge is its argmax (Eq. 2). The likelihood looks at the profile m of the mask, the
-maximum of the foreground probability over each column (row), near i alone (Eq. 4, 5):
+and the refined edge is its argmax (Eq. 2). The likelihood looks at the *profile* m of the mask near
+i alone: the column maxima of its foreground probability for the left and right edges, the row
+maxima for the top and bottom edges (Eq. 4, 5):
 
     P(M' | X = i) = sigmoid(b + sum_{k=-s..s} w_k m_{i+k})
 
@@ -28,14 +29,12 @@ is a position to a fraction of a pixel without offset.
 
 from __future__ import annotations
 
-import math
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rdsnet.ops import compiled
+from rdsnet.ops import edge_log_posteriors, refine_edges
+from rdsnet.ops.reference.edges import PRIOR_CUT, edge_logits
 
 # The kernel of the authors' public code, for s = 4: it looks for a rise of the profile.
 PUBLISHED_KERNEL = (
@@ -43,23 +42,19 @@ PUBLISHED_KERNEL = (
     -1.9536,
 )
 
-# exp(-z^2 / 2) below this is 0: the prior ends 3.29 standard deviations from the regressed edge.
-PRIOR_CUT = 0.0044
-PRIOR_REACH = 3.3
-
 READOUTS = ("argmax", "expectation")
 
 
 class MBRM(nn.Module):
-    """Refine box edges from mask profiles.
+    """Refine box edges from the column and row maxima of masks.
 
     Args:
         gamma: sigma of the prior as a share of the box's width (height). Paper: 0.05.
         radius: s, reach of an edge's influence in pixels. Paper: 4.
         min_sigma: smallest sigma, pixels. Without it small boxes would have no neighbouring pixel
             to move to.
-        empty_threshold: an object whose profile never rises above this probability has an empty
-            mask and keeps its regressed box. Use the mask threshold.
+        empty_threshold: an object whose maxima never rise above this probability has an empty mask
+            and keeps its regressed box. Use the mask threshold.
         readout: where in its posterior an edge is. "argmax" (paper): at the most probable pixel.
             "expectation": at the mean of X, given that it is at most ``radius`` pixels from there.
 
@@ -120,34 +115,17 @@ class MBRM(nn.Module):
             empty masks, edges too far outside the image for the prior to reach it, boxes that were
             reversed, and boxes that would be left without extent.
         """
-        if self._compiled(column_maxima, row_maxima, boxes):
-            return torch.ops.rdsnet.refine_edges(
-                column_maxima,
-                row_maxima,
-                boxes,
-                self.weight,
-                self.bias,
-                self.gamma,
-                self.min_sigma,
-                math.log(PRIOR_CUT),
-                PRIOR_REACH,
-                self.empty_threshold,
-            )
-        edges = self._edges(column_maxima, row_maxima, boxes)
-        # Eq. 3 without its denominator: that moves neither the mode nor a mean around it.
-        position = edges.origin + edges.direction * self._read_out(self._log_product(edges))
-        # Pixel i is a left edge at i, a right edge at i + 1.
-        refined = (position + (edges.direction < 0)).to(boxes.dtype).view(4, -1).t()
-        known = edges.reached.view(4, -1).t()
-        known = known & has_mask(column_maxima, self.empty_threshold)[:, None]
-        return _where_proper(torch.where(known, refined, boxes), boxes)
-
-    def _compiled(self, *arguments: Tensor) -> bool:
-        """Whether the compiled operator serves :meth:`forward`; its argmax has no gradient."""
-        single_on_cpu = all(
-            x.is_cpu and x.dtype == torch.float32 for x in (*arguments, self.weight)
+        return refine_edges(
+            column_maxima,
+            row_maxima,
+            boxes,
+            self.weight,
+            self.bias,
+            gamma=self.gamma,
+            min_sigma=self.min_sigma,
+            empty_threshold=self.empty_threshold,
+            readout=self.readout,
         )
-        return self.readout == "argmax" and single_on_cpu and compiled.usable(arguments[0])
 
     def loss(
         self,
@@ -168,7 +146,7 @@ class MBRM(nn.Module):
         Args:
             column_maxima, row_maxima, boxes: as in :meth:`forward`.
             gt_boxes: (N, 4) ground-truth boxes, output pixels, continuous coordinates.
-            sizes: (N, 2) height and width of each object's image, when profiles from different
+            sizes: (N, 2) height and width of each object's image, when maxima from different
                 images are padded with zeros to a common (H, W). Default: (H, W) for all.
 
         Returns:
@@ -177,15 +155,17 @@ class MBRM(nn.Module):
         """
         first = (gt_boxes[:, :2] - 0.5).ceil().long()
         last = (gt_boxes[:, 2:] - 0.5).ceil().long() - 1
-        true_edge = torch.cat([first, last], dim=1).t().flatten()
-        edges = self._edges(column_maxima, row_maxima, boxes, sizes)
-        # Where the prior does not reach the image, the denominator of Eq. 3 is 0.
-        product = self._log_product(edges).masked_fill(~edges.reached[:, None], 0)
-        target = (true_edge - edges.origin) * edges.direction
-        index = target.clamp(0, product.shape[1] - 1)[:, None]
-        reached = edges.log_prior.gather(1, index)[:, 0] > -torch.inf
-        reached = reached & (target == index[:, 0])
-        log_probability = product.log_softmax(1).gather(1, index)[:, 0]
+        log_probability, reached = edge_log_posteriors(
+            column_maxima,
+            row_maxima,
+            boxes,
+            torch.cat([first, last], dim=1),
+            self.weight,
+            self.bias,
+            gamma=self.gamma,
+            min_sigma=self.min_sigma,
+            sizes=sizes,
+        )
         return -log_probability[reached].sum() / reached.sum().clamp(min=1), reached.sum()
 
     def posteriors(
@@ -205,13 +185,18 @@ class MBRM(nn.Module):
         x1, y1, x2, y2 = boxes.unbind(1)
         sigma_x = (self.gamma * (x2 - x1)).clamp(min=self.min_sigma)
         sigma_y = (self.gamma * (y2 - y1)).clamp(min=self.min_sigma)
+        left, top, right, bottom = self.edge_pixels(boxes).unbind(1)
         rise, fall = self.weight, self.weight.flip(-1)
         return (
-            self._posterior(column_maxima, rise, x1, sigma_x),
-            self._posterior(row_maxima, rise, y1, sigma_y),
-            self._posterior(column_maxima, fall, x2 - 1, sigma_x),
-            self._posterior(row_maxima, fall, y2 - 1, sigma_y),
+            self._posterior(column_maxima, rise, left, sigma_x),
+            self._posterior(row_maxima, rise, top, sigma_y),
+            self._posterior(column_maxima, fall, right, sigma_x),
+            self._posterior(row_maxima, fall, bottom, sigma_y),
         )
+
+    def edge_pixels(self, boxes: Tensor) -> Tensor:
+        """mu of the left, top, right and bottom edges of boxes (N, 4), in pixel indices: (N, 4)."""
+        return boxes - boxes.new_tensor([0, 0, 1, 1])
 
     def _posterior(self, profile: Tensor, kernel: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:
         product = self.prior(mu, sigma, profile.shape[1]) * self.likelihood(profile, kernel)
@@ -220,7 +205,8 @@ class MBRM(nn.Module):
 
     def likelihood(self, profile: Tensor, kernel: Tensor) -> Tensor:
         """P(M' | X = i) (Eq. 4, 5) for every pixel i: (N, L) -> (N, L). Outside the image m = 0."""
-        return self._logits(F.pad(profile, (self.radius, self.radius)), kernel).sigmoid()
+        padded = F.pad(profile, (self.radius, self.radius))
+        return edge_logits(padded, kernel, self.bias).sigmoid()
 
     @staticmethod
     def prior(mu: Tensor, sigma: Tensor, length: int) -> Tensor:
@@ -231,99 +217,6 @@ class MBRM(nn.Module):
         index = torch.arange(length, device=mu.device, dtype=mu.dtype)
         gaussian = torch.exp(-0.5 * ((index - mu[:, None]) / sigma[:, None]) ** 2)
         return gaussian.masked_fill(gaussian < PRIOR_CUT, 0)
-
-    def _logits(self, padded: Tensor, kernel: Tensor) -> Tensor:
-        """b + sum_k w_k m_{i+k}: (N, L + 2s) -> (N, L)."""
-        # Tap by tap rather than by conv1d, which autocast would compute in half precision.
-        taps = padded.unfold(1, padded.shape[1] - 2 * self.radius, 1)  # (N, 2s + 1, L)
-        return self.bias + sum(w * taps[:, k] for k, w in enumerate(kernel.flatten()))
-
-    def _edges(
-        self, column_maxima: Tensor, row_maxima: Tensor, boxes: Tensor, sizes: Tensor | None = None
-    ) -> _Edges:
-        """The surroundings of the left, top, right and bottom edges, 4N in this order."""
-        (n, width), height = column_maxima.shape, row_maxima.shape[1]
-        sides = (boxes[:, 2:] - boxes[:, :2]).t().flatten()
-        sigma = (self.gamma * sides).clamp(min=self.min_sigma).repeat(2)
-        mu = torch.cat([boxes[:, :2], boxes[:, 2:] - 1], dim=1).t().flatten()
-        direction = torch.tensor([[1], [1], [-1], [-1]], device=boxes.device)
-        direction = direction.expand(4, n).flatten()
-        # Columns and rows side by side, so that one look-up serves all edges.
-        profiles = torch.cat([column_maxima, row_maxima], dim=1)
-        if sizes is None:
-            sizes = torch.tensor([[height, width]], device=boxes.device).expand(n, 2)
-        length = sizes.flip(1).t().flatten().repeat(2)
-        start = torch.arange(n, device=boxes.device) * (width + height)
-        start = torch.cat([start, start + width]).repeat(2)
-
-        reach = self._reach(sigma, max(height, width))
-        step = torch.arange(-self.radius, 2 * reach + 1 + self.radius, device=boxes.device)
-        origin = mu.round().long() - direction * reach
-        pixel = origin[:, None] + direction[:, None] * step
-        inside = (pixel >= 0) & (pixel < length[:, None])
-        index = torch.where(inside, pixel, 0) + start[:, None]
-        profile = torch.where(inside, profiles.flatten()[index], 0)
-
-        window = slice(self.radius, len(step) - self.radius)
-        log_prior = -0.5 * ((pixel[:, window] - mu[:, None]) / sigma[:, None]) ** 2
-        outside = (log_prior < math.log(PRIOR_CUT)) | ~inside[:, window]
-        return _Edges(profile, log_prior.masked_fill(outside, -torch.inf), origin, direction)
-
-    def _reach(self, sigma: Tensor, longest: int) -> int:
-        """Pixels to either side of an edge within which all priors end.
-
-        No box is larger than the image, which gives a bound; more than necessary only costs time.
-        So the largest sigma is not worth waiting for where that would stop a GPU, or where a size
-        that depends on values cannot be traced.
-        """
-        bound = max(self.min_sigma, self.gamma * longest)
-        if sigma.device.type == "cpu" and not torch.compiler.is_compiling() and sigma.numel():
-            bound = min(bound, float(sigma.max()))
-        return math.ceil(PRIOR_REACH * bound) + 1
-
-    def _log_product(self, edges: _Edges) -> Tensor:
-        """log P(X = i) P(M' | X = i) (4N, L), up to the factor alpha."""
-        return edges.log_prior + F.logsigmoid(self._logits(edges.profile, self.weight))
-
-    def _read_out(self, log_product: Tensor) -> Tensor:
-        """Position in the window (M,), a whole number for "argmax"."""
-        mode = log_product.argmax(1, keepdim=True)
-        if self.readout == "argmax":
-            return mode[:, 0]
-        distance = torch.arange(-self.radius, self.radius + 1, device=mode.device)
-        place = mode + distance
-        inside = (place >= 0) & (place < log_product.shape[1])
-        near = log_product.gather(1, place.clamp(0, log_product.shape[1] - 1))
-        weight = near.masked_fill(~inside, -torch.inf).softmax(1)
-        return mode[:, 0] + (weight * distance).sum(1)
-
-
-class _Edges(NamedTuple):
-    """M edges with their surroundings, mirrored where necessary so that the object lies behind.
-
-    Position j of a window of L pixels is pixel ``origin + direction * j`` of the image.
-    """
-
-    profile: Tensor  # (M, L + 2s): s more pixels on either side; 0 outside the image
-    log_prior: Tensor  # (M, L): -inf where the prior is 0
-    origin: Tensor  # (M,) int64
-    direction: Tensor  # (M,) int64: 1 for left and top, -1 for right and bottom edges
-
-    @property
-    def reached(self) -> Tensor:
-        """(M,) whether the prior reaches the image at all."""
-        return (self.log_prior > -torch.inf).any(1)
-
-
-def has_mask(column_maxima: Tensor, threshold: float) -> Tensor:
-    """Whether any pixel of an object is above threshold: (N, W) -> (N,)."""
-    return (column_maxima > threshold).any(1)
-
-
-def _where_proper(refined: Tensor, boxes: Tensor) -> Tensor:
-    """The refined sides of boxes (N, 4), but the regressed ones where either has no extent."""
-    proper = (refined[:, :2] < refined[:, 2:]) & (boxes[:, :2] < boxes[:, 2:])
-    return torch.where(proper.repeat(1, 2), refined, boxes)
 
 
 def _refuse_other_radius(

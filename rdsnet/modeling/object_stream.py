@@ -6,7 +6,7 @@ first; ``docs/another-detector.md`` writes another one from nothing.
 
 Shapes: B images, Hi x Wi locations on level i, A anchors per location (1 where a detector has
 locations only), R anchors per image over all levels (order: level, y, x, anchor), K classes, D
-representation dimensions. A *place* is an index into those R anchors.
+representation dimensions. The *place* of an anchor is its index among those R.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Positives:
 
     Attributes:
         image_index: (N,) int64, image of the batch.
-        places: (N,) int64, index of the anchor among the R of its image.
+        places: (N,) int64, of the anchors.
         object_index: (N,) int64, index of the matched object in its image's ground truth.
     """
 
@@ -47,13 +47,16 @@ class Positives:
     def __len__(self) -> int:
         return len(self.places)
 
+    def __getitem__(self, chosen: Tensor) -> Positives:
+        """Those that an index (K,) int64 or a selection (N,) bool chooses."""
+        return Positives(self.image_index[chosen], self.places[chosen], self.object_index[chosen])
+
     def sample(self, per_image: int) -> Positives:
         """At most ``per_image`` of every image, drawn at random."""
         order = torch.randperm(len(self), device=self.places.device)
         shuffled = self.image_index[order]
         kept = [order[shuffled == i][:per_image] for i in shuffled.unique().tolist()]
-        chosen = torch.cat(kept).sort().values if kept else order
-        return Positives(self.image_index[chosen], self.places[chosen], self.object_index[chosen])
+        return self[torch.cat(kept).sort().values if kept else order]
 
 
 @dataclass

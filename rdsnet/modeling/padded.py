@@ -24,7 +24,7 @@ class PaddedDetections(NamedTuple):
         boxes: (N, 4) in pixels of the network's input.
         scores: (N,).
         classes: (N,) int64.
-        places: (N,) int64, the anchors that they come from.
+        places: (N,) int64, of the anchors that they come from.
     """
 
     boxes: Tensor
@@ -49,7 +49,7 @@ class PaddedDetections(NamedTuple):
 
         occupied = torch.where(candidate[:, None], boxes, 0)
         low, high = occupied.min(), occupied.max()
-        # Each class at a place of its own, so that one NMS serves all.
+        # Each class away from the others, so that one NMS serves all.
         shifted = boxes - low + (classes * (high - low + 1))[:, None]
         found = candidate.nonzero()[:, 0]
         kept = found[nms(shifted[found], scores[found], iou_threshold)]

@@ -21,23 +21,35 @@ from torch import Tensor, nn
 
 from rdsnet.data.datasets import register_class_names, with_num_classes
 from rdsnet.data.masks import dense_ground_truth_masks
-from rdsnet.modeling.cropping import expanded_windows
+from rdsnet.modeling.cropping import expanded_windows, training_windows
 from rdsnet.modeling.loading import check_device, require_complete_weights
-from rdsnet.modeling.mask_loss import RESOLUTIONS, mask_loss
+from rdsnet.modeling.mask_loss import mean_over_objects
 from rdsnet.modeling.mbrm import MBRM
 from rdsnet.modeling.object_stream import (
+    DensePredictions,
     ObjectStream,
+    Positives,
     build_object_stream,
     matched_boxes,
 )
 from rdsnet.modeling.pixel_stream import build_pixel_stream
 from rdsnet.modeling.refinement import EnclosingBoxes, build_refinement
-from rdsnet.ops import CompactMasks, assemble_masks, resize_taps
+from rdsnet.ops import CompactMasks, Taps, assemble_masks, object_losses, resize_taps
+
+Size = tuple[int, int]
+"""Height and width."""
+MASK_LOSS_RESOLUTIONS = ("grid", "image")
 
 
 @META_ARCH_REGISTRY.register()
 class RDSNet(nn.Module):
-    """The method. Arguments are explained at their config keys (``rdsnet/config.py``).
+    """The method, and below it the steps that a variant of it may override.
+
+    Called as every Detectron2 model: with a list of dicts, one per image, of ``image`` (3, H, W) in
+    the channel order of ``INPUT.FORMAT``, 0..255; for inference ``height`` and ``width`` of the
+    output (default: of ``image``); for training ``instances`` with gt_boxes, gt_classes and
+    gt_masks. Gives :meth:`losses` in training, else ``{"instances": Instances}`` per image, see
+    :meth:`refine`.
 
     Args:
         backbone: image (B, 3, H, W) -> FPN features {name: (B, C, Hi, Wi)}.
@@ -47,6 +59,7 @@ class RDSNet(nn.Module):
         pixel_mean, pixel_std: normalisation of the input, in its channel order.
         dense_masks: whether ``pred_masks`` is a (N, H, W) bool tensor, as Detectron2's users
             expect, or :class:`~rdsnet.ops.CompactMasks`.
+        Others: explained at their config keys (``rdsnet/config.py``).
     """
 
     @configurable
@@ -69,9 +82,9 @@ class RDSNet(nn.Module):
         dense_masks: bool = True,
     ) -> None:
         super().__init__()
-        if mask_loss_resolution not in RESOLUTIONS:
+        if mask_loss_resolution not in MASK_LOSS_RESOLUTIONS:
             raise ValueError(
-                f"MODEL.RDSNET.MASK_LOSS.RESOLUTION must be one of {RESOLUTIONS}, "
+                f"MODEL.RDSNET.MASK_LOSS.RESOLUTION must be one of {MASK_LOSS_RESOLUTIONS}, "
                 f"got '{mask_loss_resolution}'"
             )
         self.backbone = backbone
@@ -92,68 +105,41 @@ class RDSNet(nn.Module):
         self._register_load_state_dict_pre_hook(require_complete_weights, with_module=True)
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
-        """Losses in training, detections at inference, as every Detectron2 model.
-
-        Args:
-            batched_inputs: per image ``image`` (3, H, W) in the channel order of ``INPUT.FORMAT``,
-                0..255; for inference ``height`` and ``width`` of the output (default: of
-                ``image``); for training ``instances`` with gt_boxes, gt_classes, gt_masks.
-
-        Returns:
-            In training ``{"loss_cls", "loss_box_reg", "loss_mask"}`` (Eq. 8). At inference per
-            image ``{"instances": Instances}``, see :meth:`refine`.
-        """
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
-        objects = self.object_stream(features)  # classes, boxes and representations, all anchors
+        predictions = self.object_stream(features)  # of every anchor: class, box, what phi needs
         psi = self.pixel_stream(features)  # (B, D, h, w)
         if self.training:
-            return self.losses(objects, psi, self.ground_truth(batched_inputs, images.image_sizes))
-        return self.inference(objects, psi, images.image_sizes, batched_inputs)
+            gt_instances = self.ground_truth(batched_inputs, images.image_sizes)
+            return self.losses(predictions, psi, gt_instances)
+        return self.inference(predictions, psi, images.image_sizes, batched_inputs)
 
-    def losses(self, objects, psi: Tensor, gt_instances: list[Instances]) -> dict[str, Tensor]:
-        """L = L_cls + lambda_r L_reg + lambda_m L_mask (Eq. 8)."""
-        losses, positives = self.object_stream.losses(objects, gt_instances)
-        positives = positives.sample(self.max_train_masks)
-        phi = self.object_stream.represent(objects, positives.image_index, positives.places)
-        loss_mask = mask_loss(
-            psi,
-            phi,
-            positives.image_index,
-            matched_boxes(positives, gt_instances),
-            [dense_ground_truth_masks(gt) for gt in gt_instances],
-            positives.object_index,
-            [gt.image_size for gt in gt_instances],
-            strides=self.strides(psi.shape[2:]),
-            resolution=self.mask_loss_resolution,
-            expand=self.train_expand,
-            negatives_per_positive=self.negatives_per_positive,
-        )
+    def losses(
+        self, predictions: DensePredictions, psi: Tensor, gt_instances: list[Instances]
+    ) -> dict[str, Tensor]:
+        """L = L_cls + lambda_r L_reg + lambda_m L_mask (Eq. 8): its terms by name."""
+        losses, positives = self.object_stream.losses(predictions, gt_instances)
+        learning = self.positives_with_masks(positives, gt_instances)
+        # object -> pixel: correlation, expanded cropping, cross-entropy with OHEM
+        of_positives = self.mask_losses(predictions, psi, learning, gt_instances)
+        loss_mask = self.mean_mask_loss(of_positives, learning, positives)
         return {**losses, "loss_mask": loss_mask * self.mask_loss_weight}
 
     def inference(
-        self, objects, psi: Tensor, image_sizes: list[tuple[int, int]], batched_inputs: list[dict]
+        self, predictions: DensePredictions, psi: Tensor, sizes: list[Size], inputs: list[dict]
     ) -> list[dict]:
-        """Detect, keep what survives NMS, then give it masks and refined boxes."""
-        results = []
-        for i, detections in enumerate(self.detect(objects, image_sizes, batched_inputs)):
-            image_index = torch.full_like(detections.places, i)
-            detections.phi = self.object_stream.represent(objects, image_index, detections.places)
-            results.append({"instances": self.refine(detections, psi[i], image_sizes[i])})
-        return results
+        """Detect, keep what survives NMS, then give it masks and refined boxes.
 
-    def detect(
-        self, objects, image_sizes: list[tuple[int, int]], batched_inputs: list[dict]
-    ) -> list[Instances]:
-        """Detections of every image, in pixels of its output."""
+        Args:
+            sizes: (H, W) of every image of the network's input before padding.
+        """
+        detections = self.represented(predictions, sizes, inputs)
         return [
-            detector_postprocess(detections, *requested_size(x))
-            for detections, x in zip(
-                self.object_stream.detect(objects, image_sizes), batched_inputs
-            )
+            {"instances": self.refine(found, own_psi, size)}
+            for found, own_psi, size in zip(detections, psi, sizes)
         ]
 
-    def refine(self, detections: Instances, psi: Tensor, image_size: tuple[int, int]) -> Instances:
+    def refine(self, detections: Instances, psi: Tensor, image_size: Size) -> Instances:
         """The reciprocal part, at the output's own resolution.
 
         Args:
@@ -165,13 +151,15 @@ class RDSNet(nn.Module):
             Instances with pred_boxes (after MBRM), regressed_boxes (before), scores, pred_classes
             and pred_masks, in continuous output coordinates.
         """
-        boxes = detections.pred_boxes.tensor
-        masks = self.assemble(detections.phi, psi, boxes, image_size, detections.image_size)
+        output_size, boxes = detections.image_size, detections.pred_boxes.tensor
+        # object -> pixel: correlation, expanded cropping
+        masks = self.assemble(detections.phi, psi, boxes, image_size, output_size)
+        # pixel -> object: the regressed edges and the masks' extent, weighed against each other
         refined = boxes
         if self.mbrm is not None:
             refined = self.mbrm(masks.column_maxima, masks.row_maxima, boxes)
         return Instances(
-            detections.image_size,
+            output_size,
             pred_boxes=Boxes(self.output_boxes(refined)),
             regressed_boxes=Boxes(self.output_boxes(boxes)),
             scores=detections.scores,
@@ -179,31 +167,127 @@ class RDSNet(nn.Module):
             pred_masks=masks.dense() if self.dense_masks else masks,
         )
 
-    def assemble(
+    # --------------------------------------------------------- the steps of the mask loss
+
+    def positives_with_masks(
+        self, positives: Positives, gt_instances: list[Instances]
+    ) -> Positives:
+        """The positive anchors that learn masks: at most ``max_train_masks`` of every image."""
+        return positives.sample(self.max_train_masks)
+
+    def mask_losses(
         self,
-        phi: Tensor,
+        predictions: DensePredictions,
         psi: Tensor,
-        boxes: Tensor,
-        image_size: tuple[int, int],
-        output_size: tuple[int, int],
+        positives: Positives,
+        gt_instances: list[Instances],
+    ) -> Tensor:
+        """Correlation and cross-entropy with OHEM inside the training windows, (N,) (Sec. 3.2)."""
+        index, places = positives.image_index, positives.places
+        return object_losses(
+            psi,
+            self.object_stream.represent(predictions, index, places),
+            index,
+            self.training_windows(predictions, positives, gt_instances, psi.shape[2:]),
+            [dense_ground_truth_masks(gt) for gt in gt_instances],
+            positives.object_index,
+            self.strides(psi.shape[2:]),
+            self.negatives_per_positive,
+            at_pixels=self.mask_loss_resolution == "image",
+        )
+
+    def training_windows(
+        self,
+        predictions: DensePredictions,
+        positives: Positives,
+        gt_instances: list[Instances],
+        grid: Size,
+    ) -> Tensor:
+        """Windows (N, 4) around the object of every positive anchor, where the loss is taken: on
+        the grid (h, w) of psi, or at the pixels of the network's input.
+        """
+        return training_windows(
+            matched_boxes(positives, gt_instances),
+            positives.image_index,
+            [gt.image_size for gt in gt_instances],
+            self.train_expand,
+            self.strides(grid) if self.mask_loss_resolution == "grid" else (1, 1),
+        )
+
+    def mean_mask_loss(self, losses: Tensor, learning: Positives, positives: Positives) -> Tensor:
+        """L_mask from the losses (N,) of the anchors that learn masks, some of all positives."""
+        return mean_over_objects(losses)
+
+    # ------------------------------------------------------------- the steps of inference
+
+    def represented(
+        self, predictions: DensePredictions, sizes: list[Size], inputs: list[dict]
+    ) -> list[Instances]:
+        """:meth:`detect`, with the phi (N, 2, D) of every detection."""
+        detections = self.detect(predictions, sizes, inputs)
+        for i, found in enumerate(detections):
+            index = torch.full_like(found.places, i)
+            found.phi = self.object_stream.represent(predictions, index, found.places)
+        return detections
+
+    def detect(
+        self, predictions: DensePredictions, image_sizes: list[Size], inputs: list[dict]
+    ) -> list[Instances]:
+        """Detections of every image, in pixels of its output."""
+        detections = self.object_stream.detect(predictions, image_sizes)
+        return [detector_postprocess(d, *requested_size(x)) for d, x in zip(detections, inputs)]
+
+    def assemble(
+        self, phi: Tensor, psi: Tensor, boxes: Tensor, image_size: Size, output_size: Size
     ) -> CompactMasks:
         """Correlation and expanded cropping: masks (N) of ``output_size``."""
         windows = self.windows(boxes, output_size)
-        taps_y, taps_x = (
-            resize_taps(output, image, grid, stride, device=psi.device)
-            for output, image, grid, stride in zip(
-                output_size, image_size, psi.shape[1:], self.strides(psi.shape[1:])
-            )
-        )
-        return assemble_masks(psi, phi, windows, taps_y, taps_x, self.mask_threshold)
+        taps = self.taps(output_size, image_size, psi.shape[1:], psi.device)
+        return assemble_masks(psi, phi, windows, *taps, self.mask_threshold)
 
-    def windows(self, boxes: Tensor, output_size: tuple[int, int]) -> Tensor:
+    def windows(self, boxes: Tensor, output_size: Size) -> Tensor:
         """The windows (N, 4) of the output that masks are cropped to, see :mod:`.cropping`."""
         return expanded_windows(boxes, self.test_expand, output_size)
+
+    def taps(
+        self, output_size: Size, image_size: Size, grid: Size, device: torch.device
+    ) -> tuple[Taps, Taps]:
+        """The maps from the grid (h, w) of psi to the rows and the columns of the output."""
+        sizes = zip(output_size, image_size, grid, self.strides(grid))
+        taps_y, taps_x = (resize_taps(*of_axis, device=device) for of_axis in sizes)
+        return taps_y, taps_x
+
+    def strides(self, grid: Size) -> tuple[float, float]:
+        """Pixels of the network's input per cell of psi (h, w), vertically and horizontally."""
+        return self.pixel_stream.stride, self.pixel_stream.stride
 
     def output_boxes(self, boxes: Tensor) -> Tensor:
         """Boxes (N, 4) of detection and MBRM -> boxes in continuous coordinates."""
         return boxes
+
+    # ------------------------------------------------------- what goes in, and the config
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
+        """What the backbone sees, padded to a common size that its strides divide."""
+        images = [self.network_input(x["image"].to(self.device)) for x in batched_inputs]
+        return ImageList.from_tensors(images, self.size_divisibility)
+
+    @property
+    def size_divisibility(self) -> int:
+        """The backbone's input is padded to a multiple of it, pixels; 0: not at all."""
+        return self.backbone.size_divisibility
+
+    def network_input(self, image: Tensor) -> Tensor:
+        """Normalise one image (3, H, W)."""
+        return (image - self.pixel_mean) / self.pixel_std
+
+    def ground_truth(self, batched_inputs: list[dict], image_sizes: list[Size]) -> list[Instances]:
+        """The objects of every image, in pixels of the network's input (of ``image_sizes``)."""
+        return [x["instances"].to(self.device) for x in batched_inputs]
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -231,36 +315,8 @@ class RDSNet(nn.Module):
             "dense_masks": rdsnet.DENSE_MASKS,
         }
 
-    @property
-    def device(self) -> torch.device:
-        return self.pixel_mean.device
 
-    def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
-        """What the backbone sees, padded to a common size that its strides divide."""
-        images = [self.network_input(x["image"].to(self.device)) for x in batched_inputs]
-        return ImageList.from_tensors(images, self.size_divisibility)
-
-    @property
-    def size_divisibility(self) -> int:
-        """The backbone's input is padded to a multiple of it, pixels; 0: not at all."""
-        return self.backbone.size_divisibility
-
-    def network_input(self, image: Tensor) -> Tensor:
-        """Normalise one image (3, H, W)."""
-        return (image - self.pixel_mean) / self.pixel_std
-
-    def ground_truth(
-        self, batched_inputs: list[dict], image_sizes: list[tuple[int, int]]
-    ) -> list[Instances]:
-        """The objects of every image, in pixels of the network's input (of ``image_sizes``)."""
-        return [x["instances"].to(self.device) for x in batched_inputs]
-
-    def strides(self, grid: tuple[int, int]) -> tuple[float, float]:
-        """Pixels of the network's input per cell of psi (h, w), vertically and horizontally."""
-        return self.pixel_stream.stride, self.pixel_stream.stride
-
-
-def requested_size(inputs: dict) -> tuple[int, int]:
+def requested_size(inputs: dict) -> Size:
     """(H, W) that an image's results are wanted in: ``height`` and ``width``, else its own."""
     height, width = inputs["image"].shape[-2:]
     return inputs.get("height", height), inputs.get("width", width)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from rdsnet.modeling.mbrm import MBRM, has_mask
+from rdsnet.modeling.mbrm import MBRM
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -31,12 +31,10 @@ class EnclosingBoxes(nn.Module):
 
         A column has a pixel of the mask exactly when its largest probability is above threshold.
         """
-        (left, right), (top, bottom) = (
-            self._extent(maxima > self.threshold) for maxima in (column_maxima, row_maxima)
-        )
+        columns, rows = column_maxima > self.threshold, row_maxima > self.threshold
+        (left, right), (top, bottom) = self._extent(columns), self._extent(rows)
         enclosing = torch.stack([left, top, right, bottom], dim=1).to(boxes.dtype)
-        known = has_mask(column_maxima, self.threshold)
-        return torch.where(known[:, None], enclosing, boxes)
+        return torch.where(columns.any(1)[:, None], enclosing, boxes)
 
     @staticmethod
     def _extent(inside: Tensor) -> tuple[Tensor, Tensor]:

@@ -101,9 +101,9 @@ class CompactMasks:
     def dense(self) -> Tensor:
         """The masks as (N, H, W) bool."""
         height, width = self.size
-        odd = torch.arange(len(self.run_lengths), device=self.device)
-        odd = odd - torch.repeat_interleave(self.run_offsets[:-1], self.run_offsets.diff())
-        foreground = (odd % 2).bool()
+        first = torch.repeat_interleave(self.run_offsets[:-1], self.run_offsets.diff())
+        number = torch.arange(len(self.run_lengths), device=self.device) - first
+        foreground = (number % 2).bool()
         columns = torch.repeat_interleave(foreground, self.run_lengths)
         return columns.view(len(self), width, height).transpose(1, 2).contiguous()
 
@@ -133,11 +133,10 @@ def encode_runs(run_lengths: Tensor, run_offsets: Tensor) -> tuple[Tensor, Tenso
     Returns:
         characters (sum of lengths,) uint8, and offsets (N + 1,) int64 into them.
     """
-    place = torch.arange(len(run_lengths)) - torch.repeat_interleave(
-        run_offsets[:-1], run_offsets.diff()
-    )
+    first = torch.repeat_interleave(run_offsets[:-1], run_offsets.diff())
+    number = torch.arange(len(run_lengths)) - first  # of a run within its object
     value = run_lengths.clone()
-    value[2:] -= torch.where(place[2:] > 2, run_lengths[:-2], 0)
+    value[2:] -= torch.where(number[2:] > 2, run_lengths[:-2], 0)
     digits, written = [], []
     going_on = torch.ones_like(value, dtype=torch.bool)
     while going_on.any():

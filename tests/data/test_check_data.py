@@ -264,7 +264,7 @@ def test_files_of_several_pages_are_named(coco):
     image = coco.content["images"][1]
     name = f"{image['file_name'].rpartition('.')[0]}.tif"
     pages = [Image.new("L", (image["width"], image["height"]), 50 * k) for k in range(3)]
-    pages[0].save(coco.image_root / name, save_all=True, append_images=pages[1:])
+    pages[0].save(Path(coco.image_root, name), save_all=True, append_images=pages[1:])
     image["file_name"] = name
     check = check_data(coco.write(), coco.image_root)
     (finding,) = (f for f in check.warnings if f.kind == "several pages")

@@ -136,10 +136,12 @@ def test_evaluation_keeps_the_best_and_may_stop():
     data = statistics([(256, 256)] * 40, random_boxes(40, 30, 90, 256))
     without = settings(data)
     assert "TEST.EVAL_PERIOD" not in without and "TEST.BEST_METRIC" not in without
+    assert "MODEL.RDSNET.FIT_MASK_THRESHOLD" not in without
     options = settings(data, val=data, patience=5, ema=True)
     assert options["TEST.EVAL_PERIOD"] == 75 and options["TEST.PATIENCE"] == 5
     assert options["TEST.BEST_METRIC"] == "segm/AP" and options["SOLVER.EMA.ENABLED"]
     assert options["MODEL.RDSNET.MBRM.FIT.AFTER_TRAINING"]
+    assert options["MODEL.RDSNET.FIT_MASK_THRESHOLD"]
 
 
 PROJECTS = sorted(map(str, Path(rdsnet.__file__).parents[1].glob("projects/*/configs/*.yaml")))

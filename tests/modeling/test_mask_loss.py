@@ -8,8 +8,9 @@ from ops.scenes import random_windows
 from torch.nn import functional as F
 
 from rdsnet import ops
-from rdsnet.modeling.mask_loss import mask_loss, mask_targets, training_windows
-from rdsnet.ops import compiled
+from rdsnet.modeling.cropping import training_windows
+from rdsnet.modeling.mask_loss import mask_loss
+from rdsnet.ops import compiled, mask_targets, object_losses
 
 
 def naive_mask_loss(psi, phi, image_index, boxes, masks, object_index, sizes, expand, ratio):
@@ -98,7 +99,7 @@ def test_loss_at_pixels_is_that_of_psi_at_the_images_resolution(path, ratio):
     for seed in range(4):
         problem = random_problem(seed)
         fast = mask_loss(
-            *problem, strides=(4, 4), resolution="image", expand=1.5, negatives_per_positive=ratio
+            *problem, strides=(4, 4), at_pixels=True, expand=1.5, negatives_per_positive=ratio
         )
         slow = naive_mask_loss_at_pixels(*problem, ratio)
         torch.testing.assert_close(fast, slow)
@@ -168,6 +169,13 @@ def test_masks_read_from_images_are_the_targets_on_the_grid(dtype, stride):
     ],
 )
 def test_wrong_masks_are_named(change, error, message):
+    arguments = loss_arguments(stride=4, negatives_per_positive=1.0, **change)
+    with pytest.raises(error, match=message):
+        torch.ops.rdsnet.mask_ohem_loss_from_images(**arguments)
+
+
+def loss_arguments(**change):
+    """For two images of 9 x 9 pixels, one object."""
     arguments = {
         "psi": torch.zeros(2, 4, 5, 6),
         "phi": torch.zeros(1, 2, 4),
@@ -175,11 +183,44 @@ def test_wrong_masks_are_named(change, error, message):
         "windows": torch.zeros(1, 4, dtype=torch.int64),
         "masks": [torch.zeros(1, 9, 9).bool()] * 2,
         "object_index": torch.zeros(1, dtype=torch.int64),
-        "stride": 4,
-        "negatives_per_positive": 1.0,
     }
+    return {**arguments, **change}
+
+
+@pytest.mark.parametrize("at_pixels", [False, True])
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        (
+            {"masks": [torch.zeros(1, 9, 9)]},
+            ValueError,
+            "a tensor per image, 2; got 1",
+        ),
+        ({"object_index": torch.zeros(2).long()}, ValueError, "object_index must have shape"),
+        ({"phi": torch.zeros(1, 2, 3)}, ValueError, "with the D of psi, 4"),
+        ({"windows": torch.zeros(1, 4)}, TypeError, "windows must be int32 or int64"),
+        ({"negatives_per_positive": -2}, ValueError, "negatives_per_positive must be None or at"),
+    ],
+)
+def test_wrong_arguments_are_named_on_every_path(path, at_pixels, change, error, message):
     with pytest.raises(error, match=message):
-        torch.ops.rdsnet.mask_ohem_loss_from_images(**{**arguments, **change})
+        object_losses(**loss_arguments(strides=(4, 4), at_pixels=at_pixels, **change))
+
+
+@pytest.mark.parametrize("at_pixels", [False, True])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.int64])
+def test_masks_of_any_type_are_the_same_ground_truth(path, dtype, at_pixels):
+    psi, phi, image_index, boxes, masks, object_index, sizes = random_problem(2)
+    strides = (1, 1) if at_pixels else (4, 4)
+    windows = training_windows(boxes, image_index, sizes, 1.5, strides)
+
+    def losses(masks):
+        given = psi, phi, image_index, windows, masks, object_index
+        return object_losses(*given, (4, 4), at_pixels=at_pixels)
+
+    expected = losses(masks)
+    found = losses([own.to(dtype) for own in masks])
+    assert expected.all() and torch.equal(found, expected)
 
 
 def test_loss_of_an_image_does_not_depend_on_the_padding_of_its_batch(path):

@@ -372,6 +372,19 @@ def test_unusable_parameters_are_named(kwargs, name):
         MBRM(**kwargs)
 
 
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        (((3, 50), (3, 40), (3, 5)), r"boxes must have shape \(N, 4\), got \(3, 5\)"),
+        (((2, 50), (3, 40), (3, 4)), r"column_maxima must have a row for each of the 3 boxes"),
+        (((3, 50), (40,), (3, 4)), r"row_maxima must have a row for each of the 3 boxes"),
+    ],
+)
+def test_maxima_that_do_not_fit_the_boxes_are_named(path, shapes, message):
+    with pytest.raises(ValueError, match=message):
+        MBRM()(*(torch.zeros(shape) for shape in shapes))
+
+
 @pytest.mark.skipif(compiled.active_path() == "pytorch", reason=compiled.why_not_compiled())
 def test_compiled_operator_moves_the_same_edges_to_the_same_pixels():
     generator = torch.Generator().manual_seed(21)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -213,6 +215,24 @@ def test_environment_variable_forces_pytorch_and_import_prints_nothing():
     assert python("import rdsnet.ops") == ""
     output = python(code, RDSNET_DISABLE_OPS="1")
     assert output.startswith("pytorch") and "RDSNET_DISABLE_OPS" in output
+
+
+def test_operators_and_the_formulas_built_on_them_need_torch_alone():
+    absent = ("detectron2", "fvcore", "torchvision", "pycocotools", "cv2", "PIL", "matplotlib")
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({absent}))\n"
+        "import rdsnet.ops.self_check\n"
+        "import rdsnet.modeling.cropping, rdsnet.modeling.mask_loss, rdsnet.modeling.mbrm\n"
+        "print(rdsnet.modeling.mbrm.MBRM().radius)"
+    )
+    assert python(code).strip() == "4"
+
+
+def test_the_guide_to_the_sources_names_every_file_once():
+    sources = Path(compiled.__file__).parent / "csrc"
+    files = [p for p in sources.rglob("*") if p.suffix in (".h", ".cpp", ".cu")]
+    named = re.findall(r"^\| `(\S+\.\w+)` \|", (sources / "README.md").read_text(), re.MULTILINE)
+    assert sorted(named) == sorted(path.relative_to(sources).as_posix() for path in files)
 
 
 def test_library_that_does_not_load_leaves_the_pytorch_path(tmp_path, monkeypatch, caplog):

@@ -66,7 +66,7 @@ class InclusiveBox2BoxTransform:
 
 
 def padded_windows(boxes: Tensor, padding: float, size: tuple[int, int]) -> Tensor:
-    """Crop windows of the authors' code around inclusive boxes.
+    """The windows that the authors' code crops masks to, around inclusive boxes.
 
     Each side moves out by ``padding`` x (box side + 1), at least 1 px; the coordinates, clamped to
     the map, are then cut to integers. So a window starts up to one pixel before the padded box and

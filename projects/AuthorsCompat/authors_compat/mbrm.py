@@ -33,24 +33,11 @@ class InclusiveMBRM(MBRM):
         edges = [posterior.nan_to_num(0).argmax(dim=1) for posterior in posteriors]
         return torch.stack(edges, dim=1).to(boxes.dtype)
 
-    def posteriors(
-        self, column_maxima: Tensor, row_maxima: Tensor, boxes: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Distributions of the left, top, right and bottom edge, of (N, W), (N, H), (N, W), (N, H).
-
-        Rows sum to 1; a row that the prior does not reach is 0 / 0 = NaN.
-        """
-        x1, y1, x2, y2 = boxes.unbind(1)
-        sigma_x = ((x2 - x1) * self.gamma).clamp(min=self.min_sigma)
-        sigma_y = ((y2 - y1) * self.gamma).clamp(min=self.min_sigma)
-        rise, fall = self.weight, self.weight.flip(-1)
-        return (
-            self._posterior(column_maxima, rise, x1, sigma_x),
-            self._posterior(row_maxima, rise, y1, sigma_y),
-            self._posterior(column_maxima, fall, x2, sigma_x),
-            self._posterior(row_maxima, fall, y2, sigma_y),
-        )
+    def edge_pixels(self, boxes: Tensor) -> Tensor:
+        """Inclusive boxes are pixel indices."""
+        return boxes
 
     def _posterior(self, profile: Tensor, kernel: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:
+        """As in the base class, but where the prior does not reach the image 0 / 0 = NaN."""
         product = self.prior(mu, sigma, profile.shape[1]) * self.likelihood(profile, kernel)
         return product / product.sum(dim=1, keepdim=True)

@@ -219,7 +219,7 @@ class AuthorsRetinaNetStream(RetinaNetStream):
     def nms(self, candidates: Instances) -> Tensor:
         """Indices of the detections that NMS per class keeps, best first.
 
-        Class by class: shifting the boxes of each class to a place of its own, as Detectron2 does,
+        Class by class: shifting the boxes of each class away from the others, as Detectron2 does,
         rounds them.
         """
         boxes = to_continuous(candidates.pred_boxes.tensor)

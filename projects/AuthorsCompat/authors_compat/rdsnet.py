@@ -11,10 +11,10 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from rdsnet.data.masks import dense_ground_truth_masks
-from rdsnet.modeling import Positives, RDSNet
-from rdsnet.modeling.mask_loss import mask_targets
+from rdsnet.modeling import DensePredictions, Positives, RDSNet
 from rdsnet.modeling.object_stream import batch_object_index, matched_boxes
-from rdsnet.ops import CompactMasks, assemble_masks, mask_ohem_loss
+from rdsnet.modeling.rdsnet import Size, requested_size
+from rdsnet.ops import CompactMasks, Taps
 
 from .boxes import clip_inclusive, padded_windows, to_continuous, to_inclusive
 from .mbrm import InclusiveMBRM
@@ -73,62 +73,47 @@ class AuthorsRDSNet(RDSNet):
             "max_elongation": long / short if short > 0 else math.inf,
         }
 
-    def losses(self, objects, psi: Tensor, gt_instances: list[Instances]) -> dict[str, Tensor]:
-        """As in the base class; gt_boxes are continuous.
+    # ------------------------------------------------------------------ training
 
-        A window ends with the image's own padded area. The box around which it lies is the ground
-        truth decoded from its own regression target, as the authors have it at hand there.
-        """
-        gt_instances = [inclusive_ground_truth(gt) for gt in gt_instances]
-        losses, positives = self.object_stream.losses(objects, gt_instances)
-        masks = [dense_ground_truth_masks(gt) for gt in gt_instances]
-        positives = self.positives_with_masks(positives, gt_instances, masks)
-        phi = self.object_stream.represent(objects, positives.image_index, positives.places)
-        size = tuple(psi.shape[2:])
-        targets = [mask_targets(m, size, self.strides(size)) for m in masks]
-        per_object = mask_ohem_loss(
-            psi,
-            phi,
-            positives.image_index,
-            self.training_windows(objects, positives, gt_instances),
-            torch.cat(targets),
-            batch_object_index(positives, gt_instances),
-            self.negatives_per_positive,
-        )
-        # Objects of this process alone, as in the authors' code; see update_normalizer.
-        loss_mask = per_object.sum() / (len(per_object) + 1)
-        return {**losses, "loss_mask": loss_mask * self.mask_loss_weight}
+    def ground_truth(self, batched_inputs: list[dict], image_sizes: list[Size]) -> list[Instances]:
+        """As in the base class, with gt_boxes in inclusive pixels."""
+        gt_instances = super().ground_truth(batched_inputs, image_sizes)
+        return [with_inclusive_boxes(gt) for gt in gt_instances]
 
     def positives_with_masks(
-        self, positives: Positives, gt_instances: list[Instances], masks: list[Tensor]
+        self, positives: Positives, gt_instances: list[Instances]
     ) -> Positives:
-        """The anchors that learn masks: of objects that are large enough, a sample per image."""
-        area = torch.cat([m.flatten(1).sum(dim=1) for m in masks])
-        large = area[batch_object_index(positives, gt_instances)] > self.min_mask_area
-        large_positives = Positives(
-            positives.image_index[large], positives.places[large], positives.object_index[large]
-        )
-        return large_positives.sample(self.max_train_masks)
+        """A sample of those whose object has more than ``min_mask_area`` pixels."""
+        masks = [dense_ground_truth_masks(gt) for gt in gt_instances]
+        areas = torch.cat([m.flatten(1).sum(dim=1) for m in masks])
+        large = areas[batch_object_index(positives, gt_instances)] > self.min_mask_area
+        return super().positives_with_masks(positives[large], gt_instances)
 
     def training_windows(
-        self, objects, positives: Positives, gt_instances: list[Instances]
+        self,
+        predictions: DensePredictions,
+        positives: Positives,
+        gt_instances: list[Instances],
+        grid: Size,
     ) -> Tensor:
-        """Windows (N, 4) on the grid of psi around the ground truth of every positive anchor."""
-        boxes = self.training_boxes(objects, positives, gt_instances) / self.pixel_stream.stride
+        """As in the base class, but a window ends with the image's own padded area."""
+        boxes = self.training_boxes(predictions, positives, gt_instances) / self.pixel_stream.stride
         windows = torch.zeros(len(boxes), 4, dtype=torch.int64, device=boxes.device)
         for i, gt in enumerate(gt_instances):
             own = positives.image_index == i
-            windows[own] = padded_windows(boxes[own], self.train_padding, self.grid(gt.image_size))
+            own_grid = self.own_grid(gt.image_size)
+            windows[own] = padded_windows(boxes[own], self.train_padding, own_grid)
         return windows
 
     def training_boxes(
-        self, objects, positives: Positives, gt_instances: list[Instances]
+        self, predictions: DensePredictions, positives: Positives, gt_instances: list[Instances]
     ) -> Tensor:
-        """Ground truth (N, 4) of every positive anchor, coded, decoded and clipped to its image.
+        """Ground truth (N, 4) of every positive anchor, decoded from its own regression target.
 
-        The detour moves a box by rounding errors, which can move a window by a cell.
+        That is what the authors have at hand there, clipped to the image. The detour moves a box
+        by rounding errors, which can move a window by a cell.
         """
-        anchors = Boxes.cat(objects.anchors).tensor[positives.places]
+        anchors = Boxes.cat(predictions.anchors).tensor[positives.places]
         transform = self.object_stream.box2box_transform
         deltas = transform.get_deltas(anchors, matched_boxes(positives, gt_instances))
         boxes = transform.apply_deltas(deltas, anchors)
@@ -137,58 +122,57 @@ class AuthorsRDSNet(RDSNet):
             boxes[own] = clip_inclusive(boxes[own], gt.image_size)
         return boxes
 
-    def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """(h, w) cells of an image's own padded area."""
-        divisor, stride = self.backbone.size_divisibility, self.pixel_stream.stride
-        height, width = (-(-side // divisor) * divisor // stride for side in image_size)
-        return height, width
+    def mean_mask_loss(self, losses: Tensor, learning: Positives, positives: Positives) -> Tensor:
+        """Over the objects of this process alone, as is the divisor of the other losses."""
+        return losses.sum() / (len(losses) + 1)
 
-    def output_boxes(self, boxes: Tensor) -> Tensor:
-        return to_continuous(boxes)
+    # ----------------------------------------------------------------- inference
 
     def detect(
-        self, objects, image_sizes: list[tuple[int, int]], batched_inputs: list[dict]
+        self, predictions: DensePredictions, image_sizes: list[Size], inputs: list[dict]
     ) -> list[Instances]:
         """Detections in inclusive pixels of the output."""
-        output_sizes, scale_factors = [], []
-        for x, size in zip(batched_inputs, image_sizes, strict=True):
-            output_size = (x.get("height", size[0]), x.get("width", size[1]))
-            given = x.get("scale_factor")
-            output_sizes.append(output_size)
-            scale_factors.append(
-                scale_factor(size, output_size, self.max_elongation)
-                if given is None
-                else (float(given), float(given))
-            )
-        detections = self.object_stream.detect(objects, image_sizes, scale_factors)
+        output_sizes = [requested_size(x) for x in inputs]
+        scale_factors = [
+            (float(x["scale_factor"]),) * 2
+            if x.get("scale_factor") is not None
+            else scale_factor(size, output_size, self.max_elongation)
+            for x, size, output_size in zip(inputs, image_sizes, output_sizes, strict=True)
+        ]
+        detections = self.object_stream.detect(predictions, image_sizes, scale_factors)
         return [
             Instances(size, **d.get_fields())
             for size, d in zip(output_sizes, detections, strict=True)
         ]
 
     def assemble(
-        self,
-        phi: Tensor,
-        psi: Tensor,
-        boxes: Tensor,
-        image_size: tuple[int, int],
-        output_size: tuple[int, int],
+        self, phi: Tensor, psi: Tensor, boxes: Tensor, image_size: Size, output_size: Size
     ) -> CompactMasks:
-        """As in the base class; boxes are inclusive."""
-        height, width = self.grid(image_size)
-        taps_y, taps_x = (
-            two_resize_taps(output, image, cells, self.pixel_stream.stride, device=psi.device)
-            for output, image, cells in zip(output_size, image_size, (height, width), strict=True)
-        )
-        windows = self.windows(boxes, output_size)
-        own_psi = psi[:, :height, :width]
-        return assemble_masks(own_psi, phi, windows, taps_y, taps_x, self.mask_threshold)
+        """As in the base class, from the image's own padded area; boxes are inclusive."""
+        height, width = self.own_grid(image_size)
+        return super().assemble(phi, psi[:, :height, :width], boxes, image_size, output_size)
 
-    def windows(self, boxes: Tensor, output_size: tuple[int, int]) -> Tensor:
+    def windows(self, boxes: Tensor, output_size: Size) -> Tensor:
         return padded_windows(boxes, self.test_padding, output_size)
 
+    def taps(
+        self, output_size: Size, image_size: Size, grid: Size, device: torch.device
+    ) -> tuple[Taps, Taps]:
+        sizes = zip(output_size, image_size, grid, self.strides(grid), strict=True)
+        taps_y, taps_x = (two_resize_taps(*of_axis, device=device) for of_axis in sizes)
+        return taps_y, taps_x
 
-def inclusive_ground_truth(instances: Instances) -> Instances:
+    def output_boxes(self, boxes: Tensor) -> Tensor:
+        return to_continuous(boxes)
+
+    def own_grid(self, image_size: Size) -> Size:
+        """(h, w) cells of an image's own padded area."""
+        divisor, stride = self.backbone.size_divisibility, self.pixel_stream.stride
+        height, width = (-(-side // divisor) * divisor // stride for side in image_size)
+        return height, width
+
+
+def with_inclusive_boxes(instances: Instances) -> Instances:
     """A copy of an image's ground truth with gt_boxes in inclusive pixels."""
     fields = {**instances.get_fields()}
     fields["gt_boxes"] = Boxes(to_inclusive(instances.gt_boxes.tensor))

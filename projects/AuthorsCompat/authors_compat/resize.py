@@ -8,7 +8,7 @@ from rdsnet.ops import Taps
 
 
 def two_resize_taps(
-    output: int, image: int, grid: int, stride: int, *, device: torch.device | str | None = None
+    output: int, image: int, grid: int, stride: float, *, device: torch.device | str | None = None
 ) -> Taps:
     """Taps of one axis for two bilinear resizes in a row.
 

@@ -17,7 +17,6 @@ from golden_data import (
 from rdsnet import ops
 from rdsnet.checkpoint import convert_mmdet_state_dict
 from rdsnet.modeling import Positives
-from rdsnet.modeling.mask_loss import mask_targets
 from rdsnet.modeling.object_stream import DensePredictions
 from rdsnet.projects.authors_compat import (
     AlignedCornersPixelStream,
@@ -122,7 +121,7 @@ def test_objects_of_at_most_100_pixels_have_no_mask_loss(model):
     image_index, places = ((labels >= 0) & (labels < 80)).nonzero(as_tuple=True)
     positives = Positives(image_index, places, object_index[image_index, places])
     masks = [gt.gt_masks for gt in gt_instances]
-    chosen = model.positives_with_masks(positives, gt_instances, masks)
+    chosen = model.positives_with_masks(positives, gt_instances)
     boxes = model.training_boxes(predictions, chosen, gt_instances)
     cell, anchor = chosen.places // 9, chosen.places % 9
     their_places = cell * 9 + anchor % 3 * 3 + anchor // 3
@@ -174,7 +173,7 @@ def test_mask_loss_and_its_gradient(name, images, crop, ohem, ratio):
         phi = torch.eye(2 * num).view(num, 2, 2 * num)
         masks = tensor(data[f"{image}_gt_masks"])
         scale = height / float(data[f"{image}_pad_shape"][0])
-        targets = masks if scale == 1 else mask_targets(masks, (height, width), (4, 4))
+        targets = masks if scale == 1 else ops.mask_targets(masks, (height, width), (4, 4))
         windows = torch.tensor([[0, 0, width, height]]).repeat(num, 1)
         if crop >= 0:
             boxes = tensor(data[f"{image}_boxes"]) * scale

@@ -17,8 +17,9 @@ from rdsnet.engine import load_config
 from rdsnet.engine.trainer import Trainer
 from rdsnet.modeling import Positives
 from rdsnet.modeling.cropping import expanded_windows
-from rdsnet.modeling.mask_loss import kept_pixels, mask_targets
+from rdsnet.ops import mask_targets
 from rdsnet.projects.yolact import YOLACT, YOLACTFPN
+from rdsnet.projects.yolact.yolact import kept_pixels
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SMALL = ["yolact_small_nuclei.yaml", "rdsnet_s_small_nuclei.yaml"]

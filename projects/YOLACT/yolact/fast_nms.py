@@ -34,7 +34,7 @@ def fast_nms(
     chosen = rank < top_k
     grouped, group, rank = grouped[chosen], group[chosen], rank[chosen]
 
-    # One row per class; the places that a class leaves empty hold boxes without area.
+    # One row per class; the entries that a class leaves empty hold boxes without area.
     table = boxes.new_zeros(len(counts), int(rank.max()) + 1, 4)
     table[group, rank] = boxes[grouped]
     kept = grouped[largest_overlap_before(table)[group, rank] <= iou_threshold]

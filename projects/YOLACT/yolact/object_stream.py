@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from rdsnet.data.masks import dense_ground_truth_masks
 from rdsnet.modeling import OBJECT_STREAM_REGISTRY, DensePredictions, ObjectStream, Positives
 from rdsnet.modeling.lazy_conv import convolve_at
-from rdsnet.modeling.mask_loss import mask_targets
 from rdsnet.modeling.object_stream import matched_boxes
 from rdsnet.modeling.padded import PaddedDetections
 from rdsnet.modeling.processes import divisor_for
+from rdsnet.ops import mask_targets
 
 from .fast_nms import fast_nms, largest_overlap_before
 from .layers import conv_block, initialize

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rdsnet.data.masks import dense_ground_truth_masks
-from rdsnet.modeling import Positives, RDSNet
-from rdsnet.modeling.mask_loss import kept_pixels, mask_targets, training_windows
+from rdsnet.modeling import DensePredictions, Positives, RDSNet
 from rdsnet.modeling.object_stream import batch_object_index, matched_boxes
 from rdsnet.modeling.processes import divisor_for
-from rdsnet.ops import mask_ohem_loss
+from rdsnet.modeling.rdsnet import Size
+from rdsnet.ops import mask_ohem_loss, mask_targets
 
 
 @META_ARCH_REGISTRY.register()
@@ -67,69 +67,81 @@ class YOLACT(RDSNet):
             return image
         return F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]
 
-    def ground_truth(
-        self, batched_inputs: list[dict], image_sizes: list[tuple[int, int]]
-    ) -> list[Instances]:
+    def ground_truth(self, batched_inputs: list[dict], image_sizes: list[Size]) -> list[Instances]:
         gt_instances = super().ground_truth(batched_inputs, image_sizes)
         return [resized(gt, size) for gt, size in zip(gt_instances, image_sizes)]
 
-    def strides(self, grid: tuple[int, int]) -> tuple[float, float]:
+    def strides(self, grid: Size) -> tuple[float, float]:
         """The grid divides the input evenly: 550 px / 138 cells = 3.986."""
         if not self.input_size:
             return super().strides(grid)
         return self.input_size / grid[0], self.input_size / grid[1]
 
-    def losses(self, objects, psi: Tensor, gt_instances: list[Instances]) -> dict[str, Tensor]:
-        """Losses of the detector, and the mean of the mask loss over the positive anchors.
-
-        At most ``max_train_masks`` anchors of an image, drawn at random, learn masks; they count
-        for all of its positive anchors.
-        """
-        losses, positives = self.object_stream.losses(objects, gt_instances)
-        learning = positives.sample(self.max_train_masks)
-        per_anchor = self.mask_losses(objects, psi, learning, gt_instances)
-        num_images = len(gt_instances)
-        counts, learning_counts = (
-            torch.bincount(p.image_index, minlength=num_images) for p in (positives, learning)
-        )
-        stands_for = (counts / learning_counts.clamp(min=1))[learning.image_index]
-        loss_mask = (per_anchor * stands_for).sum() / divisor_for(len(positives), psi.device)
-        return {**losses, "loss_mask": loss_mask * self.mask_loss_weight}
-
     def mask_losses(
-        self, objects, psi: Tensor, positives: Positives, gt_instances: list[Instances]
+        self,
+        predictions: DensePredictions,
+        psi: Tensor,
+        positives: Positives,
+        gt_instances: list[Instances],
     ) -> Tensor:
         """Cross-entropy in each anchor's window, summed, / area of its object's box: (N,).
 
         Both areas are in cells of the grid of psi.
         """
         grid = tuple(psi.shape[2:])
-        stride_y, stride_x = strides = self.strides(grid)
-        phi = self.object_stream.represent(objects, positives.image_index, positives.places)
-        targets = torch.cat(
-            [mask_targets(dense_ground_truth_masks(gt), grid, strides) for gt in gt_instances]
-        )
+        strides = self.strides(grid)
+        masks = [dense_ground_truth_masks(gt) for gt in gt_instances]
+        targets = torch.cat([mask_targets(own, grid, strides) for own in masks])
         target_index = batch_object_index(positives, gt_instances)
-        boxes = matched_boxes(positives, gt_instances)
-        image_sizes = [gt.image_size for gt in gt_instances]
-        windows = training_windows(
-            boxes, positives.image_index, image_sizes, self.train_expand, strides
-        )
+        index, places = positives.image_index, positives.places
+        windows = self.training_windows(predictions, positives, gt_instances, grid)
         losses = mask_ohem_loss(
             psi,
-            phi,
-            positives.image_index,
+            self.object_stream.represent(predictions, index, places),
+            index,
             windows,
             targets,
             target_index,
             self.negatives_per_positive,
         )
         kept = kept_pixels(windows, targets, target_index, self.negatives_per_positive)
-        areas = Boxes(boxes).area() / (stride_y * stride_x)
+        areas = Boxes(matched_boxes(positives, gt_instances)).area() / (strides[0] * strides[1])
         return losses * (kept + 1) / areas
 
+    def mean_mask_loss(self, losses: Tensor, learning: Positives, positives: Positives) -> Tensor:
+        """The mean over all positive anchors: those that learn masks count for all of an image."""
+        counts = torch.bincount(positives.image_index)
+        learning_counts = torch.bincount(learning.image_index, minlength=len(counts))
+        stands_for = (counts / learning_counts.clamp(min=1))[learning.image_index]
+        return (losses * stands_for).sum() / divisor_for(len(positives), losses.device)
 
-def resized(gt: Instances, size: tuple[int, int]) -> Instances:
+
+def kept_pixels(
+    windows: Tensor, targets: Tensor, target_index: Tensor, negatives_per_positive: float | None
+) -> Tensor:
+    """Pixels that :func:`rdsnet.ops.mask_ohem_loss` keeps for each object.
+
+    Args:
+        windows: (N, 4) int64, inside the grid.
+        targets, target_index, negatives_per_positive: as in that function.
+
+    Returns:
+        (N,) int64: all pixels of the window, or its foreground and the mined background.
+    """
+    x1, y1, x2, y2 = windows.unbind(1)
+    areas = (x2 - x1).clamp(min=0) * (y2 - y1).clamp(min=0)
+    if negatives_per_positive is None:
+        return areas
+    # Sums over rectangles from sums over everything above and to the left.
+    sums = F.pad(targets.to(torch.int64).cumsum(1).cumsum(2), (1, 0, 1, 0))
+    n = target_index
+    foreground = sums[n, y2, x2] - sums[n, y1, x2] - sums[n, y2, x1] + sums[n, y1, x1]
+    foreground = torch.where(areas > 0, foreground, 0)
+    mined = (foreground.double() * negatives_per_positive).long()
+    return foreground + torch.minimum(mined, areas - foreground)
+
+
+def resized(gt: Instances, size: Size) -> Instances:
     """Ground truth of an image that is resized to ``size`` (H, W)."""
     if gt.image_size == size:
         return gt

@@ -157,9 +157,7 @@ def infer(scene: Scene, mbrm: MBRM) -> tuple[list[dict], Tensor]:
     return masks.rle(), mbrm(masks.column_maxima, masks.row_maxima, scene.boxes)
 
 
-def train(
-    scene: Scene, psi: Tensor, phi: Tensor, expand: float, resolution: str = "grid"
-) -> Tensor:
+def train(scene: Scene, psi: Tensor, phi: Tensor, expand: float, at_pixels: bool = False) -> Tensor:
     """What :meth:`rdsnet.modeling.RDSNet.losses` does for L_mask."""
     return mask_loss(
         psi,
@@ -170,12 +168,12 @@ def train(
         torch.arange(len(phi), device=phi.device),
         [scene.image_size],
         strides=(STRIDE, STRIDE),
-        resolution=resolution,
+        at_pixels=at_pixels,
         expand=expand,
     )
 
 
-train_at_pixels = partial(train, resolution="image")
+train_at_pixels = partial(train, at_pixels=True)
 
 
 def agreement(scene: Scene) -> dict[str, dict[str, float]]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rdsnet.modeling.cropping import expanded_windows
-from rdsnet.modeling.mask_loss import mask_targets
+from rdsnet.ops import mask_targets
 
 DIM = 32
 STRIDE = 4  # px per cell

@@ -19,7 +19,7 @@ int64_t first_pixel(double edge, int64_t limit) {
   return int64_t(std::min(std::max(std::ceil(edge - 0.5), 0.0), double(limit)));
 }
 
-// rdsnet.modeling.cropping.expanded_windows: boxes (N, 4) -> windows (N, 4). sizes: height and
+// rdsnet.ops.expanded_windows: boxes (N, 4) -> windows (N, 4). sizes: height and
 // width per image; image (N) may be null where there is one.
 template <typename T>
 void expanded_windows(const T* boxes, int64_t count, double expand, const int64_t* sizes,
