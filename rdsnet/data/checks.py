@@ -327,10 +327,6 @@ def free_id(annotations: list[dict]) -> int:
     return max((a["id"] for a in annotations if type(a.get("id")) is int), default=0) + 1
 
 
-def _area(segmentation: list | dict, size: tuple[int, int]) -> int:
-    return int(mask_util.area(segmentation_rle(segmentation, size)))
-
-
 # --------------------------------------------------------------------------------------------------
 # Small helpers
 
