@@ -243,6 +243,7 @@ setup(
         # Chromium of the system, to test the local page
         "test": [
             "hypothesis",
+            "import-linter",  # the rules of docs/architecture.md
             "pytest",
             "ruff",
             "tidecv",

@@ -13,7 +13,7 @@ import warnings
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
 warnings.filterwarnings("ignore", message="torch.meshgrid")
 
-from rdsnet.engine import argument_parser, run  # noqa: E402
+from rdsnet.training import argument_parser, run  # noqa: E402
 
 if __name__ == "__main__":
     run(argument_parser(epilog=__doc__).parse_args())

@@ -16,8 +16,8 @@ from detectron2.engine import DefaultPredictor, DefaultTrainer
 from reliability import tiny
 
 import rdsnet
+from rdsnet.checkpoint import load_config
 from rdsnet.data.datasets import register_coco_files
-from rdsnet.engine import load_config
 
 HERE = Path(__file__).parent
 

@@ -19,9 +19,9 @@ import pytest
 from detectron2.engine import default_argument_parser
 from torch.distributed.run import get_args_parser as torchrun_parser
 
+from rdsnet.checkpoint import load_config
 from rdsnet.cli import build_parser
 from rdsnet.data.shapes import make_shapes_dataset
-from rdsnet.engine import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["install", "own-data", "predict", "export", "evaluate", "mbrm", "scale-out"]

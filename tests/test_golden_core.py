@@ -6,7 +6,7 @@ What follows another convention is tested in ``projects/AuthorsCompat/tests``.
 import numpy as np
 import pytest
 import torch
-from golden_data import (
+from helpers.golden_data import (
     assert_sample,
     authors_state_dict,
     golden,

@@ -1,7 +1,7 @@
 """RDSNet on RetinaNet learns four photographs by heart."""
 
 import pytest
-from overfitting import assert_learnt, needs_photographs, overfit
+from helpers.overfitting import assert_learnt, needs_photographs, overfit
 
 
 @pytest.mark.slow

@@ -49,7 +49,7 @@ def main() -> None:
     # Calls inside Detectron2 that users of the demo can do nothing about.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
     print("Loading PyTorch and Detectron2 ...", file=sys.stderr, flush=True)
-    from rdsnet.engine.demo import run_demo
+    from demo_run import run_demo
 
     try:
         demo = run_demo(args.config_file, args.output, args.iterations)

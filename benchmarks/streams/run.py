@@ -60,8 +60,8 @@ def run_one(name: str, seed: int, settings: Settings, folder: Path) -> dict:
     import torch
     from detectron2.engine import default_argument_parser
 
-    from rdsnet.engine import setup
-    from rdsnet.engine.trainer import Trainer
+    from rdsnet.training import setup
+    from rdsnet.training.trainer import Trainer
 
     torch.set_num_threads(1)
     training = TRAININGS[name]
@@ -144,8 +144,8 @@ def seconds_per_image(runs: Path, settings: Settings, seed: int, images: int = 2
     from detectron2.checkpoint import DetectionCheckpointer
     from detectron2.modeling import build_model
 
+    from rdsnet.checkpoint import load_config
     from rdsnet.data.images import read_image
-    from rdsnet.engine import load_config
 
     torch.set_num_threads(1)
     models = {}

@@ -11,13 +11,13 @@ python projects/AuthorsCompat/train_net.py --eval-only \
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 
-from rdsnet import engine
+from rdsnet import training
 from rdsnet.data.train_loader import TrainLoader, build_train_loader
-from rdsnet.engine.launch import argument_parser
 from rdsnet.projects.authors_compat.mapper import AuthorsDatasetMapper
+from rdsnet.training.launch import argument_parser
 
 
-class Trainer(engine.Trainer):
+class Trainer(training.Trainer):
     """rdsnet's trainer on the authors' data pipeline."""
 
     @classmethod
@@ -31,4 +31,4 @@ class Trainer(engine.Trainer):
 
 
 if __name__ == "__main__":
-    engine.run(argument_parser(epilog=__doc__).parse_args(), Trainer)
+    training.run(argument_parser(epilog=__doc__).parse_args(), Trainer)

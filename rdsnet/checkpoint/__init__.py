@@ -1,17 +1,26 @@
 """Checkpoints: written so that they survive interruptions, read without running their content.
 
-``Checkpointer`` needs Detectron2; the rest needs torch alone.
+Read in this order: ``files`` and ``unpickler`` (reading safely), ``atomic`` (writing all or
+nothing), ``checkpointer`` (the checkpoints of a training), ``description`` (the config in a
+checkpoint), ``configs`` and ``trained`` (the config of a run, a trained model from its file),
+``mmdet`` (the authors' names). Nothing is imported before it is asked for: ``Checkpointer``,
+``load_config`` and ``load_model`` need Detectron2, the rest torch alone.
 """
 
-from rdsnet.checkpoint.files import read_checkpoint, read_state_dict
-from rdsnet.checkpoint.mmdet import convert_mmdet_state_dict
+from importlib import import_module
 
-__all__ = ["Checkpointer", "convert_mmdet_state_dict", "read_checkpoint", "read_state_dict"]
+_HOMES = {
+    "Checkpointer": "checkpointer",
+    "convert_mmdet_state_dict": "mmdet",
+    "load_config": "configs",
+    "load_model": "trained",
+    "read_checkpoint": "files",
+    "read_state_dict": "files",
+}
+__all__ = [*_HOMES]
 
 
 def __getattr__(name: str):
-    if name != "Checkpointer":
+    if name not in _HOMES:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    from rdsnet.checkpoint.checkpointer import Checkpointer
-
-    return Checkpointer
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from rdsnet.engine.app import serve
+    from rdsnet.app.page import serve
 
     serve(
         args.config_file,

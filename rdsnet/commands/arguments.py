@@ -5,10 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 
-TRUST_HELP = (
-    "load checkpoints that hold more than numbers, running the code in them; only for files of "
-    "people you trust"
-)
+from rdsnet.checkpoint.trust import add_trust_argument
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,10 +19,6 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="yaml config file (default: the config in the checkpoint, or config.yaml beside it)",
     )
     add_trust_argument(parser)
-
-
-def add_trust_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--trust-checkpoint", action="store_true", help=TRUST_HELP)
 
 
 def add_config_options(parser: argparse.ArgumentParser, name: str = "opts") -> None:

@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     import torch
 
-    from rdsnet.engine.benchmark import measure
+    from rdsnet.benchmark import measure
 
     if not (args.mask_path or args.models):
         raise ValueError("nothing to measure: give --mask-path, --models or both")
@@ -88,8 +88,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _mask_path(args: argparse.Namespace) -> None:
-    from rdsnet.engine.benchmark import lazy, mask_path, report
-    from rdsnet.engine.benchmark.scene import make_scene
+    from rdsnet.benchmark import lazy, mask_path, report
+    from rdsnet.benchmark.scene import make_scene
 
     plan = mask_path.Plan(
         args.objects or ((1, 5) if args.quick else (1, 10, 100, 300)),
@@ -113,7 +113,7 @@ def _mask_path(args: argparse.Namespace) -> None:
 
 
 def _models(args: argparse.Namespace) -> None:
-    from rdsnet.engine.benchmark import models, report
+    from rdsnet.benchmark import models, report
 
     settings = models.Settings(
         args.device,

@@ -28,6 +28,7 @@ Examples:
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 # What --fix may do beside what is beyond doubt, if the user says so; --scale-coordinates and so on.
@@ -65,8 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from rdsnet.data.repair import check_target
-    from rdsnet.engine.check_data import check_data, draw_sheet, repair, report_text
-    from rdsnet.engine.own_data import base_config
+    from rdsnet.reports.data_check import check_data, draw_sheet, repair, report_text
+    from rdsnet.training.own_data import base_config
+    from rdsnet.training.settings import fitting_notes
 
     wanted = {name: getattr(args, name) for name in FIX_OPTIONS}
     if any(wanted.values()) and not args.fix:
@@ -79,14 +81,14 @@ def run(args: argparse.Namespace) -> int:
     wanted["crowds_are_objects"] |= crowds_are_objects
     how = {"read_images": not args.no_images, "crowds_are_objects": crowds_are_objects}
     check = check_data(args.json, args.images, **how)
-    print(report_text(check, cfg, name))
+    print(report_text(check, name, partial(fitting_notes, cfg)))
     if args.fix:
         read = not args.no_images
         done = repair(args.json, args.images, args.fix, check.sizes, read_images=read, **wanted)
         print(f"\nRepaired copy: {args.fix}")
         print("\n".join(done.lines()) or "  as it was")
         check = check_data(args.fix, args.images, sizes=check.sizes, **how)
-        print(f"\n{report_text(check, cfg, name)}")
+        print(f"\n{report_text(check, name, partial(fitting_notes, cfg))}")
     if not args.no_images:
         sheet = args.sheet or Path("output", "check-data", Path(check.json_file).stem + ".png")
         if draw_sheet(check, args.images, sheet):

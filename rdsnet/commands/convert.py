@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rdsnet.commands.arguments import add_trust_argument
+from rdsnet.checkpoint.trust import add_trust_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

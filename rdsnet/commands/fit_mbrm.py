@@ -19,7 +19,8 @@ import argparse
 import json
 from pathlib import Path
 
-from rdsnet.commands.arguments import add_config_options, add_trust_argument
+from rdsnet.checkpoint.trust import add_trust_argument
+from rdsnet.commands.arguments import add_config_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,10 +47,10 @@ def run(args: argparse.Namespace) -> None:
 
     from detectron2.utils.logger import setup_logger
 
+    from rdsnet.checkpoint.configs import load_config
     from rdsnet.data.datasets import check_num_classes
-    from rdsnet.engine.fit_mbrm import fit_mbrm, output_folder
-    from rdsnet.engine.launch import load_config
-    from rdsnet.engine.study_mbrm import compare_methods, methods_table, sweep, sweep_table
+    from rdsnet.fitting.fit import fit_mbrm, output_folder
+    from rdsnet.fitting.study import compare_methods, methods_table, sweep, sweep_table
     from rdsnet.modeling.mbrm import PUBLISHED_KERNEL
     from rdsnet.visualization.mbrm import plot_kernels, plot_sweep
 

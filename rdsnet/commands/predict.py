@@ -104,7 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rdsnet.engine.prediction import predict
+    from rdsnet.prediction.pipeline import predict
 
     summary = predict(
         args.config_file,

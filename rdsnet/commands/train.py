@@ -19,7 +19,8 @@ from __future__ import annotations
 import argparse
 import os
 
-from rdsnet.commands.arguments import add_config_options, add_trust_argument, positive
+from rdsnet.checkpoint.trust import add_trust_argument
+from rdsnet.commands.arguments import add_config_options, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -115,7 +116,7 @@ def run(args: argparse.Namespace) -> None:
         )
     elif alone := [f"--{name.replace('_', '-')}" for name in OWN_DATA if getattr(args, name, None)]:
         raise ValueError(f"{', '.join(alone)} can only be given together with --data")
-    from rdsnet.engine import run
+    from rdsnet.training import run
 
     run(args)
 
@@ -133,8 +134,8 @@ def use_own_data(args: argparse.Namespace) -> None:
         raise ValueError("--data goes with --config NAME, not with --config-file or --eval-only")
     if args.val and args.no_val:
         raise ValueError("--val and --no-val contradict each other")
-    from rdsnet.engine.own_data import command_line, prepare
-    from rdsnet.engine.settings import Wishes
+    from rdsnet.training.own_data import command_line, prepare
+    from rdsnet.training.settings import Wishes
 
     wishes = Wishes(
         epochs=args.epochs,

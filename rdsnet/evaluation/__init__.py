@@ -1,4 +1,9 @@
-"""COCO evaluation of boxes before and after MBRM and of masks, in one run."""
+"""COCO evaluation of boxes before and after MBRM and of masks, in one run.
+
+Read in this order: ``evaluator`` (the run), ``truth`` (annotations with ids of any kind),
+``coco_results`` (detections as COCO has them), ``breakdown`` and ``table`` (AP in parts, and as
+text), ``errors`` and ``detections`` (kinds of errors), ``box_ap`` (for fitting MBRM).
+"""
 
 from rdsnet.evaluation.coco_results import instances_to_coco_json
 from rdsnet.evaluation.evaluator import RDSNetEvaluator

@@ -10,8 +10,7 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 
-from rdsnet.engine.prediction import names_and_ids, prediction_config
-from rdsnet.engine.predictor import Predictor
+from rdsnet.checkpoint.trained import load_model, names_and_ids, prediction_config
 from rdsnet.export import check
 from rdsnet.export.files import FORMATS, describe, read, require_packages, trace, write
 from rdsnet.export.graph import ImageToObjects, Objects
@@ -75,7 +74,7 @@ def export(
 
     Args:
         config_file, weights, opts, trust_checkpoint: as for
-            :func:`rdsnet.engine.prediction.predict`.
+            :func:`rdsnet.prediction.pipeline.predict`.
         output: the file; its folder is made if missing.
         file_format: "onnx" or "torch"; None: by the ending of ``output``.
         size: (H, W) of the images that the file will take; None: see :func:`input_size`.
@@ -98,7 +97,7 @@ def export(
         settings += ["TEST.DETECTIONS_PER_IMAGE", str(max_detections)]
     cfg = prediction_config(config_file, weights, score_threshold, [*opts, *settings])
     progress(f"Loading {weights}")
-    model = Predictor(cfg, trust_checkpoint).model
+    model = load_model(cfg, trust_checkpoint)
     if not isinstance(model, RDSNet):
         raise ValueError(
             f"MODEL.META_ARCHITECTURE '{cfg.MODEL.META_ARCHITECTURE}' cannot be exported: only "

@@ -1,4 +1,9 @@
-"""Pictures: predictions on images, contact sheets of them, training curves."""
+"""Pictures: predictions on images, contact sheets of them, curves, pages.
+
+Read in this order: ``objects`` (what is drawn, whatever it comes from), ``overlay`` (onto an image)
+and ``text`` (in any script), ``sheet``; ``curves``, ``figures`` and the others are figures of a
+report, ``page`` is its frame.
+"""
 
 from rdsnet.visualization.curves import plot_training_curves
 from rdsnet.visualization.objects import (

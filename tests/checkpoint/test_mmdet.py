@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.modeling import build_model
-from golden_data import authors_state_dict, rule_weight, state_dict_shapes
+from helpers.golden_data import authors_state_dict, rule_weight, state_dict_shapes
 
 import rdsnet
 from rdsnet.checkpoint import convert_mmdet_state_dict, read_state_dict

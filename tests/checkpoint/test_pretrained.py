@@ -9,10 +9,10 @@ import pytest
 import timm
 import torch
 from detectron2.modeling import build_model
-from exporting import tiny_config
+from helpers.exporting import tiny_config
+from helpers.timm_models import LITE, lite_config, timm_config
 from PIL import Image
 from safetensors.torch import save_file
-from timm_models import LITE, lite_config, timm_config
 
 from rdsnet import model_zoo
 from rdsnet.checkpoint import Checkpointer, pretrained

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from coco_masks import HEIGHT, WIDTH, compressed, mask_of, uncompressed
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from helpers.coco_masks import HEIGHT, WIDTH, compressed, mask_of, uncompressed
 from PIL import Image
 
 

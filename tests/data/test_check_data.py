@@ -13,7 +13,7 @@ from rdsnet.cli import main
 from rdsnet.data.checks import check_coco
 from rdsnet.data.quality import quality_findings
 from rdsnet.data.statistics import data_statistics, mask_boxes
-from rdsnet.engine.check_data import check_data
+from rdsnet.reports.data_check import check_data
 
 HEIGHT, WIDTH = 40, 60
 

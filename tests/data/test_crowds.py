@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from coco_masks import HEIGHT, WIDTH, compressed, mask_of, uncompressed
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from helpers.coco_masks import HEIGHT, WIDTH, compressed, mask_of, uncompressed
 
 from rdsnet import get_cfg
 from rdsnet.cli import main
@@ -13,8 +13,8 @@ from rdsnet.data.checks import check_coco
 from rdsnet.data.crowds import crowd_findings, crowd_summary, crowds_as_objects, region_count
 from rdsnet.data.datasets import register_coco_files
 from rdsnet.data.train_loader import build_train_loader
-from rdsnet.engine.own_data import prepare
-from rdsnet.engine.settings import Wishes
+from rdsnet.training.own_data import prepare
+from rdsnet.training.settings import Wishes
 
 # The fixture's annotations: 11 to 18, of which 17 is a crowd of one region.
 ALL, MOST = range(11, 19), (12, 13, 14, 15, 16, 17)

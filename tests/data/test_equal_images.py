@@ -11,8 +11,8 @@ from PIL import Image
 from rdsnet.cli import main
 from rdsnet.data import equal_images as module
 from rdsnet.data.equal_images import equal_image_findings, equal_images
-from rdsnet.engine.own_data import prepare
-from rdsnet.engine.settings import Wishes
+from rdsnet.training.own_data import prepare
+from rdsnet.training.settings import Wishes
 
 
 @pytest.fixture

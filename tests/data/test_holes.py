@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
-from coco_masks import HEIGHT, WIDTH
+from helpers.coco_masks import HEIGHT, WIDTH
 
 from rdsnet.cli import main
 from rdsnet.data.checks import check_coco

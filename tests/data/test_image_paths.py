@@ -12,7 +12,7 @@ from rdsnet.data import image_paths
 from rdsnet.data.checks import check_coco
 from rdsnet.data.equal_images import equal_images
 from rdsnet.data.image_paths import file_problem
-from rdsnet.engine.check_data import check_data
+from rdsnet.reports.data_check import check_data
 
 NAME = "rle.png"  # of image 3 of the fixture, which has two annotations
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from exporting import SIZE, empty_image, random_image, tiny_config, untrained
+from helpers.exporting import SIZE, empty_image, random_image, tiny_config, untrained
 
 from rdsnet.checkpoint.description import save_model
 from rdsnet.export.graph import ImageToObjects

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from exporting import SIZE, random_image, tiny_config
+from helpers.exporting import SIZE, random_image, tiny_config
 
 import rdsnet
 from rdsnet.checkpoint.description import save_model
@@ -92,7 +92,7 @@ def test_checkpoint_with_code_is_refused(tmp_path, capsys):
 
 def test_other_models_are_refused(tmp_path, capsys):
     cfg = tiny_config("MODEL.META_ARCHITECTURE", "RetinaNet")
-    model = rdsnet.engine.Trainer.build_model(cfg)
+    model = rdsnet.training.Trainer.build_model(cfg)
     save_model(tmp_path / "model.pth", model.state_dict(), cfg)
     export("--weights", tmp_path / "model.pth", "--output", tmp_path / "model.pt2")
     assert "'RetinaNet' cannot be exported: only RDSNet" in capsys.readouterr().err

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from exporting import (
+from helpers.exporting import (
     SIZE,
     assert_same,
     empty_image,

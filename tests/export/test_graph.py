@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from exporting import assert_same, graph_and_model, random_image, untrained
+from helpers.exporting import assert_same, graph_and_model, random_image, untrained
 from torchvision.ops import nms
 
 import rdsnet

@@ -4,9 +4,9 @@ import pytest
 import timm
 import torch
 from detectron2.modeling import build_model
-from exporting import assert_same, file_and_model, random_image, untrained
+from helpers.exporting import assert_same, file_and_model, random_image, untrained
+from helpers.timm_models import LITE, lite_config, timm_config
 from timm.layers import Conv2dSame
-from timm_models import LITE, lite_config, timm_config
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 

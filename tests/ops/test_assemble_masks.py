@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from golden_data import golden, masks_from_bits, tensor
+from helpers.golden_data import golden, masks_from_bits, tensor
 from ops import naive
 from ops.scenes import random_windows, to_device
 from torch.nn import functional as F

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from golden_data import golden
+from helpers.golden_data import golden
 from ops import naive
 from ops.scenes import random_scene, random_sizes, to_device
 

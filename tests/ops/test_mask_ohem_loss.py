@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from golden_data import golden, tensor
+from helpers.golden_data import golden, tensor
 from ops import naive
 from ops.scenes import random_scene, random_sizes, to_device
 

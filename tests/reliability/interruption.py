@@ -80,7 +80,7 @@ def main() -> int:
     parser.add_argument("options", nargs="*", metavar="KEY VALUE", help="config options")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    import rdsnet.engine  # noqa: F401  (once, for all children)
+    import rdsnet.training  # noqa: F401  (once, for all children)
 
     rng, start = random.Random(args.seed), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:

@@ -39,8 +39,8 @@ def predictor(folder: Path, *more: str):
     """A predictor with random weights and a low threshold, so that there are detections."""
     from detectron2.modeling import build_model
 
-    from rdsnet.engine import load_config
-    from rdsnet.engine.predictor import Predictor
+    from rdsnet.checkpoint import load_config
+    from rdsnet.prediction.predictor import Predictor
 
     data = tiny.make_data(folder / "data", images=1)
     options = tiny.options(data, folder, 1, "MODEL.RETINANET.SCORE_THRESH_TEST", "0.0", *more)
@@ -115,7 +115,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=10_000)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    import rdsnet.engine  # noqa: F401  (once, for the children too)
+    import rdsnet.training  # noqa: F401  (once, for the children too)
 
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)

@@ -49,7 +49,7 @@ def in_processes(count: int, folder: Path, work) -> list:
                     RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), GROUP_RANK="0"
                 )
                 os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port(folder)))
-                from rdsnet.engine.processes import process_group
+                from rdsnet.training.processes import process_group
 
                 if count == 1:
                     result = work(rank)
@@ -89,7 +89,7 @@ def one_step(cfg, batch: list[dict]) -> dict:
     """Losses and gradients of a batch, of all processes if there are several."""
     from detectron2.modeling import build_model
 
-    from rdsnet.engine.steps import distributed
+    from rdsnet.training.steps import distributed
 
     torch.manual_seed(0)
     # In float64, where rounding does not turn a ReLU on or off.
@@ -122,7 +122,7 @@ def compare_steps(cfg, folder: Path, own_counts: bool = False) -> bool:
     """Several processes against one process with all images or, with ``own_counts``, against the
     mean of what single processes make of each share.
     """
-    from rdsnet.engine.trainer import Trainer
+    from rdsnet.training.trainer import Trainer
 
     cfg.SOLVER.IMS_PER_BATCH = IMAGES
     # One size: GroupNorm sees the padding, which depends on the other images of a batch.
@@ -172,7 +172,7 @@ def compare_evaluation(cfg, folder: Path) -> bool:
     """The same COCO results from one, two and four processes."""
     from detectron2.modeling import build_model
 
-    from rdsnet.engine.trainer import Trainer
+    from rdsnet.training.trainer import Trainer
 
     def evaluate(count):
         own = cfg.clone()
@@ -193,7 +193,7 @@ def compare_evaluation(cfg, folder: Path) -> bool:
 
 def main() -> int:
     torch.set_num_threads(1)
-    from rdsnet.engine import load_config
+    from rdsnet.checkpoint import load_config
 
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)

@@ -17,7 +17,7 @@ def work(cfg, own_loader: bool) -> None:
     model = type(build_model(cfg)).__name__
     print("built", model, "frozen" if cfg.is_frozen() else "not frozen", flush=True)
     if own_loader:
-        from rdsnet.engine import Trainer
+        from rdsnet.training import Trainer
 
         batch = next(iter(Trainer.build_train_loader(cfg)))
         print("loaded", len(batch), "images with", sorted(batch[0]["instances"].get_fields()))

@@ -15,10 +15,9 @@ from detectron2.engine import HookBase, hooks
 from detectron2.utils.file_io import PathManager
 from reliability import tiny
 
-from rdsnet.checkpoint import Checkpointer
-from rdsnet.engine import load_config
-from rdsnet.engine.interruption import TrainingInterrupted, cut_metrics
-from rdsnet.engine.trainer import Trainer
+from rdsnet.checkpoint import Checkpointer, load_config
+from rdsnet.training.interruption import TrainingInterrupted, cut_metrics
+from rdsnet.training.trainer import Trainer
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import zlib
 import imagecodecs
 import numpy as np
 import pytest
+from helpers.tiff_files import written
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tiff_files import written
 
 from rdsnet.data.images import limit_pixels, read_image
 

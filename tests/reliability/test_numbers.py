@@ -7,8 +7,8 @@ import torch
 from detectron2.modeling import build_model
 from reliability import tiny
 
-from rdsnet.engine import load_config
-from rdsnet.engine.trainer import Trainer
+from rdsnet.checkpoint import load_config
+from rdsnet.training.trainer import Trainer
 
 ITERATIONS = 6
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from reliability import tiny
 
+from rdsnet.checkpoint import load_config
 from rdsnet.data.train_loader import TrainLoader
-from rdsnet.engine import load_config
-from rdsnet.engine.trainer import Trainer
+from rdsnet.training.trainer import Trainer
 
 HERE = Path(__file__).parent
 

@@ -11,10 +11,9 @@ import torch
 from reliability import tiny
 
 from rdsnet import get_cfg
-from rdsnet.checkpoint import Checkpointer, read_checkpoint
+from rdsnet.checkpoint import Checkpointer, load_config, read_checkpoint
 from rdsnet.cli import main
-from rdsnet.engine import load_config
-from rdsnet.engine.predictor import Predictor
+from rdsnet.prediction.predictor import Predictor
 
 
 class Malicious:

@@ -48,7 +48,7 @@ def curve(output: str | Path) -> list[dict]:
 
 def train(*arguments: str) -> None:
     """train_net.py in this process."""
-    from rdsnet.engine import argument_parser, run
+    from rdsnet.training import argument_parser, run
 
     run(argument_parser().parse_args(["--config-file", SMALL, *arguments]))
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 from detectron2.modeling import build_model
-from golden_data import authors_state_dict
+from helpers.golden_data import authors_state_dict
 
 import rdsnet
 from rdsnet.checkpoint import convert_mmdet_state_dict

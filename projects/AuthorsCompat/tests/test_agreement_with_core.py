@@ -14,7 +14,7 @@ from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
 from detectron2.structures import Boxes, Instances, pairwise_iou
-from golden_data import authors_state_dict, golden, masks_from_bits, tensor
+from helpers.golden_data import authors_state_dict, golden, masks_from_bits, tensor
 
 import rdsnet
 from rdsnet import ops

@@ -1,7 +1,7 @@
 """The exported graph with the authors' arithmetic in it."""
 
 import pytest
-from exporting import assert_same, file_and_model, graph_and_model, random_image
+from helpers.exporting import assert_same, file_and_model, graph_and_model, random_image
 
 
 @pytest.mark.parametrize("size", [(96, 160), (90, 131)])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.modeling import build_model
-from golden_data import (
+from helpers.golden_data import (
     assert_sample,
     dense_probability,
     golden,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.structures import BoxMode
-from golden_data import golden, masks_from_bits, tensor
+from helpers.golden_data import golden, masks_from_bits, tensor
 
 from rdsnet.projects.authors_compat import to_continuous
 from rdsnet.projects.authors_compat.mapper import AuthorsDatasetMapper

@@ -5,7 +5,7 @@ import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.anchor_generator import build_anchor_generator
 from detectron2.structures import Boxes, Instances
-from golden_data import (
+from helpers.golden_data import (
     assert_sample,
     authors_state_dict,
     dense_probability,

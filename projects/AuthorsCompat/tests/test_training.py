@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from detectron2.structures import BitMasks, Boxes, Instances
-from golden_data import assert_sample, golden, masks_from_bits, ratio_major, tensor
+from helpers.golden_data import assert_sample, golden, masks_from_bits, ratio_major, tensor
 
 from rdsnet.checkpoint.mmdet import _entries
 from rdsnet.projects.authors_compat import to_continuous

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from exporting import assert_same, file_and_model, graph_and_model, random_image, untrained
+from helpers.exporting import assert_same, file_and_model, graph_and_model, random_image, untrained
 
 import rdsnet
 

@@ -11,10 +11,10 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from PIL import Image
 
 import rdsnet
-from rdsnet import engine
+from rdsnet import training
+from rdsnet.checkpoint import load_config
 from rdsnet.cli import main as command_line
 from rdsnet.data.shapes import make_shapes_dataset
-from rdsnet.engine import load_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SMALL = str(Path(__file__).parents[3] / "configs" / "small" / "rdsnet_small.yaml")
@@ -113,7 +113,7 @@ def test_train_evaluate_and_predict_on_own_data(tmp_path):
     opts += ["INPUT.MIN_SIZE_TRAIN", "(96,)", "INPUT.MIN_SIZE_TEST", "96", "SOLVER.STEPS", "()"]
     opts += ["SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "DATALOADER.NUM_WORKERS", "0"]
     args = default_argument_parser().parse_args(["--config-file", SMALL, *opts])
-    results = engine.main(args)
+    results = training.main(args)
     assert set(results) >= {"bbox", "bbox_regressed", "segm"}
 
     trained = str(tmp_path / "out" / "config.yaml")

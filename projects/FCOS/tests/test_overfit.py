@@ -1,7 +1,7 @@
 """RDSNet on FCOS learns four photographs by heart."""
 
 import pytest
-from overfitting import assert_learnt, assert_mbrm_can_be_fitted, needs_photographs, overfit
+from helpers.overfitting import assert_learnt, assert_mbrm_can_be_fitted, needs_photographs, overfit
 
 FCOS = ("MODEL.RDSNET.OBJECT_STREAM", "FCOSStream")
 FCOS += ("MODEL.RETINANET.SCORE_THRESH_TEST", "0.2", "MODEL.RETINANET.NMS_THRESH_TEST", "0.6")

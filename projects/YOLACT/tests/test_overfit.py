@@ -1,7 +1,7 @@
 """YOLACT and RDSNet_s learn four photographs by heart, stretched to 320 x 320 px."""
 
 import pytest
-from overfitting import assert_learnt, assert_mbrm_can_be_fitted, needs_photographs, overfit
+from helpers.overfitting import assert_learnt, assert_mbrm_can_be_fitted, needs_photographs, overfit
 
 DETECTOR = {
     "MODEL.META_ARCHITECTURE": "YOLACT",

@@ -12,14 +12,14 @@ from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from torch.nn import functional as F
 
 import rdsnet
+from rdsnet.checkpoint import load_config
 from rdsnet.data.shapes import make_shapes_dataset
-from rdsnet.engine import load_config
-from rdsnet.engine.trainer import Trainer
 from rdsnet.modeling import Positives
 from rdsnet.modeling.cropping import expanded_windows
 from rdsnet.ops import mask_targets
 from rdsnet.projects.yolact import YOLACT, YOLACTFPN
 from rdsnet.projects.yolact.yolact import kept_pixels
+from rdsnet.training.trainer import Trainer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SMALL = ["yolact_small_nuclei.yaml", "rdsnet_s_small_nuclei.yaml"]

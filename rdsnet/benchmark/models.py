@@ -1,0 +1,207 @@
+"""RDSNet beside bare RetinaNet and Mask R-CNN: same backbone, same images, in turn.
+
+Weights are random, and what depends on them is made comparable:
+
+* RetinaNet uses RDSNet's own backbone and head branches, so that it detects the same boxes. The
+  difference is what RDSNet adds: representations, pixel stream, masks and MBRM.
+* Score thresholds are set so that CANDIDATES anchor-class pairs (or proposal-class pairs) of the
+  images pass, as with a trained model on a busy image: NMS and masks then have their usual work.
+* Residual branches of the ResNet are scaled down, or activations of random weights would overflow.
+
+RDSNet's inference ends with COCO RLE, as its evaluation does; Mask R-CNN ends with what Detectron2
+returns, masks pasted into the image.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+
+import torch
+from detectron2 import model_zoo as detectron2_zoo
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.modeling.backbone.resnet import BottleneckBlock
+from detectron2.modeling.meta_arch.retinanet import RetinaNet, RetinaNetHead
+from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from rdsnet import model_zoo
+from rdsnet.benchmark import measure
+from rdsnet.benchmark.scene import make_scene
+from rdsnet.modeling.retinanet_stream import group_norm
+
+OBJECTS = 20  # per training image
+CANDIDATES = 1000  # per image, anchor-class pairs above the score threshold
+RESIDUAL_SCALE = 0.25
+
+
+@dataclass
+class Settings:
+    """What to run; ``rounds`` at inference, about half as many training steps.
+
+    ``options`` are config keys and values in a row, for RDSNet and the RetinaNet beside it.
+    """
+
+    device: str
+    dtype: str
+    depth: int
+    size: int
+    images: int
+    threads: int
+    rounds: int
+    options: list[str] = field(default_factory=list)
+
+
+def run(settings: Settings, progress: Callable[[str], None] = print) -> dict:
+    """Returns ``machine``, ``settings`` and ``results``, one per phase."""
+    report = {"machine": measure.describe_machine(settings.device), "settings": asdict(settings)}
+    report["results"] = results = []
+    with measure.threads(settings.threads), EventStorage():
+        start = time.perf_counter()
+        models, batch = build_models(settings), make_batch(settings)
+        counts = calibrate(models, batch, settings)
+        progress(f"models built and calibrated in {time.perf_counter() - start:.0f} s")
+        for phase, prepare in (("inference", inference_call), ("training", training_call)):
+            calls = {name: prepare(model, batch, settings) for name, model in models.items()}
+            rounds = settings.rounds if phase == "inference" else (settings.rounds + 1) // 2
+            for model in models.values():
+                model.train(phase == "training")
+            times = measure.alternate(calls, settings.device, 0, (rounds, rounds))
+            for name, call in calls.items():
+                times[name]["extra_peak_mb"] = measure.extra_peak_mb(call, settings.device, 1)
+                if phase == "inference":
+                    times[name]["detections"] = counts[name]
+            results.append({"phase": phase, "models": times})
+            progress(
+                f"{phase}: " + ", ".join(f"{k} {v['median_ms']:.0f} ms" for k, v in times.items())
+            )
+    return report
+
+
+def build_models(settings: Settings) -> dict[str, nn.Module]:
+    """RetinaNet, RDSNet and Mask R-CNN with random weights."""
+    torch.manual_seed(0)
+    cfg = model_zoo.get_config(f"COCO-InstanceSegmentation/rdsnet_R_{settings.depth}_FPN_1x.yaml")
+    cfg.merge_from_list(settings.options)
+    cfg.MODEL.DEVICE, cfg.MODEL.RDSNET.DENSE_MASKS = settings.device, False
+    rdsnet = build_model(cfg)
+    _scale_residuals(rdsnet)
+    name = f"COCO-InstanceSegmentation/mask_rcnn_R_{settings.depth}_FPN_3x.yaml"
+    mask_cfg = detectron2_zoo.get_config(name)
+    mask_cfg.MODEL.DEVICE, mask_cfg.INPUT.MASK_FORMAT = settings.device, "bitmask"
+    mask_rcnn = build_model(mask_cfg)
+    _scale_residuals(mask_rcnn)
+    return {"RetinaNet": bare_retinanet(cfg, rdsnet), "RDSNet": rdsnet, "Mask R-CNN": mask_rcnn}
+
+
+def bare_retinanet(cfg: CfgNode, rdsnet: nn.Module) -> RetinaNet:
+    """Detectron2's RetinaNet on the backbone and the detection branches of an RDSNet."""
+    without_norm = cfg.clone()
+    without_norm.MODEL.RETINANET.NORM = ""
+    arguments = RetinaNet.from_config(without_norm)
+    arguments["backbone"] = rdsnet.backbone
+    shapes = [rdsnet.backbone.output_shape()[name] for name in cfg.MODEL.RETINANET.IN_FEATURES]
+    # Its 0.6 release does not take "GN" by name.
+    head_arguments = RetinaNetHead.from_config(without_norm, shapes)
+    norm = cfg.MODEL.RETINANET.NORM
+    head = RetinaNetHead(**{**head_arguments, "norm": group_norm if norm == "GN" else norm})
+    for name in ("cls_subnet", "bbox_subnet", "cls_score", "bbox_pred"):
+        setattr(head, name, getattr(rdsnet.object_stream.head, name))
+    arguments["head"] = head
+    return RetinaNet(**arguments).to(cfg.MODEL.DEVICE)
+
+
+@torch.no_grad()
+def _scale_residuals(model: nn.Module) -> None:
+    for block in model.modules():
+        if isinstance(block, BottleneckBlock):
+            block.conv3.norm.weight.fill_(RESIDUAL_SCALE)
+
+
+def make_batch(settings: Settings) -> list[dict]:
+    """Random images with the objects of the mask path's scenes as ground truth."""
+    batch = []
+    for seed in range(settings.images):
+        scene = make_scene(OBJECTS, settings.size, seed=seed)
+        g = torch.Generator().manual_seed(seed)
+        image = torch.randint(0, 256, (3, *scene.image_size), generator=g, dtype=torch.uint8)
+        ground_truth = Instances(
+            scene.image_size,
+            gt_boxes=Boxes(scene.gt_boxes),
+            gt_classes=torch.randint(0, 80, (OBJECTS,), generator=g),
+            gt_masks=BitMasks(scene.gt_masks),
+        )
+        height, width = scene.output_size
+        batch.append({"image": image, "instances": ground_truth, "height": height, "width": width})
+    return batch
+
+
+@torch.no_grad()
+def calibrate(models: dict[str, nn.Module], batch: list[dict], settings: Settings) -> dict:
+    """Set the score thresholds; returns the number of detections of each model."""
+    rdsnet, retinanet, mask_rcnn = models["RDSNet"], models["RetinaNet"], models["Mask R-CNN"]
+    scores = []
+    stream, predictor = rdsnet.object_stream, mask_rcnn.roi_heads.box_predictor
+    first = stream.register_forward_hook(
+        lambda module, _, output: scores.append(torch.cat(output.logits, 1).sigmoid())
+    )
+    second = predictor.register_forward_hook(
+        lambda module, _, output: scores.append(output[0].softmax(-1)[:, :-1])
+    )
+    for model in models.values():
+        model.eval()
+    for model in (rdsnet, mask_rcnn):
+        inference_call(model, batch, settings)()
+    first.remove()
+    second.remove()
+    thresholds = [
+        s.float().flatten().topk(min(s.numel(), CANDIDATES * len(batch))).values[-1].item()
+        for s in scores
+    ]
+    stream.score_threshold = retinanet.test_score_thresh = thresholds[0]
+    predictor.test_score_thresh = thresholds[1]
+    return {
+        name: sum(len(x["instances"]) for x in inference_call(model, batch, settings)())
+        for name, model in models.items()
+    }
+
+
+def inference_call(
+    model: nn.Module, batch: list[dict], settings: Settings
+) -> Callable[[], list[dict]]:
+    def infer() -> list[dict]:
+        with torch.no_grad(), _precision(settings):
+            results = model(batch)
+        for result in results:
+            masks = result["instances"].get_fields().get("pred_masks")
+            if hasattr(masks, "rle"):
+                masks.rle()
+        return results
+
+    return infer
+
+
+def training_call(
+    model: nn.Module, batch: list[dict], settings: Settings
+) -> Callable[[], dict[str, torch.Tensor]]:
+    trained = [p for p in model.parameters() if p.requires_grad]
+    # The rate is too small to change what is measured.
+    optimizer = torch.optim.SGD(trained, lr=1e-9, momentum=0.9)
+
+    def train() -> dict[str, torch.Tensor]:
+        optimizer.zero_grad()
+        with _precision(settings):
+            losses = model(batch)
+        sum(losses.values()).backward()
+        optimizer.step()
+        return losses
+
+    return train
+
+
+def _precision(settings: Settings) -> torch.autocast:
+    dtype = getattr(torch, settings.dtype)
+    return torch.autocast(settings.device, dtype, enabled=dtype != torch.float32)

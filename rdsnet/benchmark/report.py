@@ -1,0 +1,202 @@
+"""Tables, plots and json of what was measured."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from tabulate import tabulate
+
+from rdsnet.benchmark.mask_path import PHASES
+from rdsnet.formatting import decimal
+
+NAMES = {
+    "straightforward": "straightforward",
+    "pytorch": "PyTorch definition",
+    "compiled": "compiled",
+}
+COLOURS = {"straightforward": "tab:red", "pytorch": "tab:orange", "compiled": "tab:blue"}
+
+
+def write(report: dict, folder: Path, name: str, text: str) -> None:
+    """``name.json`` for programs, ``name.md`` for people."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n")
+    (folder / f"{name}.md").write_text(text + "\n")
+
+
+def machine_text(machine: dict) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in machine.items())
+
+
+def mask_path_text(report: dict) -> str:
+    """The results as Markdown, a table per phase and number of threads."""
+    parts = [machine_text(report["machine"])]
+    for limit in report["limits"]:
+        threads = limit["threads"]
+        parts.append(
+            f"{_threads(threads)}: {limit['fma_per_s'] / 1e9:.1f} G multiply-adds/s, "
+            f"{limit['bytes_per_s'] / 1e9:.1f} GB/s measured."
+        )
+        for phase in PHASES:
+            own = [r for r in report["results"] if (r["phase"], r["threads"]) == (phase, threads)]
+            parts.append(f"### {phase.capitalize()}, {_threads(threads)}")
+            parts.append(_table(own))
+    skipped = sorted(
+        {
+            f"{r['phase']}, {r['size']} px, {r['objects']} objects: {name} {reason}"
+            for r in report["results"]
+            for name, reason in r["skipped"].items()
+        }
+    )
+    parts += [f"Left out: {line}." for line in skipped]
+    if "agreement" in report:
+        parts += ["### Agreement with the straightforward code", _agreement(report["agreement"])]
+    if "lazy_convolution" in report:
+        parts += ["### Last convolution of the representations", _lazy(report["lazy_convolution"])]
+    return "\n\n".join(parts)
+
+
+def _table(results: Sequence[dict]) -> str:
+    rows = [
+        [
+            result["size"],
+            result["objects"],
+            NAMES[name],
+            f"{own['median_ms']:.2f}",
+            f"{own['min_ms']:.2f}",
+            "?" if own["extra_peak_mb"] is None else f"{own['extra_peak_mb']:.1f}",
+            _ratio(own["speedup"]) if "speedup" in own else "",
+            _ratio(own["times_bound"]),
+        ]
+        for result in results
+        for name, own in result["implementations"].items()
+    ]
+    headers = ("px", "objects", "implementation", "median ms", "min ms", "extra MB")
+    headers += ("times as fast", "times the bound")
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
+def _agreement(agreement: dict) -> str:
+    rows = [
+        [
+            NAMES[name],
+            f"{own['mask_iou']:.4f}",
+            f"{100 * own['edges_moved']:.1f} %",
+            f"{own['loss']:.1e}",
+            f"{own['gradient']:.1e}",
+        ]
+        for name, own in sorted(agreement.items())
+    ]
+    headers = ("", "IoU of the masks", "box edges elsewhere")
+    headers += ("relative deviation of the loss", "of its gradients")
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
+def _lazy(results: Sequence[dict]) -> str:
+    rows = [
+        [
+            r["threads"],
+            r["phase"],
+            r["objects"],
+            f"{r['dense']['median_ms']:.1f}",
+            f"{r['lazy']['median_ms']:.1f}",
+            f"{r['dense']['median_ms'] / r['lazy']['median_ms']:.1f}",
+        ]
+        for r in results
+    ]
+    headers = ("threads", "phase", "objects", "dense ms", "at the anchors ms", "times as fast")
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
+def plot_mask_path(report: dict, path: Path) -> None:
+    """Time over the number of objects, per phase and size, on the first number of threads."""
+    threads = report["limits"][0]["threads"]
+    results = [r for r in report["results"] if r["threads"] == threads]
+    sizes = sorted({r["size"] for r in results})
+    figure, axes = plt.subplots(
+        len(PHASES),
+        len(sizes),
+        figsize=(1.5 + 3.4 * len(sizes), 3.25 * len(PHASES)),
+        sharey=True,
+        squeeze=False,
+    )
+    for row, phase in zip(axes, PHASES):
+        for ax, size in zip(row, sizes):
+            own = [r for r in results if (r["phase"], r["size"]) == (phase, size)]
+            for name, label in NAMES.items():
+                points = [
+                    (r["objects"], r["implementations"][name]["median_ms"])
+                    for r in own
+                    if name in r["implementations"]
+                ]
+                if points:
+                    ax.plot(*zip(*points), "o-", color=COLOURS[name], label=label)
+            bound = [(r["objects"], r["bound_ms"]) for r in own]
+            ax.plot(*zip(*bound), "--", color="gray", label="bound")
+            ax.set(xscale="log", yscale="log", title=f"{phase}, {size} px")
+            counts = sorted({r["objects"] for r in own})
+            ax.set_xticks(counts, [str(count) for count in counts])
+            ax.set_xticks([], minor=True)
+            ax.grid(alpha=0.3)
+    for ax in axes[-1]:
+        ax.set_xlabel("objects")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("ms per image")
+    axes[0, 0].legend(fontsize=8)
+    figure.suptitle(f"Mask path, {_threads(threads)}, {report['machine']['cpu']}", fontsize=10)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def models_text(report: dict) -> str:
+    """Whole models as Markdown."""
+    rows = []
+    for result in report["results"]:
+        base = result["models"]["RetinaNet"]["median_ms"]
+        for name, own in result["models"].items():
+            memory = own["extra_peak_mb"]
+            rows.append(
+                [
+                    result["phase"],
+                    name,
+                    f"{own['median_ms']:.0f}",
+                    f"{own['min_ms']:.0f}",
+                    "?" if memory is None else f"{memory:.0f}",
+                    f"{decimal(100 * (own['median_ms'] / base - 1), signed=True)} %",
+                    own.get("detections", ""),
+                ]
+            )
+    headers = ("phase", "model", "median ms", "min ms", "extra MB")
+    headers += ("over RetinaNet", "detections")
+    return "\n\n".join(
+        [
+            machine_text(report["machine"]),
+            ", ".join(
+                f"{name.replace('_', ' ')} {_words(v)}" for name, v in report["settings"].items()
+            ),
+            tabulate(rows, headers, tablefmt="github", disable_numparse=True),
+        ]
+    )
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' * (count != 1)}"
+
+
+def _words(value: object) -> str:
+    """A setting as in a command line: options in a row, "none" where there are none."""
+    if not isinstance(value, list):
+        return str(value)
+    return shlex.join(value) or "none"

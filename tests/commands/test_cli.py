@@ -1,0 +1,152 @@
+"""The command line itself: speed of --help, messages, exit status."""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rdsnet
+import rdsnet.training
+from rdsnet.cli import build_parser, main
+from rdsnet.commands import COMMANDS, doctor, train
+from rdsnet.training import argument_parser
+
+SMALL_CONFIG = str(Path(rdsnet.__file__).parents[1] / "configs" / "small" / "rdsnet_small.yaml")
+
+
+def python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+
+
+def test_parser_is_built_without_torch_or_detectron2():
+    # The package without its __init__, so that only what the command line imports is seen.
+    code = f"""
+import sys, types
+package = types.ModuleType("rdsnet")
+package.__path__, package.__version__ = [{str(Path(rdsnet.__file__).parent)!r}], "0"
+package.__file__ = "rdsnet/__init__.py"
+sys.modules["rdsnet"] = package
+from rdsnet.cli import build_parser
+build_parser().format_help()
+print([name for name in ("torch", "detectron2", "numpy", "cv2") if name in sys.modules])
+"""
+    result = python(code)
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command_has_an_example(command, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([command, "--help"])
+    assert exit_.value.code == 0
+    text = capsys.readouterr().out
+    assert "Example" in text and f"\n  rdsnet {command}" in text
+
+
+def test_training_arguments_are_those_of_detectron2():
+    ours = vars(build_parser().parse_args(["train", "--config-file", "f", "KEY", "VALUE"]))
+    theirs = vars(argument_parser().parse_args(["--config-file", "f", "KEY", "VALUE"]))
+    for name in ("command", "run", "traceback", "data", *train.OWN_DATA):
+        del ours[name]
+    assert ours.pop("dist_url") == "auto"  # theirs is a fixed port
+    assert theirs.pop("dist_url").startswith("tcp://")
+    assert ours == theirs
+
+
+def test_train_and_eval_run_the_same_as_train_net(monkeypatch):
+    runs = []
+    monkeypatch.setattr(rdsnet.training, "run", runs.append)
+    assert main(["train", "--config-file", "f.yaml", "SOLVER.MAX_ITER", "10"]) == 0
+    assert main(["eval", "--config-file", "f.yaml", "MODEL.WEIGHTS", "w.pth"]) == 0
+    assert [run.eval_only for run in runs] == [False, True]
+    assert [run.opts for run in runs] == [["SOLVER.MAX_ITER", "10"], ["MODEL.WEIGHTS", "w.pth"]]
+    assert {run.config_file for run in runs} == {"f.yaml"}
+
+
+def test_several_machines_need_an_address(capsys):
+    assert main(["train", "--config-file", "f.yaml", "--num-machines", "2"]) == 2
+    assert "--dist-url tcp://" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["train", "--config-file", "no/such.yaml"], ["no/such.yaml", "does not exist"]),
+        (["eval", "--config-file", SMALL_CONFIG, "SOLVER.NO_SUCH", "1"], ["SOLVER.NO_SUCH"]),
+        (["eval", "--config-file", SMALL_CONFIG, "SOLVER.MAX_ITER"], ["pairs", "SOLVER.MAX_ITER"]),
+    ],
+)
+def test_mistake_of_the_user_is_one_message_and_status_2(argv, expected, capsys, monkeypatch):
+    monkeypatch.delenv("RDSNET_TRACEBACK", raising=False)
+    assert main(argv) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"rdsnet {argv[0]}: ") and "Traceback" not in message
+    for words in expected:
+        assert words in message
+
+
+def test_traceback_is_shown_on_demand(monkeypatch):
+    monkeypatch.delenv("RDSNET_TRACEBACK", raising=False)
+    with pytest.raises(FileNotFoundError):
+        main(["train", "--traceback", "--config-file", "no/such.yaml"])
+    monkeypatch.setenv("RDSNET_TRACEBACK", "1")
+    with pytest.raises(FileNotFoundError):
+        main(["train", "--config-file", "no/such.yaml"])
+
+
+def test_programming_errors_keep_their_traceback(monkeypatch):
+    def fail(args):
+        raise AttributeError("a bug")
+
+    monkeypatch.setattr(rdsnet.training, "run", fail)
+    with pytest.raises(AttributeError, match="a bug"):
+        main(["train", "--config-file", "f.yaml"])
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out.split() == ["rdsnet", rdsnet.__version__]
+
+
+def test_doctor_reports_versions_and_a_working_model(capsys):
+    assert main(["doctor"]) == 0
+    report = capsys.readouterr().out
+    lines = {line.split()[0]: line for line in report.splitlines() if line}
+    for name in ("rdsnet", "python", "torch", "torchvision", "detectron2", "pycocotools"):
+        assert name in lines
+    assert str(Path(rdsnet.__file__).parent) in lines["rdsnet"]
+    assert "100 objects with masks" in lines["smoke"]
+    assert "operators" in lines and "All is well" in report
+
+
+def test_doctor_fails_when_the_model_does(capsys, monkeypatch):
+    def broken(device):
+        raise RuntimeError("no kernel for this")
+
+    monkeypatch.setattr(doctor, "smoke_run", broken)
+    assert main(["doctor"]) == 1
+    assert "PROBLEM: RuntimeError: no kernel for this" in capsys.readouterr().out
+
+
+def test_doctor_works_without_detectron2_and_says_how_to_install_it():
+    code = "import sys; sys.modules['detectron2'] = None; from rdsnet.cli import main; "
+    result = python(code + "sys.exit(main(['doctor']))")
+    assert result.returncode == 1, result.stderr
+    assert "tools/install_detectron2.py" in result.stdout
+    assert "smoke run" in result.stdout and "torch " in result.stdout
+
+
+def test_commands_without_detectron2_say_how_to_install_it():
+    code = "import sys; sys.modules['detectron2'] = None; from rdsnet.cli import main; "
+    result = python(code + "sys.exit(main(['eval', '--config-file', 'f.yaml']))")
+    assert result.returncode == 2
+    assert "tools/install_detectron2.py" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_every_command_is_listed(capsys):
+    parser = build_parser()
+    choices = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices
+    assert tuple(choices) == COMMANDS
