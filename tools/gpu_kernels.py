@@ -41,6 +41,14 @@ class Scene:
         self.grid_windows = (windows * scale).long().to(device)
         self.targets = (torch.rand(objects, *grid, generator=g) > 0.7).to(torch.uint8).to(device)
         self.target_index = torch.arange(objects).to(device)
+        # The same windows in pixels of the image, and ground truth there.
+        to_image = torch.tensor([image[1] / output[1], image[0] / output[0]] * 2)
+        self.image_windows = (windows * to_image).long().to(device)
+        self.image_masks = [(torch.rand(objects, *image, generator=g) > 0.7).to(device)]
+        self.image_taps = [
+            ops.resize_taps(side, side, cells, STRIDE, device=device)
+            for side, cells in zip(image, grid)
+        ]
         self.taps = [
             ops.resize_taps(*sizes, STRIDE, device=device) for sizes in zip(output, image, grid)
         ]
@@ -61,10 +69,27 @@ class Scene:
             self.target_index,
         )
 
+    def losses_at_pixels(self, psi=None, phi=None):
+        return ops.mask_ohem_loss_at_pixels(
+            self.psi if psi is None else psi,
+            self.phi if phi is None else phi,
+            self.index,
+            self.image_windows,
+            self.image_masks,
+            self.target_index,
+            *self.image_taps,
+        )
+
     def training(self):
         """Losses, and the gradients of their sum by psi and phi."""
+        return self._with_gradients(self.losses)
+
+    def training_at_pixels(self):
+        return self._with_gradients(self.losses_at_pixels)
+
+    def _with_gradients(self, losses_of):
         psi, phi = self.psi.detach().requires_grad_(), self.phi.detach().requires_grad_()
-        losses = self.losses(psi, phi)
+        losses = losses_of(psi, phi)
         losses.sum().backward()
         return losses.detach(), psi.grad, phi.grad
 
@@ -82,6 +107,9 @@ def agreement(image, output, objects: int, devices=("cpu", "cuda")) -> dict[str,
     found = {"logits": difference(cpu.correlation(), cuda.correlation())}
     for name, a, b in zip(("losses", "d psi", "d phi"), cpu.training(), cuda.training()):
         found[name] = difference(a, b)
+    at_pixels = zip(cpu.training_at_pixels(), cuda.training_at_pixels())
+    for name, (a, b) in zip(("losses", "d psi", "d phi"), at_pixels):
+        found[f"{name} at the pixels"] = difference(a, b)
     mine, theirs = cuda.masks().to("cpu"), cpu.masks()
     found["row maxima"] = difference(theirs.row_maxima, mine.row_maxima)
     found["column maxima"] = difference(theirs.column_maxima, mine.column_maxima)
@@ -141,6 +169,8 @@ def timings(image, output, objects: int) -> list[dict]:
             ("correlate", scene.correlation),
             ("mask_ohem_loss", scene.losses),
             ("mask_ohem_loss, forward and backward", scene.training),
+            ("mask_ohem_loss_at_pixels", scene.losses_at_pixels),
+            ("mask_ohem_loss_at_pixels, forward and backward", scene.training_at_pixels),
             ("assemble_masks", scene.masks),
         ):
             rows.append(
@@ -173,7 +203,7 @@ def main() -> int:
         return 1
     if args.small:
         scene = Scene((96, 160), (130, 220), 9, "cuda")
-        scene.training(), scene.masks().rle()
+        scene.training(), scene.training_at_pixels(), scene.masks().rle()
         torch.cuda.synchronize()
         return 0
     size = (800, 1333), (480, 800)

@@ -85,7 +85,8 @@ class PixelStream(SemSegFPNHead):
         if missing:
             raise ValueError(
                 f"MODEL.RDSNET.PIXEL_STREAM.IN_FEATURES names {missing}, but the backbone gives "
-                f"{sorted(input_shape)}"
+                f"{sorted(input_shape)}. p2 takes res2 in MODEL.FPN.IN_FEATURES (and, with a "
+                "ResNet, in MODEL.RESNETS.OUT_FEATURES)"
             )
         return {
             "input_shape": {name: input_shape[name] for name in names},

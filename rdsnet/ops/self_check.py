@@ -36,19 +36,24 @@ def largest_differences(device: str = "cpu", seed: int = 0) -> dict[str, float]:
     logits = [module.correlate(*given)[0] for module in (ops, reference)]
     differences["correlate"] = _largest(*logits)
 
-    results = []
-    for module in (ops, reference):
-        leaves = psi.clone().requires_grad_(), phi.clone().requires_grad_()
-        losses = module.mask_ohem_loss(*leaves, *given[2:], targets, target_index, 1.0)
-        losses.sum().backward()
-        results.append((losses, *(leaf.grad for leaf in leaves)))
-    differences["mask_ohem_loss"] = max(map(_largest, *results))
-
     output = 4 * height - 3, 4 * width - 2
     taps = [
         ops.resize_taps(size, size, cells, 4, device=device)
         for size, cells in zip(output, (height, width), strict=True)
     ]
+    masks = [random(objects, *output) > 0 for _ in range(images)]
+    for name, where in (
+        ("mask_ohem_loss", (windows, targets, target_index)),
+        ("mask_ohem_loss_at_pixels", (4 * windows, masks, target_index, *taps)),
+    ):
+        results = []
+        for module in (ops, reference):
+            leaves = psi.clone().requires_grad_(), phi.clone().requires_grad_()
+            losses = getattr(module, name)(*leaves, image_index, *where, 1.0)
+            losses.sum().backward()
+            results.append((losses, *(leaf.grad for leaf in leaves)))
+        differences[name] = max(map(_largest, *results))
+
     masks = [
         module.assemble_masks(psi[0], phi, 4 * windows, *taps, 0.4) for module in (ops, reference)
     ]

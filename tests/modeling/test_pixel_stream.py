@@ -7,7 +7,9 @@ import torch
 from detectron2.layers import ShapeSpec
 from torch.nn import functional as F
 
+import rdsnet
 from rdsnet.modeling import PixelStream
+from rdsnet.modeling.pixel_stream import build_pixel_stream
 
 
 def pixel_stream(finest: int, stride: int) -> PixelStream:
@@ -39,3 +41,12 @@ def test_psi_has_its_stride_whatever_it_is_merged_from(finest, stride):
 def test_a_stride_that_does_not_divide_the_finest_features_is_refused(finest, stride):
     with pytest.raises(ValueError, match=f"STRIDE must divide .* {finest} for .*got {stride}"):
         pixel_stream(finest, stride)
+
+
+def test_features_that_the_backbone_does_not_give_are_named_with_the_remedy():
+    cfg = rdsnet.get_cfg()
+    cfg.MODEL.RDSNET.PIXEL_STREAM.IN_FEATURES = ["p2", "p3"]
+    with pytest.raises(
+        ValueError, match=r"names \['p2'\], but .* \['p3'\].* takes res2 in MODEL.FPN"
+    ):
+        build_pixel_stream(cfg, {"p3": ShapeSpec(channels=6, stride=8)})
