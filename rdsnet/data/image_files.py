@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from rdsnet.data.checks import is_id
 from rdsnet.data.findings import Finding
-from rdsnet.data.images import read_image
+from rdsnet.data.images import Picture, read_image
 
 # Threads that decode images; Pillow lets them run at the same time.
 THREADS = min(8, os.cpu_count() or 1)
@@ -72,6 +72,23 @@ def image_findings(content: dict, sizes: dict[int, tuple[int, int] | ValueError]
                     f"'{image['file_name']}' has {size[1]} x {size[0]}",
                 )
             )
+    return findings
+
+
+def page_findings(
+    content: dict,
+    image_root: str | os.PathLike,
+    sizes: dict[int, tuple[int, int] | ValueError],
+) -> list[Finding]:
+    """Files with several pages, of which training sees the first, among those that were read."""
+    findings = []
+    for image in content["images"]:
+        if isinstance(sizes.get(image["id"]), tuple):
+            with Picture(os.path.join(image_root, str(image["file_name"]))) as picture:
+                pages = 1 if picture.has_side_pictures else len(picture)
+            if pages > 1:
+                message = f"'{image['file_name']}' has {pages} pages"
+                findings.append(Finding("several pages", f"image {image['id']}", message))
     return findings
 
 

@@ -141,7 +141,7 @@ def explained(file_name: str, what: str = "image") -> Iterator[None]:
             f"{name} may not be read: you lack the permission for the file or its folder."
         ) from error
     except RefusedError as error:
-        raise ValueError(f"{name} {error}") from error
+        raise RefusedError(f"{name} {error}") from error
     except Image.DecompressionBombError as error:
         raise ValueError(
             f"{name} is refused: {error} If you trust it, set INPUT.MAX_PIXELS in the config to a "

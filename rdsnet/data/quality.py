@@ -26,6 +26,8 @@ REMEDIES = {
     "tiny object": f"A side shorter than {TINY_SIDE} px: enlarge the images, or leave these out.",
     "image without objects": "Training leaves these images out (DATALOADER."
     "FILTER_EMPTY_ANNOTATIONS); evaluation counts what is found in them as wrong.",
+    "several pages": "Training sees the first page of a file: save the page that was annotated as "
+    "a file of its own.",
     "rare class": "Add images with these classes, or merge or remove the class.",
 }
 

@@ -18,18 +18,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pycocotools.mask as coco_mask
-from PIL import Image
 
 from rdsnet.data.datasets import class_metadata
-from rdsnet.data.images import read_image
+from rdsnet.data.image_formats import pillow_formats
+from rdsnet.data.images import Picture
+from rdsnet.data.pixels import RefusedError
 from rdsnet.engine.prediction import predict_image, prediction_config
 from rdsnet.engine.predictor import Predictor
 from rdsnet.evaluation import instances_to_coco_json
 from rdsnet.visualization import draw_objects, objects_from_results
 from rdsnet.visualization.objects import class_name
 
-# What Pillow may open here: formats that are pixels and nothing else.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+# What is opened here, from whoever reaches the page: the most usual of what can be read.
+FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 LOWEST_SCORE = 0.05
 FIRST_SCORE = 0.5
 SHOWN_SIDE = 1600  # pixels of the picture in the browser
@@ -47,11 +48,13 @@ class Found:
         name: of the file, without its folder.
         image: (H, W, 3) uint8 RGB.
         results: COCO results, best first, with contiguous ``category_id``.
+        pages: of the file; the image is the first.
     """
 
     name: str
     image: np.ndarray
     results: list[dict]
+    pages: int = 1
 
 
 class Finder:
@@ -79,27 +82,36 @@ class Finder:
     def find(self, path: str | Path) -> Found:
         """Raises ValueError, in words for the person at the browser."""
         path = Path(path)
-        try:
-            with Image.open(path, formats=FORMATS) as image:
-                megapixels = image.width * image.height / 1e6
-        except Exception as error:  # whatever Pillow makes of foreign bytes
-            raise ValueError(
-                f"'{path.name}' is not an image that can be read ({', '.join(FORMATS)})."
-            ) from error
-        if megapixels > self.max_megapixels:
-            raise ValueError(
-                f"'{path.name}' has {megapixels:.1f} megapixels; at most "
-                f"{self.max_megapixels:g} are taken. Make it smaller, or start the page with a "
-                "larger --max-megapixels."
-            )
-        try:
-            pixels = read_image(str(path), "BGR")
-        except (OSError, ValueError) as error:
-            raise ValueError(f"'{path.name}' cannot be read: it is damaged or cut off.") from error
+        pixels, pages = self._read(path)
         instances = predict_image(self.predictor, pixels, LOWEST_SCORE)
         results = instances_to_coco_json(instances, image_id=1)
         results.sort(key=lambda result: -result["score"])
-        return Found(path.name, pixels[:, :, ::-1], results)
+        return Found(path.name, pixels[:, :, ::-1], results, pages)
+
+    def _read(self, path: Path) -> tuple[np.ndarray, int]:
+        """The first page, (H, W, 3) uint8 BGR, and the number of pages."""
+        formats = [name for name in FORMATS if name in (*pillow_formats(), "TIFF")]
+        try:
+            picture = Picture(str(path), formats)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"'{path.name}' is not an image that can be read ({', '.join(formats)})."
+            ) from error
+        with picture:
+            try:
+                megapixels = picture.pixels() / 1e6
+                if megapixels <= self.max_megapixels:
+                    return picture.read("BGR"), len(picture)
+            except RefusedError as error:
+                raise ValueError(f"'{path.name}' {error.__cause__}") from error
+            except (OSError, ValueError) as error:
+                raise ValueError(
+                    f"'{path.name}' cannot be read: it is damaged or cut off."
+                ) from error
+        raise ValueError(
+            f"'{path.name}' has {megapixels:.1f} megapixels; at most {self.max_megapixels:g} are "
+            "taken. Make it smaller, or start the page with a larger --max-megapixels."
+        )
 
     def draw(self, found: Found, score: float, shown: Sequence[str]) -> np.ndarray:
         """The image with those of ``CONTROLS`` drawn that are in ``shown``, (H, W, 3) RGB."""
@@ -182,6 +194,8 @@ def build_page(finder: Finder, folder: Path, max_upload_mb: float):
         file.write_text(json.dumps(finder.coco(found, score)), encoding="utf-8")
         download = gr.update(value=str(file), interactive=True)
         text = f"**{len(rows)}** of {len(found.results)} objects in {found.name}"
+        if found.pages > 1:
+            text += f", the first of {found.pages} pages"
         return finder.draw(found, score, shown), text, rows, download
 
     with gr.Blocks(

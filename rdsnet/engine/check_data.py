@@ -22,7 +22,7 @@ from rdsnet.data.checks import (
 from rdsnet.data.coco_json import read_coco_json
 from rdsnet.data.datasets import coco_records
 from rdsnet.data.findings import REMEDIES, Finding, counted, finding_lines
-from rdsnet.data.image_files import image_findings, read_sizes
+from rdsnet.data.image_files import image_findings, page_findings, read_sizes
 from rdsnet.data.images import read_image
 from rdsnet.data.quality import REMEDIES as QUALITY_REMEDIES
 from rdsnet.data.quality import quality_findings
@@ -99,6 +99,8 @@ def check_data(
         annotations = complete_annotations(annotations, content["images"])
         usable = {**content, "annotations": annotations}
     warnings = quality_findings(usable) if usable else []
+    if usable:
+        warnings += page_findings(usable, image_root, sizes)
     if usable and not any(not a["iscrowd"] for a in usable["annotations"]):
         problems.append(Finding("no object", "annotations", "none can be learnt from"))
     statistics = data_statistics(usable) if usable else None

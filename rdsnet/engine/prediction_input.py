@@ -140,6 +140,7 @@ def _in_folder(folder: str, left_out: Counter[str]) -> list[Source]:
 def _left_out_text(left_out: Counter[str]) -> str:
     if not left_out:
         return ""
-    kinds = ", ".join(f"{printable(ending)} {number}" for ending, number in left_out.most_common())
+    by_number = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
+    kinds = ", ".join(f"{printable(ending)} {number}" for ending, number in by_number)
     files = counted(left_out.total(), "other file was", "other files were")
     return f"{files} left out: {kinds}."

@@ -3,14 +3,7 @@
 import cv2
 import pytest
 from PIL import Image
-from predicting import OBJECTS, load_coco, picture
-
-
-def write_video(path, frames, size=(96, 64), rate=12.0):
-    video = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), rate, size)
-    for k in range(frames):
-        video.write(picture(size[1], size[0], seed=k))
-    video.release()
+from predicting import OBJECTS, load_coco, picture, write_video
 
 
 def test_video_gives_a_video_and_numbered_frames(predict, tmp_path):

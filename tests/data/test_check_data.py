@@ -261,3 +261,14 @@ def test_masks_at_the_border_are_no_finding():
         "categories": [{"id": 1, "name": "x"}],
     }
     assert kinds(quality_findings(content)) == ["rare class"]
+
+
+def test_a_file_of_several_pages_is_a_warning_by_name(run, coco):
+    pages = [Image.new("L", (WIDTH, HEIGHT), 50 * k) for k in range(4)]
+    name = coco.content["images"][0]["file_name"] = "stack.tif"
+    pages[0].save(coco.image_path(name), save_all=True, append_images=pages[1:])
+    photo = coco.content["images"][1]["file_name"] = "photo.jpg"  # beside its depth map
+    pages[0].save(coco.image_path(photo), "MPO", save_all=True, append_images=pages[1:2])
+    status, output = run()
+    assert status == 0 and "Training would work." in output
+    assert "several pages: 1. " in output and "'stack.tif' has 4 pages" in output

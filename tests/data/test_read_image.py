@@ -3,6 +3,7 @@
 import os
 import struct
 import zlib
+from types import SimpleNamespace
 
 import cv2
 import imagecodecs
@@ -292,8 +293,11 @@ def test_a_file_without_permission_is_not_called_damaged(tmp_path, monkeypatch):
     Image.new("RGB", (4, 4)).save(path)
     path.chmod(0)
     if os.access(path, os.R_OK):  # the superuser reads everything
-        opened = "rdsnet.data.images.PathManager.open"
-        monkeypatch.setattr(opened, lambda *_: (_ for _ in ()).throw(PermissionError(13, "no")))
+
+        def forbid(path, *_):
+            raise PermissionError(13, "Permission denied", path)
+
+        monkeypatch.setattr("rdsnet.data.images.PathManager", SimpleNamespace(open=forbid))
     with pytest.raises(PermissionError, match="secret.png may not be read.*permission"):
         read_image(str(path), "RGB")
 
