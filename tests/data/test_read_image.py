@@ -261,6 +261,8 @@ def test_the_pictures_of_a_stereo_photograph_are_sides_of_it(tmp_path):
     [
         (b"", "it is empty"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is PostScript.*Convert it"),
+        (b"SIMPLE  =                    T" + bytes(90), "is a FITS file.*Convert it"),
+        (b"P7 332 thumbnail", "is a thumbnail of the program xv"),
         (b"\0\0\0\x18ftypheic" + bytes(60), "is a HEIC photo.*pip install pillow-heif"),
         (b"\0\0\0\x18ftypisom" + bytes(60), "of no known format"),
         (b"<svg/>", "of no known format"),
