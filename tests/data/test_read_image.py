@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence, features
 
+from rdsnet.data.image_formats import pillow_formats
 from rdsnet.data.images import Picture, read_image
 
 H, W = 40, 60
@@ -223,6 +224,35 @@ def test_lossy_files_are_read_as_opencv_reads_them(tmp_path, ending):
     encoded = cv2.imencode(ending, np.stack(waves, -1).astype(np.uint8))[1].tobytes()
     other = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
     np.testing.assert_allclose(read_bytes(tmp_path, encoded), other, atol=3)
+
+
+LOSSY = ("AVIF", "JPEG")
+SCALED = ("ICNS",)  # holds the picture in other sizes alone
+WRITTEN = sorted(set(pillow_formats()) & set(Image.SAVE) - set(SCALED))
+
+
+@pytest.mark.parametrize("format", WRITTEN)
+def test_every_format_that_pillow_writes_is_read_as_it_was_written(tmp_path, format):
+    """In colours, or in black and white where there are no colours."""
+    side = 64  # icons are square
+    y, x = np.mgrid[:side, :side]
+    smooth = np.stack([x * 3, y * 3, 255 - x - y], -1).astype(np.uint8)
+    image = Image.fromarray(smooth)
+    options = {"lossless": True} if format == "WEBP" else {}
+    if format == "GIF":
+        image = image.quantize(64)
+    try:
+        image.save(tmp_path / "image", format, **options)
+    except (OSError, ValueError):
+        image = image.convert("P" if format == "BLP" else "1")
+        image.save(tmp_path / "image", format, **options)
+    if format == "SPIDER":
+        with pytest.raises(ValueError, match="has floating-point pixels"):
+            read_image(str(tmp_path / "image"), "RGB")
+        return
+    read = read_image(str(tmp_path / "image"), "RGB")
+    expected = np.asarray(image.convert("RGB"))
+    np.testing.assert_allclose(read, expected, atol=6 if format in LOSSY else 0)
 
 
 def colours(number):
