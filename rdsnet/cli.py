@@ -72,6 +72,7 @@ def _run(argv: Sequence[str] | None) -> int:
     # Calls inside Detectron2 that users of rdsnet can do nothing about.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
     warnings.filterwarnings("ignore", message="torch.meshgrid")
+    args = build_parser().parse_args(argv)
     show_traceback = args.traceback or os.environ.get("RDSNET_TRACEBACK", "") not in ("", "0")
     try:
         return args.run(args) or 0

@@ -21,7 +21,9 @@ import pycocotools.mask as coco_mask
 
 from rdsnet.checkpoint.trained import prediction_config
 from rdsnet.data.datasets import class_metadata
+from rdsnet.data.image_formats import pillow_formats
 from rdsnet.data.images import Picture
+from rdsnet.data.pixels import RefusedError
 from rdsnet.evaluation import instances_to_coco_json
 from rdsnet.formatting import decimal
 from rdsnet.prediction.pipeline import predict_image
@@ -29,8 +31,8 @@ from rdsnet.prediction.predictor import CountingPredictor
 from rdsnet.visualization import draw_objects, objects_from_results
 from rdsnet.visualization.objects import class_name
 
-# What Pillow may open here: formats that are pixels and nothing else.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+# What is opened here, from whoever reaches the page: the most usual of what can be read.
+FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 LOWEST_SCORE = 0.05
 FIRST_SCORE = 0.5
 SHOWN_SIDE = 1600  # pixels of the picture in the browser
@@ -38,10 +40,6 @@ SESSIONS = 20  # whose images are remembered
 SECONDS_KEPT = 3600  # of an image and what was found in it
 CONTROLS = ("masks", "boxes", "boxes before MBRM")
 HEADERS = ("class", "score", "box: x1, y1, x2, y2", "box before MBRM", "area, px")
-
-
-class TooLargeError(ValueError):
-    """An image has more pixels than are taken."""
 
 
 @dataclass
@@ -90,32 +88,36 @@ class Finder:
     def find(self, path: str | Path) -> Found:
         """Raises ValueError, in words for the person at the browser."""
         path = Path(path)
-        try:
-            picture = Picture(str(path), FORMATS)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"'{path.name}' is not an image that can be read ({', '.join(FORMATS)})."
-            ) from error
-        with picture:
-            try:
-                megapixels = picture.pixels() / 1e6
-                if megapixels > self.max_megapixels:
-                    raise TooLargeError(
-                        f"'{path.name}' has {megapixels:.1f} megapixels; at most "
-                        f"{self.max_megapixels:g} are taken. Make it smaller, or start the page "
-                        "with a larger --max-megapixels."
-                    )
-                pixels, pages = picture.read("BGR"), len(picture)
-            except TooLargeError:
-                raise
-            except (OSError, ValueError) as error:
-                raise ValueError(
-                    f"'{path.name}' cannot be read: it is damaged or cut off."
-                ) from error
+        pixels, pages = self._read(path)
         instances = predict_image(self.predictor, pixels, LOWEST_SCORE)
         results = instances_to_coco_json(instances, image_id=1)
         results.sort(key=lambda result: -result["score"])
         return Found(path.name, pixels[:, :, ::-1], results, self.predictor.was_cut_off, pages)
+
+    def _read(self, path: Path) -> tuple[np.ndarray, int]:
+        """The first page, (H, W, 3) uint8 BGR, and the number of pages."""
+        formats = [name for name in FORMATS if name in (*pillow_formats(), "TIFF")]
+        try:
+            picture = Picture(str(path), formats)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"'{path.name}' is not an image that can be read ({', '.join(formats)})."
+            ) from error
+        with picture:
+            try:
+                megapixels = picture.pixels() / 1e6
+                if megapixels <= self.max_megapixels:
+                    return picture.read("BGR"), len(picture)
+            except RefusedError as error:
+                raise ValueError(f"'{path.name}' {error.__cause__}") from error
+            except (OSError, ValueError) as error:
+                raise ValueError(
+                    f"'{path.name}' cannot be read: it is damaged or cut off."
+                ) from error
+        raise ValueError(
+            f"'{path.name}' has {megapixels:.1f} megapixels; at most {self.max_megapixels:g} are "
+            "taken. Make it smaller, or start the page with a larger --max-megapixels."
+        )
 
     def draw(self, found: Found, score: float, shown: Sequence[str]) -> np.ndarray:
         """The image with those of ``CONTROLS`` drawn that are in ``shown``, (H, W, 3) RGB."""

@@ -15,8 +15,14 @@ from tifffile import TIFF
 
 from rdsnet.data.tiff import SIGNATURES
 
-# Pillow would run Ghostscript for it.
-UNSAFE = "EPS"
+# What Pillow would open and should not, and what the message says about it.
+REFUSED = {
+    "EPS": "is PostScript, a program rather than pixels. Convert it to PNG.",  # Ghostscript's
+    "FITS": "is a FITS file, whose numbers are measurements. Convert it to PNG or TIFF.",
+    "MCIDAS": "is a McIDAS file, whose numbers are measurements. Convert it to PNG or TIFF.",
+    "PCD": "is a Photo CD file, of which a reduced copy could be read. Convert it to TIFF.",
+    "XVTHUMB": "is a thumbnail of the program xv. Use the picture itself.",
+}
 # Endings that belong to a format which is opened as another.
 OPENED_AS = {"MPO": "JPEG"}
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -37,7 +43,7 @@ def pillow_formats() -> tuple[str, ...]:
     def is_read(name: str, opener: object) -> bool:
         is_name_alone = isinstance(opener, type) and issubclass(opener, ImageFile.StubImageFile)
         is_video = Image.MIME.get(name, "").startswith("video/")
-        return not (is_name_alone or is_video or name in ("TIFF", UNSAFE))
+        return not (is_name_alone or is_video or name == "TIFF" or name in REFUSED)
 
     return tuple(name for name, (opener, _) in Image.OPEN.items() if is_read(name, opener))
 
@@ -56,6 +62,15 @@ def image_endings() -> frozenset[str]:
 
 def has_image_ending(path: str | os.PathLike) -> bool:
     return os.path.splitext(path)[1].lower() in image_endings()
+
+
+def why_refused(head: bytes) -> str | None:
+    """What ``REFUSED`` says of a file that begins like this."""
+    for name, reason in REFUSED.items():
+        accepts = Image.OPEN[name][1]
+        if accepts is not None and accepts(head[:16]):
+            return reason
+    return None
 
 
 def is_tiff(head: bytes) -> bool:

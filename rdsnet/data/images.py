@@ -18,7 +18,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image, UnidentifiedImageError
 
 from rdsnet.data.findings import printable
-from rdsnet.data.image_formats import HEAD, UNSAFE, is_heif, is_tiff, pillow_formats
+from rdsnet.data.image_formats import HEAD, is_heif, is_tiff, pillow_formats, why_refused
 from rdsnet.data.pillow import PillowPages
 from rdsnet.data.pixels import RefusedError
 from rdsnet.data.tiff import TiffPages
@@ -141,7 +141,7 @@ def explained(file_name: str, what: str = "image") -> Iterator[None]:
             f"{name} may not be read: you lack the permission for the file or its folder."
         ) from error
     except RefusedError as error:
-        raise ValueError(f"{name} {error}") from error
+        raise RefusedError(f"{name} {error}") from error
     except Image.DecompressionBombError as error:
         raise ValueError(
             f"{name} is refused: {error} If you trust it, set INPUT.MAX_PIXELS in the config to a "
@@ -193,8 +193,6 @@ def _open_pages(stream: BinaryIO, formats: Sequence[str]) -> TiffPages | PillowP
             raise RefusedError(
                 "is a HEIC photo, which takes one more package: pip install pillow-heif"
             ) from None
-        if Image.OPEN[UNSAFE][1](head):
-            raise RefusedError(
-                "is PostScript, a program rather than pixels. Convert it to PNG."
-            ) from None
+        if reason := why_refused(head):
+            raise RefusedError(reason) from None
         raise ValueError("its content is of no known format") from None

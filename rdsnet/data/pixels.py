@@ -15,7 +15,11 @@ DEPTHS = (8, 10, 12, 14, 16, 24, 32)
 
 
 class RefusedError(ValueError):
-    """A file that is whole, but whose meaning is not known. The message goes on after its name."""
+    """A file that is whole, but whose meaning is not known.
+
+    The readers' message begins after the name of the file; :mod:`rdsnet.data.images` puts it there
+    and keeps the reader's error as ``__cause__``.
+    """
 
 
 def eight_bit(levels: np.ndarray) -> np.ndarray:

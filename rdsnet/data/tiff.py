@@ -50,6 +50,9 @@ CAMERA_RAW = (
     "is a camera's raw file: develop it to a TIFF or JPEG first, as the camera's software does."
 )
 REWRITE = "Save it as RGB or grey with LZW or Deflate compression, or as PNG."
+MOST_CHANNELS = 16  # with those that are no colours: all are unpacked
+# A tile may be so much larger than its picture; beyond, it is meant to fill memory.
+LARGE_TILE = 2**24
 PREMULTIPLIED, STRAIGHT = 1, 2  # kinds of ExtraSamples that are transparency
 # Formats of whole slides: the pages after the first are smaller copies, labels, overviews.
 SLIDES = frozenset(("bif", "ndpi", "philips", "scn", "svs"))
@@ -193,6 +196,8 @@ def check_layout(page: TiffPage) -> None:
     ends = np.add(page.dataoffsets, page.databytecounts)
     if len(ends) < np.prod(page.chunked) or ends.max() > page.parent.filehandle.size:
         raise ValueError("it is cut off")
+    if np.prod(page.chunks) > max(LARGE_TILE, 4 * page.size):
+        raise ValueError(f"its tiles of {page.chunks} are larger than the picture of {page.shape}")
     if page.compression in EMBEDDED:
         _check_embedded(page)
 
@@ -207,7 +212,8 @@ def _unknown_colours(page: TiffPage) -> str | None:
     if page.dtype is None or isinstance(bits, tuple):
         return f"has samples of {bits} bits"
     extra = page.samplesperpixel - COLOURS[photometric]
-    if extra < 0 or (COLOURS[photometric] == 1 and extra > 1):
+    most = 1 if COLOURS[photometric] == 1 else MOST_CHANNELS - COLOURS[photometric]
+    if not 0 <= extra <= most:
         return f"has {page.samplesperpixel} channels that are called {_name(photometric)}"
     if photometric == PHOTOMETRIC.YCBCR and (
         page.compression != COMPRESSION.JPEG or page.planarconfig != 1 or extra

@@ -100,6 +100,20 @@ def test_damaged_and_huge_images_are_refused(finder, photo, tmp_path):
         finder.find(tmp_path / "huge.png")
 
 
+def test_a_stack_is_its_first_page_and_says_so(finder, tmp_path):
+    first, *others = (Image.new("L", (60, 40), 30 * k) for k in range(4))
+    first.save(tmp_path / "stack.tif", save_all=True, append_images=others)
+    found = finder.find(tmp_path / "stack.tif")
+    assert found.pages == 4 and found.image.max() == 0
+
+
+def test_the_reason_why_a_whole_file_is_refused_is_given_without_its_folder(finder, tmp_path):
+    Image.fromarray(np.zeros((20, 30), np.float32)).save(tmp_path / "heights.tif")
+    with pytest.raises(ValueError, match="'heights.tif' has floating-point pixels") as refusal:
+        finder.find(tmp_path / "heights.tif")
+    assert str(tmp_path) not in str(refusal.value)
+
+
 def test_mistakes_on_the_command_line(tmp_path, weights, capsys):
     assert main(["app", "--weights", weights]) == 2
     assert "no config.yaml beside" in capsys.readouterr().err

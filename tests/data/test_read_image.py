@@ -3,6 +3,7 @@
 import os
 import struct
 import zlib
+from types import SimpleNamespace
 
 import cv2
 import imagecodecs
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence, features
 
+from rdsnet.data.image_formats import pillow_formats
 from rdsnet.data.images import Picture, read_image
 
 H, W = 40, 60
@@ -224,6 +226,35 @@ def test_lossy_files_are_read_as_opencv_reads_them(tmp_path, ending):
     np.testing.assert_allclose(read_bytes(tmp_path, encoded), other, atol=3)
 
 
+LOSSY = ("AVIF", "JPEG")
+SCALED = ("ICNS",)  # holds the picture in other sizes alone
+WRITTEN = sorted(set(pillow_formats()) & set(Image.SAVE) - set(SCALED))
+
+
+@pytest.mark.parametrize("format", WRITTEN)
+def test_every_format_that_pillow_writes_is_read_as_it_was_written(tmp_path, format):
+    """In colours, or in black and white where there are no colours."""
+    side = 64  # icons are square
+    y, x = np.mgrid[:side, :side]
+    smooth = np.stack([x * 3, y * 3, 255 - x - y], -1).astype(np.uint8)
+    image = Image.fromarray(smooth)
+    options = {"lossless": True} if format == "WEBP" else {}
+    if format == "GIF":
+        image = image.quantize(64)
+    try:
+        image.save(tmp_path / "image", format, **options)
+    except (OSError, ValueError):
+        image = image.convert("P" if format == "BLP" else "1")
+        image.save(tmp_path / "image", format, **options)
+    if format == "SPIDER":
+        with pytest.raises(ValueError, match="has floating-point pixels"):
+            read_image(str(tmp_path / "image"), "RGB")
+        return
+    read = read_image(str(tmp_path / "image"), "RGB")
+    expected = np.asarray(image.convert("RGB"))
+    np.testing.assert_allclose(read, expected, atol=6 if format in LOSSY else 0)
+
+
 def colours(number):
     """So many flat pictures of different colours."""
     return [Image.new("RGB", (W, H), (40 * k, 255 - 40 * k, 90)) for k in range(number)]
@@ -260,6 +291,8 @@ def test_the_pictures_of_a_stereo_photograph_are_sides_of_it(tmp_path):
     [
         (b"", "it is empty"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is PostScript.*Convert it"),
+        (b"SIMPLE  =                    T" + bytes(90), "is a FITS file.*Convert it"),
+        (b"P7 332 thumbnail", "is a thumbnail of the program xv"),
         (b"\0\0\0\x18ftypheic" + bytes(60), "is a HEIC photo.*pip install pillow-heif"),
         (b"\0\0\0\x18ftypisom" + bytes(60), "of no known format"),
         (b"<svg/>", "of no known format"),
@@ -292,8 +325,11 @@ def test_a_file_without_permission_is_not_called_damaged(tmp_path, monkeypatch):
     Image.new("RGB", (4, 4)).save(path)
     path.chmod(0)
     if os.access(path, os.R_OK):  # the superuser reads everything
-        opened = "rdsnet.data.images.PathManager.open"
-        monkeypatch.setattr(opened, lambda *_: (_ for _ in ()).throw(PermissionError(13, "no")))
+
+        def forbid(path, *_):
+            raise PermissionError(13, "Permission denied", path)
+
+        monkeypatch.setattr("rdsnet.data.images.PathManager", SimpleNamespace(open=forbid))
     with pytest.raises(PermissionError, match="secret.png may not be read.*permission"):
         read_image(str(path), "RGB")
 

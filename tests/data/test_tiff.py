@@ -253,6 +253,9 @@ REFUSED = {
         5, 5, bytes(100), {258: (8,) * 4, 262: (5,), 277: (4,), 332: (2,)}
     ),
     "Lab colours of 16 bits": by_hand(5, 5, bytes(150), {**BITS, 258: (16,) * 3, 262: (8,)}),
+    "40 channels that are called RGB": by_hand(
+        5, 5, bytes(1000), {258: (8,) * 40, 262: (2,), 277: (40,), 338: (0,) * 37}
+    ),
     r"samples of \(5, 6, 5\) bits": by_hand(5, 5, bytes(75), {**BITS, 258: (5, 6, 5)}),
     "predictor with the compression PACKBITS": by_hand(5, 5, bytes(25), {259: (32773,), 317: (2,)}),
     "palette and the compression JPEG": by_hand(
@@ -313,6 +316,15 @@ def test_data_that_unpack_to_more_than_their_page_are_refused(read):
         tags = {**(BITS if compression == 50001 else {}), 259: (compression,)}
         with pytest.raises(ValueError, match="cannot be read"):
             read(by_hand(16, 16, data, tags))
+
+
+def test_tiles_that_are_far_larger_than_the_picture_are_refused(read):
+    tags = {259: (8,), 322: (60_000,), 323: (60_000,), 324: (8,), 325: (1000,)}
+    tags |= {273: None, 278: None, 279: None}
+    with pytest.raises(ValueError, match="its tiles of .* are larger than the picture"):
+        read(by_hand(16, 16, zlib.compress(bytes(10**6)), tags))
+    small = written(HIGH[..., 0], photometric="minisblack", tile=(1024, 1024), compression="lzw")
+    np.testing.assert_array_equal(read(small), three(HIGH[..., 0]))
 
 
 def stack(path, *pages, **options) -> None:
