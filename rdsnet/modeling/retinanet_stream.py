@@ -30,6 +30,7 @@ from rdsnet.modeling.object_stream import (
     Positives,
     matched_boxes,
 )
+from rdsnet.modeling.precision import widened
 from rdsnet.modeling.processes import process_count, sum_over_processes
 
 
@@ -190,7 +191,7 @@ class RetinaNetStream(ObjectStream):
 
         valid = labels >= 0
         one_hot = F.one_hot(labels[valid], self.num_classes + 1)[:, :-1]
-        logits = torch.cat(predictions.logits, dim=1)[valid].float()
+        logits = widened(torch.cat(predictions.logits, dim=1)[valid])
         loss_cls = sigmoid_focal_loss(
             logits,
             one_hot.to(logits.dtype),
@@ -198,7 +199,7 @@ class RetinaNetStream(ObjectStream):
             gamma=self.focal_loss_gamma,
             reduction="sum",
         )
-        deltas = torch.cat(predictions.deltas, dim=1)[image_index, places].float()
+        deltas = widened(torch.cat(predictions.deltas, dim=1)[image_index, places])
         loss_box_reg = _dense_box_regression_loss(
             [anchors[places]],
             self.box2box_transform,

@@ -12,21 +12,23 @@ import numpy as np
 import pytest
 import torch
 from helpers.exporting import (
+    DRAWS,
     SIZE,
     assert_same,
     empty_image,
-    file_and_model,
+    found_by,
     need_onnx,
+    onnx_file,
     random_image,
     untrained,
 )
+from helpers.rounding import ELEMENTARY, assert_within, gamma, random_signs
 from torch import nn
 
 import rdsnet
 from rdsnet.cli import main
 from rdsnet.export import files
-from rdsnet.export.check import objects_of
-from rdsnet.export.graph import ImageToObjects
+from rdsnet.export.graph import ImageToObjects, Objects
 from rdsnet.modeling import MBRM
 from rdsnet.modeling.refinement import EnclosingBoxes
 
@@ -50,24 +52,19 @@ def run(exported):
     return files.read(*exported)
 
 
-def found_by(model, image):
-    with torch.no_grad():
-        return objects_of(model([{"image": image}])[0]["instances"])
-
-
+@pytest.mark.numeric
 @pytest.mark.parametrize("seed", range(4))
 def test_file_finds_what_the_model_finds(run, model, seed):
     image = random_image(*SIZE, seed=seed)
     expected = found_by(model, image)
     assert len(expected.scores) == 30 and len(expected.classes.unique()) > 1
-    assert_same(run(image), expected)
+    assert_same(run(image), model, image)
 
 
 def test_file_on_an_image_without_objects(run, model):
     assert len(found_by(model, empty_image()).scores) == 0
     found = run(empty_image())
     assert [tuple(x.shape) for x in found] == [(0, 4), (0, 4), (0,), (0,), (0, *SIZE)]
-    assert_same(found, found_by(model, empty_image()))
 
 
 @pytest.mark.skipif("RDSNET_DATA" not in os.environ, reason="RDSNET_DATA names no data folder")
@@ -76,9 +73,8 @@ def test_file_on_photographs(run, model):
     for path in sorted(folder.glob("val2017/*.jpg"))[:3]:
         photo = cv2.resize(cv2.imread(str(path)), SIZE[::-1], interpolation=cv2.INTER_AREA)
         image = torch.from_numpy(photo).permute(2, 0, 1).contiguous()
-        expected = found_by(model, image)
-        assert len(expected.scores) > 5
-        assert_same(run(image), expected)
+        assert len(found_by(model, image).scores) > 0
+        assert_same(run(image), model, image)
 
 
 def about(path, file_format):
@@ -172,13 +168,20 @@ def test_other_refinements_in_onnxruntime(model, tmp_path):
         inputs = zip(names, (phi, psi, boxes, chosen))
         outputs = session.run(None, {name: x.numpy() for name, x in inputs})
         own = boxes[chosen]
-        masks = model.assemble(phi[chosen], psi, own, SIZE, SIZE)
-        for refinement, refined in zip(VARIANTS, outputs):
-            with torch.no_grad():
-                expected = refinement(masks.column_maxima, masks.row_maxima, own)
-            assert refined.shape == expected.shape
-            assert (expected != own).any() or not len(own)
-            assert ((torch.from_numpy(refined) - expected).abs() > 2e-3).sum() <= 1
+        expected = refined_boxes(model, phi[chosen], psi, own)
+        # Moved as the sums of 32 products, their interpolation and a sigmoid may be.
+        moved = [x * (1 + gamma(50) * random_signs(x, generator)) for x in [psi] * DRAWS]
+        draws = zip(*(refined_boxes(model, phi[chosen], x, own) for x in moved))
+        for refined, base, own_draws in zip(outputs, expected, draws):
+            assert (base != own).any() or not len(own)
+            limits = torch.stack([(draw - base).abs() for draw in own_draws]).amax(0)
+            assert_within(torch.from_numpy(refined), base, limits + gamma(ELEMENTARY) * 96)
+
+
+@torch.no_grad()
+def refined_boxes(model, phi, psi, boxes):
+    masks = model.assemble(phi, psi, boxes, SIZE, SIZE)
+    return [variant(masks.column_maxima, masks.row_maxima, boxes) for variant in VARIANTS]
 
 
 @pytest.mark.slow
@@ -189,9 +192,10 @@ def test_models_of_the_paper_in_onnxruntime(name, tmp_path):
     cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""])
     # From scratch the fixed statistics of the backbone's normalisation fit nothing.
     cfg.merge_from_list(["MODEL.RESNETS.NORM", "GN"])
-    found, expected = file_and_model(untrained(cfg), random_image(200, 300), tmp_path)
-    assert_same(found, expected, edges=4)
-    assert len(found.scores) > 50
+    model, image = untrained(cfg), random_image(200, 300)
+    found = onnx_file(model, image, tmp_path)(image)
+    assert_same(found, model, image)
+    assert len(Objects(*found).scores) > 50
 
 
 def test_program_of_the_guide(exported, weights, tmp_path, monkeypatch):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from helpers.rounding import ELEMENTARY, assert_within, gamma
+from ops import naive
 from torch import Tensor
 
 FOLDER = Path(__file__).parent / "golden"
@@ -81,6 +83,37 @@ def masks_from_bits(bits: np.ndarray, height: int, width: int) -> Tensor:
     return torch.from_numpy(flat.reshape(-1, height, width)).bool()
 
 
+def mask_loss_limits(variant: str, image: str, objects: int) -> tuple[Tensor, Tensor]:
+    """How far rounding on both sides may move the losses (N,) of ``mask_loss`` and their gradient
+    (N, h, w, 2), that of their sum over ``objects`` + 1.
+
+    Both subtract two logits, whose cross-entropy changes by no more than they do and its slope by a
+    quarter of that, and take a mean over the pixels that are kept.
+    """
+    data = golden("mask_loss")
+    logits = gamma(2) * tensor(data[f"{image}_logits"]).abs().sum(-1).amax((1, 2))
+    kept = tensor(data[f"{variant}_kept_{image}"])[:, 2]
+    losses = tensor(data[f"{variant}_inst_{image}"])
+    gradient = tensor(data[f"{variant}_grad_{image}"]).abs()
+    slopes = logits / 4 / (kept + 1) / (objects + 1)
+    return (
+        2 * (logits + gamma(int(kept.max()) + ELEMENTARY) * losses),
+        2 * (slopes[:, None, None, None] + gamma(ELEMENTARY) * gradient),
+    )
+
+
+def posterior_error(mbrm, boxes: Tensor, profiles: Tensor) -> float:
+    """Relative error of the boundary distributions of ``mbrm`` in float32.
+
+    An edge and a pixel are off by their coordinate's rounding, which the slope of the prior's
+    exponent, at most 3.3 / sigma, brings into the prior; a likelihood by a sum of the kernel's
+    products and its sigmoid; the distribution by the sum that it is divided by.
+    """
+    prior = gamma(2) * boxes.abs().max() * 3.3 / mbrm.min_sigma + gamma(4 + ELEMENTARY) * 3.3**2 / 2
+    products = gamma(mbrm.weight.numel() + 2) * (mbrm.weight.abs().sum() + mbrm.bias.abs())
+    return float(prior + products) + gamma(2 * ELEMENTARY + profiles.shape[1])
+
+
 def ratio_major(channels: Tensor) -> Tensor:
     """(B, 9 * C, h, w) of Detectron2's anchor order (size, ratio) -> the authors' (ratio, size)."""
     batch, _, height, width = channels.shape
@@ -88,36 +121,30 @@ def ratio_major(channels: Tensor) -> Tensor:
     return by_anchor.transpose(1, 2).reshape(channels.shape)
 
 
-def assert_sample(actual: Tensor, data: dict[str, np.ndarray], name: str, relative: float = 1e-4):
-    """Compare with a strided sample, to ``relative`` of the largest value of the whole tensor."""
+def assert_sample(actual: Tensor, data: dict[str, np.ndarray], name: str, limit: float) -> None:
+    """Compare a float64 tensor with a strided sample, and with mean and standard deviation."""
     assert list(actual.shape) == data[f"{name}_shape"].tolist()
-    mean, std, largest = data[f"{name}_stats"]
+    assert actual.dtype == torch.float64
+    mean, std, _ = data[f"{name}_stats"]
     sample = actual.detach().reshape(-1)[:: int(data[f"{name}_stride"])]
-    difference = (sample - tensor(data[f"{name}_sample"])).abs().max().item()
-    assert difference <= relative * largest, f"{name}: {difference:.2e}, largest value {largest}"
-    assert abs(actual.double().mean().item() - mean) <= relative * largest
-    assert abs(actual.double().std(correction=0).item() - std) <= relative * largest
+    assert_within(sample, tensor(data[f"{name}_sample"]), limit, name)
+    assert abs(actual.mean().item() - mean) <= limit
+    assert abs(actual.std(correction=0).item() - std) <= limit
 
 
-def dense_probability(
-    psi: Tensor, phi: Tensor, windows: Tensor, taps: list, output: tuple[int, int]
+def resized_limits(
+    psi: Tensor, phi: Tensor, rows: Tensor, columns: Tensor, padded: list[int]
 ) -> Tensor:
-    """Foreground probabilities (N, H, W) by dense matrices, 0 outside the windows.
+    """How far rounding on both sides may move probabilities (N, H, W) of the authors' masks.
 
-    psi (D, h, w), phi (N, 2, D), windows (N, 4), taps of the y and x axis. Row o of a matrix holds
-    the weights of output pixel o.
+    Their float32 rounds where it looks, too: each of their two resizes by a few units of the
+    coordinate on either axis. Between neighbouring cells a logit changes by at most twice the
+    largest, and probability by a quarter of that.
+
+    Args:
+        rows (H, h), columns (W, w): what both resizes do along an axis.
+        padded: height and width of the image in between.
     """
-    logits = torch.einsum("nd,dhw->nhw", phi[:, 1] - phi[:, 0], psi)
-    matrices = []
-    for (first, weights), cells in zip(taps, psi.shape[1:], strict=True):
-        matrix = torch.zeros(len(first), cells)
-        for k in range(3):
-            place = (first + k).clamp(max=cells - 1)
-            matrix[torch.arange(len(first)), place] += weights[:, k]
-        matrices.append(matrix)
-    probability = (matrices[0] @ logits @ matrices[1].t()).sigmoid()
-    for n, (x1, y1, x2, y2) in enumerate(windows.tolist()):
-        inside = torch.zeros(output, dtype=torch.bool)
-        inside[max(y1, 0) : max(y2, 0), max(x1, 0) : max(x2, 0)] = True
-        probability[n][~inside] = 0
-    return probability
+    largest = naive.two_channels(psi[None], phi, torch.zeros(len(phi), dtype=torch.int64))
+    places = 2 * gamma(4) * sum(padded) * 2 * largest.diff(dim=1).abs().amax((1, 2, 3))
+    return 2 * naive.probability_limits(psi, phi, rows, columns) + places[:, None, None] / 4

@@ -6,6 +6,8 @@ import torch
 from rdsnet.modeling.cropping import expanded_windows
 from rdsnet.ops import compiled
 
+pytestmark = pytest.mark.numeric
+
 
 def pixels_inside(box, expand, height, width):
     """Pixels whose centres lie in [X1, X2) x [Y1, Y2) of the expanded box, one by one."""

@@ -12,6 +12,8 @@ from rdsnet.modeling.cropping import training_windows
 from rdsnet.modeling.mask_loss import mask_loss
 from rdsnet.ops import compiled, mask_targets, object_losses
 
+pytestmark = pytest.mark.numeric
+
 
 def naive_mask_loss(psi, phi, image_index, boxes, masks, object_index, sizes, expand, ratio):
     """The paper's definition object by object: softmax over two channels, sort, sum."""

@@ -1,13 +1,34 @@
 """MBRM against Bayes' rule written out with loops, and the properties that it must have."""
 
+import copy
 import math
 
 import pytest
 import torch
+from helpers.rounding import ELEMENTARY, gamma
 
-from rdsnet.modeling.mbrm import MBRM
+from rdsnet.modeling.mbrm import MBRM, PRIOR_CUT, PRIOR_REACH
 from rdsnet.modeling.refinement import EnclosingBoxes, build_refinement
 from rdsnet.ops import compiled
+
+pytestmark = pytest.mark.numeric
+
+
+def decided(mbrm, columns, rows, boxes):
+    """(N,) whether rounding in float32 cannot move the most probable pixel of any edge.
+
+    It is better than the next by more than the two may be off: by the distance to the regressed
+    edge in sigmas, by a sum of a kernel's products, by a logarithm. Or they are exactly equal, as
+    on either side of an edge in the middle: then everybody computes the same twice.
+    """
+    wide = copy.deepcopy(mbrm).double()
+    edges = wide._edges(columns.double(), rows.double(), boxes.double())
+    best = wide._log_product(edges).topk(2, dim=1).values
+    distance = (boxes.abs().t().flatten() / mbrm.min_sigma + 4) * PRIOR_REACH
+    sums = gamma(mbrm.weight.numel() + 2) * (mbrm.weight.abs().sum() + mbrm.bias.abs())
+    limit = gamma(4) * distance + sums + gamma(ELEMENTARY) * best[:, 0].abs()
+    gap = best[:, 0] - best[:, 1]  # NaN where the prior reaches no pixel
+    return (~(gap <= 2 * limit) | (gap == 0)).view(4, -1).all(0)
 
 
 def edge_detector(**kwargs):
@@ -86,16 +107,22 @@ def test_ideal_edge_kernel_returns_filled_rectangles_exactly():
     assert torch.equal(refined, boxes)
 
 
-@pytest.mark.parametrize("readout", ["argmax", "expectation"])
-def test_mirrored_input_gives_mirrored_boxes_whatever_the_kernel(readout):
+# The compiled operator has the argmax in float32.
+@pytest.mark.parametrize(
+    ("readout", "dtype"),
+    [("argmax", torch.float32), ("argmax", torch.float64), ("expectation", torch.float64)],
+)
+def test_mirrored_input_gives_mirrored_boxes_whatever_the_kernel(readout, dtype):
     generator = torch.Generator().manual_seed(5)
-    mbrm = MBRM(gamma=0.1, readout=readout)
+    mbrm = MBRM(gamma=0.1, readout=readout).to(dtype)
     torch.nn.init.normal_(mbrm.weight, generator=generator)
     height, width = 40, 60
-    columns = torch.rand(30, width, generator=generator)
-    rows = torch.rand(30, height, generator=generator)
-    corner = torch.rand(30, 2, generator=generator) * 20
+    columns = torch.rand(30, width, generator=generator, dtype=dtype)
+    rows = torch.rand(30, height, generator=generator, dtype=dtype)
+    corner = torch.rand(30, 2, generator=generator, dtype=dtype) * 20
     boxes = torch.cat([corner, corner + 3 + 15 * torch.rand(30, 2, generator=generator)], 1)
+    boxes = (boxes * 64).round() / 64  # so that mirroring does not round
+    assert decided(mbrm, columns, rows, boxes).all()
     mirrored = torch.stack(
         [width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], dim=1
     )
@@ -145,6 +172,7 @@ def test_argmax_is_that_of_the_posterior_over_the_whole_image():
     expected = torch.where(reached, expected, boxes)
     swapped = (expected[:, 2:] <= expected[:, :2]).repeat(1, 2)
     refined = mbrm(columns, rows, boxes)
+    assert decided(mbrm, columns, rows, boxes).all()
     assert torch.equal(refined[~swapped], expected[~swapped])
     assert torch.equal(refined[swapped], boxes[swapped])
 
@@ -154,7 +182,9 @@ def test_where_the_mask_is_flat_expectation_keeps_the_fraction_of_the_regressed_
     torch.nn.init.zeros_(mbrm.weight)
     boxes = torch.tensor([[10.3, 12.45, 20.8, 24.6]])
     refined = mbrm(torch.ones(1, 40), torch.ones(1, 40), boxes)
-    torch.testing.assert_close(refined, boxes, rtol=0, atol=0.01)
+    # The prior may end one pixel earlier on one side: what that pixel would have weighed.
+    ends = PRIOR_CUT * PRIOR_REACH / math.sqrt(2 * math.pi)
+    torch.testing.assert_close(refined, boxes, rtol=0, atol=ends)
     mbrm.readout = "argmax"
     assert torch.equal(mbrm(torch.ones(1, 40), torch.ones(1, 40), boxes), boxes.round())
 
@@ -286,8 +316,8 @@ def test_edges_that_the_kernel_deems_impossible_stay_in_the_loss():
 
 
 def test_objects_of_different_images_can_be_padded_together():
-    mbrm = MBRM(gamma=0.2)
-    columns, rows, boxes, gt = (x.float() for x in noisy_objects(6))
+    mbrm = MBRM(gamma=0.2).double()
+    columns, rows, boxes, gt = noisy_objects(6)
     # The image of the first three ends inside the reach of their right and bottom priors.
     sizes = torch.tensor([[60, 80]] * 6)
     for n in range(3):
@@ -309,8 +339,8 @@ def test_autocast_does_not_coarsen_the_posterior():
     mbrm = MBRM(readout="expectation")
     expected, loss = mbrm(columns, rows, boxes), mbrm.loss(columns, rows, boxes, gt)[0]
     with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(mbrm(columns, rows, boxes), expected)
-        torch.testing.assert_close(mbrm.loss(columns, rows, boxes, gt)[0], loss)
+        assert torch.equal(mbrm(columns, rows, boxes), expected)
+        assert torch.equal(mbrm.loss(columns, rows, boxes, gt)[0], loss)
 
 
 def test_direct_is_the_enclosing_rectangle_of_the_mask():
@@ -388,8 +418,8 @@ def test_maxima_that_do_not_fit_the_boxes_are_named(path, shapes, message):
 @pytest.mark.skipif(compiled.active_path() == "pytorch", reason=compiled.why_not_compiled())
 def test_compiled_operator_moves_the_same_edges_to_the_same_pixels():
     generator = torch.Generator().manual_seed(21)
-    for gamma, radius in ((0.05, 4), (0.2, 2), (0.01, 1)):
-        mbrm = MBRM(gamma, radius)
+    for share, radius in ((0.05, 4), (0.2, 2), (0.01, 1)):
+        mbrm = MBRM(share, radius)
         torch.nn.init.normal_(mbrm.weight, generator=generator)
         columns = torch.rand(400, 90, generator=generator)
         rows = torch.rand(400, 70, generator=generator)
@@ -403,5 +433,6 @@ def test_compiled_operator_moves_the_same_edges_to_the_same_pixels():
         refined = mbrm(columns, rows, boxes)
         with compiled.definitions_only():
             expected = mbrm(columns, rows, boxes)
-        assert torch.equal(refined, expected)
-        assert (refined != boxes).any(1).sum() > 100
+        sure = decided(mbrm, columns, rows, boxes)
+        assert torch.equal(refined[sure], expected[sure])
+        assert (refined != boxes)[sure].any(1).sum() > 100

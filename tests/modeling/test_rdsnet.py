@@ -1,10 +1,13 @@
 """The whole model: inputs of every kind, outputs of the promised form, weights that fit or not."""
 
+import copy
+
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
+from helpers.rounding import ELEMENTARY, assert_within, gamma
 from torch.nn import functional as F
 
 import rdsnet
@@ -37,6 +40,12 @@ def detecting(model):
     yield model
     model.object_stream.score_threshold = threshold
     model.train()
+
+
+@pytest.fixture
+def exact(detecting):
+    """The same in float64, where it does not matter in which order a processor adds."""
+    return copy.deepcopy(detecting).double()
 
 
 def image(height=100, width=120, seed=0, **kwargs):
@@ -101,7 +110,7 @@ def test_polygons_and_bitmasks_of_the_same_shapes_give_the_same_mask_loss(model)
     for kind in ("bitmask", "polygon"):
         torch.manual_seed(3)
         losses.append(model([image(instances=objects(100, 120, BOXES, kind))])["loss_mask"])
-    torch.testing.assert_close(*losses)
+    assert losses[0] == losses[1]  # the same masks, so the same arithmetic
 
 
 def test_objects_without_masks_are_refused_with_the_remedy(model):
@@ -145,23 +154,24 @@ def test_no_detection_keeps_every_field_with_its_shape(detecting):
     detecting.dense_masks = True
 
 
+@pytest.mark.numeric
 @torch.no_grad()
-def test_masks_equal_correlation_and_interpolation_of_whole_images(detecting):
+def test_masks_equal_correlation_and_interpolation_of_whole_images(exact):
     """Eq. 1 as written: softmax of two full-size channels, then the expanded box, then 0.4."""
     batch = image_with_output(150, 90)
-    found = detecting([batch])[0]["instances"]
-    images = detecting.preprocess_image([batch])
-    features = detecting.backbone(images.tensor)
-    predictions = detecting.object_stream(features)
-    psi = detecting.pixel_stream(features)[0]
-    detections = detecting.object_stream.detect(predictions, images.image_sizes)[0]
+    found = exact([batch])[0]["instances"]
+    images = exact.preprocess_image([batch])
+    features = exact.backbone(images.tensor)
+    predictions = exact.object_stream(features)
+    psi = exact.pixel_stream(features)[0]
+    detections = exact.object_stream.detect(predictions, images.image_sizes)[0]
     index = torch.zeros_like(detections.places)
-    phi = detecting.object_stream.represent(predictions, index, detections.places)
+    phi = exact.object_stream.represent(predictions, index, detections.places)
     assert len(found) == len(detections)
     scores = torch.einsum("ncd,dhw->nchw", phi, psi)
     # Half-pixel bilinear from the grid to the 100 x 120 input, then on to 150 x 90.
-    y = ((torch.arange(150) + 0.5) * 100 / 150 / 4 - 0.5).clamp(0, psi.shape[1] - 1)
-    x = ((torch.arange(90) + 0.5) * 120 / 90 / 4 - 0.5).clamp(0, psi.shape[2] - 1)
+    y = ((torch.arange(150).double() + 0.5) * 100 / 150 / 4 - 0.5).clamp(0, psi.shape[1] - 1)
+    x = ((torch.arange(90).double() + 0.5) * 120 / 90 / 4 - 0.5).clamp(0, psi.shape[2] - 1)
     grid = torch.stack(
         torch.meshgrid(
             x / (psi.shape[2] - 1) * 2 - 1, y / (psi.shape[1] - 1) * 2 - 1, indexing="xy"
@@ -179,9 +189,9 @@ def test_masks_equal_correlation_and_interpolation_of_whole_images(detecting):
     inside = (column >= low[:, 0]) & (column < high[:, 0])
     inside = inside & (row >= low[:, 1]) & (row < high[:, 1])
     expected = (foreground > 0.4) & inside
-    certain = (foreground - 0.4).abs() > 1e-4
-    assert expected.any() and (expected & ~found.pred_masks & certain).sum() == 0
-    assert (found.pred_masks & ~expected & certain).sum() == 0
+    # The model's weights of neighbouring cells are float32, on either axis.
+    certain = (foreground - 0.4).abs() > 2 * gamma(2) * scores.abs().max()
+    assert expected.any() and not ((found.pred_masks != expected) & certain).any()
 
 
 FINER = {
@@ -225,7 +235,7 @@ def test_psi_from_p2_with_the_loss_at_the_pixels(stride):
     windows = expanded_windows(found.regressed_boxes.tensor, 1.2, (100, 120))
     for own, (x1, y1, x2, y2) in zip(inside, windows.tolist(), strict=True):
         own[y1:y2, x1:x2] = True
-    certain = (foreground - 0.4).abs() > 1e-4
+    certain = (foreground - 0.4).abs() > 2 * gamma(2) * scores.abs().max()
     assert found.pred_masks.any()
     assert torch.equal(found.pred_masks & certain, (foreground > 0.4) & inside & certain)
 
@@ -235,15 +245,16 @@ def test_an_unknown_place_for_the_mask_loss_is_refused():
         build_model(small_config(MODEL__RDSNET__MASK_LOSS__RESOLUTION="pixels"))
 
 
+@pytest.mark.numeric
 @torch.no_grad()
-def test_results_do_not_depend_on_the_batch(detecting):
-    together = detecting([image(96, 128, 0), image(96, 128, 1)])
-    alone = detecting([image(96, 128, 1)])[0]["instances"]
+def test_results_do_not_depend_on_the_batch(exact):
+    together = exact([image(96, 128, 0), image(96, 128, 1)])
+    alone = exact([image(96, 128, 1)])[0]["instances"]
     other = together[1]["instances"]
-    torch.testing.assert_close(
-        other.regressed_boxes.tensor, alone.regressed_boxes.tensor, rtol=1e-3, atol=1e-3
-    )
-    assert (other.pred_masks != alone.pred_masks).float().mean() < 1e-3
+    # Boxes are decoded in float32.
+    limit = gamma(8 + ELEMENTARY) * 128
+    assert_within(other.regressed_boxes.tensor, alone.regressed_boxes.tensor, limit)
+    assert torch.equal(other.pred_masks, alone.pred_masks)
 
 
 def test_without_mbrm_boxes_stay_as_regressed():

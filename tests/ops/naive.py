@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from helpers.rounding import ELEMENTARY, gamma
 from pycocotools import mask as coco_mask
 from torch import Tensor
+
+# What the computations here round themselves; logarithms of probabilities also where they are 0.
+OWN = gamma(100 + ELEMENTARY, torch.float64)
 
 
 def two_channels(psi: Tensor, phi: Tensor, image_index: Tensor) -> Tensor:
@@ -28,6 +32,47 @@ def logits(psi: Tensor, phi: Tensor, image_index: Tensor, windows: Tensor) -> li
     """Per object the logits of its window's pixels, row by row."""
     log_odds = two_channels(psi, phi, image_index).log_softmax(1).diff(dim=1)[:, 0]
     return [z[own] for z, own in zip(log_odds, inside(windows, *psi.shape[2:]))]
+
+
+def precision(dtype: torch.dtype) -> torch.dtype:
+    """What the operators compute in: half precision is widened."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def absolute_logits(psi: Tensor, phi: Tensor, image_index: Tensor, windows: Tensor) -> Tensor:
+    """What the absolute values of the products in every logit add up to, packed; float64."""
+    psi, phi = psi.abs().double(), phi.abs().double()
+    return _sums_of_products(psi, phi, image_index, windows)
+
+
+def _sums_of_products(psi, phi, image_index, windows) -> Tensor:
+    sums = torch.einsum("nd,ndyx->nyx", phi.sum(1), psi[image_index])
+    return sums[inside(windows, *psi.shape[2:])]
+
+
+def logit_limits(psi: Tensor, phi: Tensor, image_index: Tensor, windows: Tensor) -> Tensor:
+    """How far rounding may move each packed logit: D products of a difference."""
+    roundings = gamma(phi.shape[2] + 1, precision(psi.dtype)) + OWN
+    return roundings * absolute_logits(psi, phi, image_index, windows) + OWN
+
+
+def gradient_limits(psi, phi, image_index, windows, gradients: Tensor, relative: float = 0.0):
+    """How far rounding may move the gradients of psi and phi.
+
+    A number of psi meets every object, one of phi every pixel.
+
+    Args:
+        gradients: of the packed logits.
+        relative: error of these gradients.
+    """
+    absolute = [x.detach().abs().double().requires_grad_() for x in (psi, phi)]
+    _sums_of_products(*absolute, image_index, windows).backward(gradients.abs().double())
+    dtype = precision(psi.dtype)
+    relative = [
+        relative + gamma(count + 2, dtype) + gamma(count + ELEMENTARY, torch.float64)
+        for count in (len(phi), len(gradients))
+    ]
+    return [error * x.grad for error, x in zip(relative, absolute)]
 
 
 def ohem_losses(psi, phi, image_index, windows, targets, target_index, mining) -> Tensor:
@@ -73,6 +118,45 @@ def ohem_losses_at_pixels(
     return torch.stack(losses) if losses else psi.new_zeros(0).double()
 
 
+def ohem_limits(psi, phi, image_index, windows, targets, target_index, mining) -> Tensor:
+    """How far rounding may move the losses (N,).
+
+    Cross-entropy changes by at most as much as its logit, and so does the mean over the hardest.
+    The rest are relative errors of each cross-entropy and of their sum.
+    """
+    losses = ohem_losses(psi, phi, image_index, windows, targets, target_index, mining)
+    areas = inside(windows, *psi.shape[2:]).sum((1, 2)).tolist()
+    logits = logit_limits(psi, phi, image_index, windows).split(areas)
+    largest = losses.new_tensor([x.max() if len(x) else 0 for x in logits])
+    pixels = max([0, *areas])
+    return largest + gamma(pixels + ELEMENTARY, precision(psi.dtype)) * losses
+
+
+def kept(psi, phi, image_index, windows, targets, target_index, mining) -> Tensor:
+    """(N,) pixels that the means of :func:`ohem_losses` divide by, one more than there are."""
+    own = inside(windows, *psi.shape[2:])
+    foreground = (own & (targets[target_index] != 0)).sum((1, 2))
+    background = own.sum((1, 2)) - foreground
+    if mining is not None:
+        background = torch.minimum(background, (foreground * mining).long())
+    return foreground + background + 1
+
+
+def mining_gap(psi, phi, image_index, windows, targets, target_index, mining) -> float:
+    """Difference between the easiest background logit that is kept and the hardest that is not."""
+    gap = torch.inf
+    if mining is None:
+        return gap
+    for n, own in enumerate(inside(windows, *psi.shape[2:])):
+        foreground = targets[target_index[n]] != 0
+        z = two_channels(psi, phi[n : n + 1], image_index[n : n + 1])[0].diff(dim=0)[0]
+        ranked = z[own & ~foreground].sort(descending=True).values
+        kept = int((own & foreground).sum() * mining)
+        if 0 < kept < len(ranked):
+            gap = min(gap, float(ranked[kept - 1] - ranked[kept]))
+    return gap
+
+
 def resize_matrix(output: int, image: int, grid: int, stride: int) -> Tensor:
     """(output, grid) matrix of the bilinear resize with half-pixel centres."""
     matrix = torch.zeros(output, grid, dtype=torch.float64)
@@ -93,6 +177,17 @@ def probabilities(psi: Tensor, phi: Tensor, windows: Tensor, rows: Tensor, colum
     grid = two_channels(psi[None], phi, index)
     output = rows @ grid @ columns.t()
     return output.softmax(1)[:, 1] * inside(windows, len(rows), len(columns))
+
+
+def probability_limits(psi: Tensor, phi: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """How far rounding may move each probability (N, H, W), if the taps are these matrices'.
+
+    The sigmoid's slope is at most 1/4.
+    """
+    grid = torch.einsum("nd,dyx->nyx", phi.abs().double().sum(1), psi.abs().double())
+    dtype = precision(psi.dtype)
+    logits = gamma(phi.shape[2] + 1 + 2 * 3, dtype) * (rows.abs() @ grid @ columns.abs().t())
+    return logits / 4 + gamma(ELEMENTARY, dtype)
 
 
 def coco_rle(masks: Tensor) -> list[dict]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.golden_data import golden, masks_from_bits, tensor
+from helpers.golden_data import golden, masks_from_bits, resized_limits, tensor
+from helpers.rounding import assert_within
 from ops import naive
 from ops.scenes import random_windows, to_device
 from torch.nn import functional as F
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from rdsnet import ops
 from rdsnet.ops import Taps, resize_taps
 
+pytestmark = pytest.mark.numeric
 STRIDE = 4
 
 
@@ -40,11 +42,11 @@ class Case:
             resize_taps(output, pixels, cells, STRIDE, dtype=dtype)
             for output, pixels, cells in zip(self.size, image, self.grid)
         ]
-        rows, columns = (
-            naive.resize_matrix(output, pixels, cells, STRIDE)
-            for output, pixels, cells in zip(self.size, image, self.grid)
-        )
-        self.probabilities = naive.probabilities(self.psi, self.phi, self.windows, rows, columns)
+        # Of the taps as they are: half precision cannot hold the geometry. That they are the
+        # interpolation is tested in test_taps.py.
+        matrices = [naive.tap_matrix(*taps, cells) for taps, cells in zip(self.taps, self.grid)]
+        self.probabilities = naive.probabilities(self.psi, self.phi, self.windows, *matrices)
+        self.limits = naive.probability_limits(self.psi, self.phi, *matrices)
 
     @property
     def arguments(self) -> tuple:
@@ -52,8 +54,13 @@ class Case:
 
     @property
     def doubtful(self) -> torch.Tensor:
-        """Pixels so near the threshold that float32 rounding may decide."""
-        return (self.probabilities - self.threshold).abs() < 1e-4
+        """Pixels so near the threshold that rounding may decide."""
+        return (self.probabilities - self.threshold).abs() <= self.limits
+
+    def assert_profiles(self, masks) -> None:
+        """Largest probabilities of rows and columns; those of nothing are 0."""
+        for found, axis in ((masks.row_maxima, 2), (masks.column_maxima, 1)):
+            assert_within(found, self.probabilities.amax(axis), self.limits.amax(axis))
 
 
 @pytest.mark.parametrize("block", range(10))
@@ -62,6 +69,7 @@ def test_masks_and_rle_equal_those_of_dense_masks(run, block):
         case = Case(seed, threshold=(0.4, 0.5, 0.05)[seed % 3])
         masks = run(ops.assemble_masks, *case.arguments, case.threshold)
         expected = case.probabilities > case.threshold
+        assert not case.doubtful.any(), seed
         assert masks.rle() == naive.coco_rle(expected), seed
         assert torch.equal(masks.dense(), expected), seed
         assert masks.areas.tolist() == expected.sum((1, 2)).tolist(), seed
@@ -72,14 +80,9 @@ def test_single_and_half_precision(run, dtype):
     for seed in range(1000, 1040):
         case = Case(seed, dtype)
         masks = run(ops.assemble_masks, *case.arguments, case.threshold)
-        # Taps of half precision would lose the geometry; they are given as made.
-        if dtype == torch.float32:
-            expected = case.probabilities > case.threshold
-            wrong = (masks.dense() != expected) & ~case.doubtful
-            assert not wrong.any(), seed
-        rows = masks.row_maxima.double(), case.probabilities.amax(2)
-        tolerance = 1e-5 if dtype == torch.float32 else 0.3
-        torch.testing.assert_close(*rows, rtol=tolerance, atol=tolerance, msg=f"{seed}")
+        expected = case.probabilities > case.threshold
+        assert not ((masks.dense() != expected) & ~case.doubtful).any(), seed
+        case.assert_profiles(masks)
         assert masks.row_maxima.dtype == torch.float32
 
 
@@ -88,9 +91,7 @@ def test_profiles_are_the_maxima_of_the_cropped_probabilities(run, block):
     for seed in range(30 * block, 30 * block + 30):
         case = Case(seed)
         masks = run(ops.assemble_masks, *case.arguments, case.threshold)
-        for found, axis in ((masks.row_maxima, 2), (masks.column_maxima, 1)):
-            expected = case.probabilities.amax(axis)
-            torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12, msg=f"{seed}")
+        case.assert_profiles(masks)
 
 
 @pytest.mark.parametrize(
@@ -113,12 +114,13 @@ def test_large_outputs(run, grid, size, windows):
     windows = torch.tensor(windows)
     image = [cells * STRIDE for cells in grid]
     taps = [resize_taps(*sizes, STRIDE, dtype=torch.float64) for sizes in zip(size, image, grid)]
-    matrices = [naive.resize_matrix(*sizes, STRIDE) for sizes in zip(size, image, grid)]
+    matrices = [naive.tap_matrix(*own, cells) for own, cells in zip(taps, grid)]
     probabilities = naive.probabilities(psi, phi, windows, *matrices)
+    limits = naive.probability_limits(psi, phi, *matrices)
     masks = run(ops.assemble_masks, psi, phi, windows, *taps)
     assert masks.rle() == naive.coco_rle(probabilities > 0.4)
-    torch.testing.assert_close(masks.row_maxima, probabilities.amax(2), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(masks.column_maxima, probabilities.amax(1), rtol=1e-12, atol=1e-12)
+    assert_within(masks.row_maxima, probabilities.amax(2), limits.amax(2))
+    assert_within(masks.column_maxima, probabilities.amax(1), limits.amax(1))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -148,13 +150,15 @@ def test_results_depend_on_neither_threads_nor_layout(path, dims):
             results.append((masks.row_maxima, masks.column_maxima, masks.run_lengths))
     finally:
         torch.set_num_threads(threads)
-    for result in results[1:]:
-        for mine, first in zip(result[:2], results[0]):
-            if path == "pytorch":  # matrix products may be split by threads
-                torch.testing.assert_close(mine, first, rtol=1e-5, atol=1e-5)
-            else:
-                assert torch.equal(mine, first)
-        assert path == "pytorch" or torch.equal(result[2], results[0][2])
+    if path == "compiled":
+        for result in results[1:]:
+            assert all(torch.equal(mine, first) for mine, first in zip(result, results[0]))
+    matrices = [naive.tap_matrix(*own, cells) for own, cells in zip(taps, grid)]
+    probabilities = naive.probabilities(psi, phi, windows, *matrices)
+    limits = naive.probability_limits(psi, phi, *matrices)
+    for rows, columns, _ in results:  # matrix products may be split by threads
+        assert_within(rows, probabilities.amax(2), limits.amax(2))
+        assert_within(columns, probabilities.amax(1), limits.amax(1))
 
 
 def test_window_is_clamped_to_the_output(run):
@@ -235,7 +239,11 @@ def test_equals_the_authors_assembly(run, case):
     windows = torch.cat([low - grown, high + grown], dim=1).trunc().long()
     masks = run(ops.assemble_masks, psi, phi, windows, taps_of(rows), taps_of(columns), 0.4)
     theirs = masks_from_bits(data[f"{case}_prob_bits04"], *size)
-    assert (masks.dense() != theirs).sum() <= 3
+    probabilities = naive.probabilities(psi, phi, windows, rows, columns)
+    limits = resized_limits(psi, phi, rows, columns, padded)
+    doubtful = (probabilities - 0.4).abs() <= limits
+    assert not ((masks.dense() != theirs) & ~doubtful).any()
+    assert doubtful.sum() < 1e-3 * doubtful.numel()
     assert theirs.flatten(1).any(1).all()
 
 

@@ -1,8 +1,10 @@
+import copy
 from pathlib import Path
 
 import pytest
 from detectron2.modeling import build_model
 from helpers.golden_data import authors_state_dict
+from helpers.rounding import disturbed, probable
 
 import rdsnet
 from rdsnet.checkpoint import convert_mmdet_state_dict
@@ -31,6 +33,18 @@ def loaded_model():
 def model(loaded_model):
     """The same, in evaluation mode."""
     return loaded_model.eval()
+
+
+@pytest.fixture(scope="session")
+def exact_model(loaded_model):
+    """The same in float64, in evaluation mode: what it computes depends on no processor."""
+    return copy.deepcopy(loaded_model).double().eval()
+
+
+@pytest.fixture(scope="session")
+def moved_model(exact_model):
+    """The same with weights that are off by what the authors' float32 has probably rounded."""
+    return disturbed(exact_model, probable)
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ from rdsnet.modeling import (
     RetinaNetStream,
 )
 from rdsnet.modeling.object_stream import matched_boxes
+from rdsnet.modeling.precision import widened
 from rdsnet.modeling.retinanet_stream import (
     add_representation_branch,
     group_norm,
@@ -126,7 +127,7 @@ class FCOSStream(RetinaNetStream):
         )
         centerness = torch.cat(predictions.centerness, dim=1)
         loss = F.binary_cross_entropy_with_logits(
-            centerness[positives.image_index, positives.places].float(),
+            widened(centerness[positives.image_index, positives.places]),
             centerness_targets(distances),
             reduction="sum",
         )

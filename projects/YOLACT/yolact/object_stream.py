@@ -19,6 +19,7 @@ from rdsnet.modeling import OBJECT_STREAM_REGISTRY, DensePredictions, ObjectStre
 from rdsnet.modeling.lazy_conv import convolve_at
 from rdsnet.modeling.object_stream import matched_boxes
 from rdsnet.modeling.padded import PaddedDetections
+from rdsnet.modeling.precision import widened
 from rdsnet.modeling.processes import divisor_for
 from rdsnet.ops import mask_targets
 
@@ -185,7 +186,7 @@ class YOLACTStream(ObjectStream):
         image_index, places = (labels == FOREGROUND).nonzero(as_tuple=True)
         positives = Positives(image_index, places, object_index[image_index, places])
         normalizer = divisor_for(len(positives), anchors.device)
-        deltas = torch.cat(predictions.deltas, dim=1)[image_index, places].float()
+        deltas = widened(torch.cat(predictions.deltas, dim=1)[image_index, places])
         targets = self.box2box_transform.get_deltas(
             anchors[places], matched_boxes(positives, gt_instances)
         )
@@ -228,7 +229,7 @@ class YOLACTStream(ObjectStream):
         gt_instances: list[Instances],
     ) -> Tensor:
         """Cross-entropy of all foreground and the hardest background anchors, summed."""
-        log_probabilities = torch.cat(predictions.logits, dim=1).float().log_softmax(dim=2)
+        log_probabilities = widened(torch.cat(predictions.logits, dim=1)).log_softmax(dim=2)
         negative = hard_negatives(
             -log_probabilities[..., -1].detach(), labels, self.negatives_per_positive
         )
@@ -243,7 +244,7 @@ class YOLACTStream(ObjectStream):
         self, predictions: YOLACTPredictions, gt_instances: list[Instances]
     ) -> Tensor:
         """Binary cross-entropy per class: mean over cells and images, sum over classes."""
-        logits = predictions.semantic.float()
+        logits = widened(predictions.semantic)
         grid = logits.shape[2:]
         spacing = self.anchor_generator.spacing(0, grid)
         targets = torch.zeros_like(logits)
