@@ -9,7 +9,7 @@ INSTALLED_FROM := setup.py pyproject.toml constraints.txt \
 	tools/make_env.py tools/install_detectron2.py tools/pure_detectron2.py \
 	$(wildcard projects/*/*/__init__.py rdsnet/ops/csrc/*.[ch]* rdsnet/ops/csrc/*/*.[ch]*)
 
-.PHONY: help env demo test test-slow test-matrix benchmark lint format cuda-build gpu-check clean clean-env
+.PHONY: help env demo test test-slow test-random test-processors test-matrix benchmark lint format cuda-build gpu-check clean clean-env
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 12
@@ -28,6 +28,13 @@ test: env ## the test suite (a few minutes)
 
 test-slow: env ## the long tests
 	$(BIN)/python -m pytest -m slow
+
+test-random: env ## the test suite in random order, twice
+	$(BIN)/python -m pytest -p pytest_randomly
+	$(BIN)/python -m pytest -p pytest_randomly
+
+test-processors: env ## the test suite as other processors would run it (ARGS="--list" for how)
+	$(BIN)/python tools/test_processors.py $(ARGS)
 
 test-matrix: ## the test suite on the oldest and the newest torch, in environments of their own
 	$(PYTHON) tools/test_matrix.py

@@ -245,6 +245,7 @@ setup(
             "hypothesis",
             "import-linter",  # the rules of docs/architecture.md
             "pytest",
+            "pytest-randomly",
             "ruff",
             "tidecv",
             "playwright",

@@ -10,7 +10,7 @@ pytest.importorskip("gradio")
 import httpx  # noqa: E402 (comes with gradio)
 
 # The page is started anew, by the command line, with limits of 0.5 MB and 1 megapixel.
-from cli.test_app import page, photo, weights  # noqa: E402, F401
+from app.test_app import page, photo, weights  # noqa: E402, F401
 
 pytestmark = pytest.mark.slow
 API = "/gradio_api"

@@ -13,7 +13,7 @@ from helpers.rounding import ELEMENTARY, assert_within, gamma
 from ops import naive
 from torch import Tensor
 
-FOLDER = Path(__file__).parent / "golden"
+FOLDER = Path(__file__).parents[1] / "golden"
 SEED = 4
 ANCHORS = 9
 

@@ -13,7 +13,7 @@ from detectron2.engine import default_argument_parser
 from rdsnet.cli import main as rdsnet_command
 from rdsnet.training import main
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs" / "quick_schedules" / "rdsnet_small_overfit.yaml"
 IMAGES = [184791, 219578, 289393, 308394]  # 19 objects of 13 classes, none of them a crowd
 

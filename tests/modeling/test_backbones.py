@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 from detectron2.modeling import build_model
-from helpers.exporting import assert_same, file_and_model, random_image, untrained
+from helpers.exporting import assert_same, onnx_file, random_image, untrained
 from helpers.timm_models import LITE, lite_config, timm_config
 from timm.layers import Conv2dSame
 from torch import nn
@@ -147,7 +147,8 @@ def test_a_backbone_with_static_padding_is_exported():
 @pytest.mark.slow
 def test_a_model_with_static_padding_is_exported_to_onnx(tmp_path):
     model = untrained(lite_config(""))
-    assert_same(*file_and_model(model, random_image(60, 96), tmp_path))
+    image = random_image(60, 96)
+    assert_same(onnx_file(model, image, tmp_path)(image), model, image)
 
 
 # ------------------------------------------------------------------------------------- BatchNorm

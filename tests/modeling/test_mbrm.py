@@ -7,9 +7,11 @@ import pytest
 import torch
 from helpers.rounding import ELEMENTARY, gamma
 
-from rdsnet.modeling.mbrm import MBRM, PRIOR_CUT, PRIOR_REACH
+from rdsnet.modeling.mbrm import MBRM
 from rdsnet.modeling.refinement import EnclosingBoxes, build_refinement
 from rdsnet.ops import compiled
+from rdsnet.ops.reference import edges as definition
+from rdsnet.ops.reference.edges import PRIOR_CUT, PRIOR_REACH
 
 pytestmark = pytest.mark.numeric
 
@@ -22,8 +24,10 @@ def decided(mbrm, columns, rows, boxes):
     on either side of an edge in the middle: then everybody computes the same twice.
     """
     wide = copy.deepcopy(mbrm).double()
-    edges = wide._edges(columns.double(), rows.double(), boxes.double())
-    best = wide._log_product(edges).topk(2, dim=1).values
+    given = columns.double(), rows.double(), boxes.double()
+    edges = definition.edge_surroundings(*given, wide.radius, wide.gamma, wide.min_sigma)
+    log_product = definition._log_product(edges, wide.weight, wide.bias)
+    best = log_product.topk(2, dim=1).values
     distance = (boxes.abs().t().flatten() / mbrm.min_sigma + 4) * PRIOR_REACH
     sums = gamma(mbrm.weight.numel() + 2) * (mbrm.weight.abs().sum() + mbrm.bias.abs())
     limit = gamma(4) * distance + sums + gamma(ELEMENTARY) * best[:, 0].abs()
