@@ -34,8 +34,9 @@ class AnchorFit:
 
 
 def uses_anchors(cfg: CfgNode) -> bool:
-    """Whether the detector matches anchors as they are compared here: RetinaNet's does."""
-    return cfg.MODEL.RDSNET.OBJECT_STREAM == "RetinaNetStream"
+    """Whether the detector matches anchors as they are compared here: RetinaNet's does by IoU."""
+    rdsnet = cfg.MODEL.RDSNET
+    return rdsnet.OBJECT_STREAM == "RetinaNetStream" and rdsnet.ASSIGNMENT.NAME == "iou"
 
 
 def fit_anchors(cfg: CfgNode, boxes: np.ndarray) -> AnchorFit:
