@@ -69,6 +69,7 @@ def run_one(name: str, seed: int, settings: Settings, folder: Path) -> dict:
     arguments += [*options(settings, folder), "SEED", str(seed)]
     cfg = setup(default_argument_parser().parse_args(arguments))
     trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)  # pretrained weights, where the config has some
     wall, cpu = time.perf_counter(), cpu_seconds()
     trainer.train()
     wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu

@@ -17,6 +17,7 @@ class Training:
 TABLE_3_CONFIGS = "projects/YOLACT/configs/Table3"
 TRAININGS = {
     "retinanet": Training("RDSNet on RetinaNet", "configs/small/rdsnet_small_nuclei.yaml"),
+    "lite": Training("RDSNet lite", "configs/lite/rdsnet_lite0_96_nuclei.yaml"),
     "fcos": Training("RDSNet on FCOS", "projects/FCOS/configs/rdsnet_fcos_small_nuclei.yaml"),
     "yolact": Training("YOLACT", f"{TABLE_3_CONFIGS}/row_1.yaml", (1.0,)),
     "corr": Training("YOLACT with correlation", f"{TABLE_3_CONFIGS}/row_2.yaml", (1.0, 1.2)),
@@ -24,7 +25,7 @@ TRAININGS = {
     "rdsnet_s": Training("RDSNet_s", f"{TABLE_3_CONFIGS}/row_7.yaml", (1.0, 1.2)),
 }
 # Streams on the same budget, with the expansion that they are evaluated with.
-COMPARED = [("retinanet", 1.2), ("fcos", 1.2), ("yolact", 1.0), ("rdsnet_s", 1.2)]
+COMPARED = [("retinanet", 1.2), ("lite", 1.2), ("fcos", 1.2), ("yolact", 1.0), ("rdsnet_s", 1.2)]
 
 
 @dataclass(frozen=True)
