@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from tifffile import COMPRESSION, PHOTOMETRIC, TiffFile, TiffPage, xml2dict
+from tifffile import COMPRESSION, PHOTOMETRIC, TIFF, TiffFile, TiffPage, xml2dict
 
 from rdsnet.data.pixels import ORIENTATION, RefusedError, eight_bit, is_floating, picture, upright
 
@@ -234,6 +234,8 @@ def _unknown_compression(page: TiffPage) -> str | None:
     compression = page.compression
     if compression not in BYTES and compression not in EMBEDDED:
         return f"has the compression {_name(compression)}"
+    if compression != COMPRESSION.NONE and compression not in TIFF.DECOMPRESSORS:
+        return f"has the compression {_name(compression)}, for which this tifffile is too old"
     if compression in EMBEDDED and page.photometric == PHOTOMETRIC.PALETTE:
         return f"has a palette and the compression {_name(compression)}"
     if page.predictor != 1 and compression not in PREDICTED:

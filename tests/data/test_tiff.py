@@ -8,8 +8,8 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from helpers.tiff_files import by_hand, written
 from PIL import Image, ImageOps
+from helpers.tiff_files import by_hand, written
 
 from rdsnet.data.images import Picture, read_image
 
@@ -217,6 +217,8 @@ def test_jpeg_2000_and_webp_in_tiff_are_read_as_they_were_written(bits, read):
 
 @pytest.mark.parametrize("compression", ["group3", "group4", "tiff_ccitt", "packbits", "tiff_lzw"])
 def test_black_and_white_is_read_as_it_was_written(compression, read, tmp_path):
+    if 4 not in tifffile.TIFF.DECOMPRESSORS and compression not in ("packbits", "tiff_lzw"):
+        pytest.skip(f"tifffile {tifffile.__version__} cannot unpack faxes")
     bits = photograph()[..., 0] > 130
     Image.fromarray(bits).save(tmp_path / "fax.tif", compression=compression)
     np.testing.assert_array_equal(read((tmp_path / "fax.tif").read_bytes()), three(bits * 255))
