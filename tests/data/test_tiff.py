@@ -8,8 +8,8 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, ImageOps
 from helpers.tiff_files import by_hand, written
+from PIL import Image, ImageOps
 
 from rdsnet.data.images import Picture, read_image
 
