@@ -9,10 +9,14 @@ INSTALLED_FROM := setup.py pyproject.toml constraints.txt \
 	tools/make_env.py tools/install_detectron2.py tools/pure_detectron2.py \
 	$(wildcard projects/*/*/__init__.py rdsnet/ops/csrc/*.[ch]* rdsnet/ops/csrc/*/*.[ch]*)
 
-.PHONY: help env demo test test-slow test-random test-processors test-matrix benchmark lint format cuda-build gpu-check clean clean-env
+# Of tools/test_processors.py: other kernels of PyTorch, and of oneDNN.
+OTHER_PROCESSORS := aten-default onednn-avx2
+
+.PHONY: help env demo test test-slow test-random test-numeric test-processors test-matrix benchmark lint format \
+	cuda-build gpu-check clean clean-env
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 18
 
 env: $(STAMP) ## create $(VENV) and install everything (PYTHON=python3.12 chooses the interpreter)
 
@@ -29,12 +33,14 @@ test: env ## the test suite (a few minutes)
 test-slow: env ## the long tests
 	$(BIN)/python -m pytest -m slow
 
-test-random: env ## the test suite in random order, twice
-	$(BIN)/python -m pytest -p pytest_randomly
-	$(BIN)/python -m pytest -p pytest_randomly
+test-random: env ## the test suite in random order; the seed is printed (SEED=N repeats it)
+	$(BIN)/python -m pytest -p pytest_randomly $(if $(SEED),--randomly-seed=$(SEED))
 
-test-processors: env ## the test suite as other processors would run it (ARGS="--list" for how)
-	$(BIN)/python tools/test_processors.py $(ARGS)
+test-numeric: env ## the tests whose figures depend on rounding, as on two other processors
+	$(BIN)/python tools/test_processors.py --numeric --only $(OTHER_PROCESSORS)
+
+test-processors: env ## the test suite as on six other processors (an hour; ONLY="aten-default")
+	$(BIN)/python tools/test_processors.py $(if $(ONLY),--only $(ONLY))
 
 test-matrix: ## the test suite on the oldest and the newest torch, in environments of their own
 	$(PYTHON) tools/test_matrix.py

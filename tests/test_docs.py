@@ -130,9 +130,14 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("block", named([b for b in blocks() if not b.parsed_only]))
-def test_commands_run(block, folder):
-    """In order: later commands use what earlier ones have made."""
+def test_commands_run(folder):
+    """All of them in one test: later commands use what earlier ones have made."""
+    for block in blocks():
+        if not block.parsed_only:
+            run_block(block, folder)
+
+
+def run_block(block: Block, folder: Path) -> None:
     lines = block.text.replace("\\\n", " ").splitlines()
     script = [f"{s} {SHORT}" if s.startswith("rdsnet train --data") else s for s in lines]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -144,7 +149,8 @@ def test_commands_run(block, folder):
         text=True,
         timeout=600,
     )
-    assert run.returncode == 0, (run.stdout + run.stderr)[-3000:]
+    name = f"{block.page}.md, block {block.number}: "
+    assert run.returncode == 0, name + (run.stdout + run.stderr)[-3000:]
     for made in MADE.get((block.page, block.number), ()):
         assert (folder / made).exists(), made
 

@@ -1,124 +1,141 @@
-#!/usr/bin/env python3
-"""The test suite as other processors would run it: other instruction sets, other thread counts.
+"""Run the test suite as on other processors: ``make test-processors``.
 
-    make test-processors
-    python tools/test_processors.py --only "ATen default" "oneDNN AVX2" -- -m numeric
-    python tools/test_processors.py --list
+    python tools/test_processors.py [--only NAME ...] [--numeric] [-- PYTEST ARGUMENTS]
 
-PyTorch chooses kernels by what the processor can do, and rounds differently in each. Environment
-variables make it choose others: ONEDNN_MAX_CPU_ISA those of convolutions and products,
-ATEN_CPU_CAPABILITY those of everything else. Words after -- go to pytest. The exit status is 0 when
-the suite passes under every setting.
+PyTorch and oneDNN choose their kernels by what the processor can do, and so does what they round.
+Environment variables make them take those of lesser processors; each setting below is one run of
+the suite, on one thread but for "two-threads". --numeric takes the tests marked as numeric alone,
+those whose figures depend on rounding.
+
+A setting that asks for more than this processor has changes nothing: what is then in effect is said
+in the table, and what has been run already is not run again. The exit status is 1 when a test fails
+or a run does not come to its end.
 """
-
-from __future__ import annotations
 
 import argparse
 import os
+import re
+import signal
 import subprocess
 import sys
-import tempfile
-import time
-from dataclasses import dataclass, field
 from pathlib import Path
-from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[1]
 
-
-@dataclass(frozen=True)
-class Setting:
-    """Environment variables of a run; ``needs``: flags without which it is as the default."""
-
-    variables: dict[str, str] = field(default_factory=dict)
-    needs: tuple[str, ...] = ()
-
-
-KERNELS = {
-    "default": Setting(),
-    "oneDNN AVX2": Setting({"ONEDNN_MAX_CPU_ISA": "AVX2"}, ("avx512f",)),
-    "oneDNN AVX512_CORE": Setting({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}, ("avx512_vnni",)),
-    "ATen default": Setting({"ATEN_CPU_CAPABILITY": "default"}, ("avx2",)),
-    "ATen avx2": Setting({"ATEN_CPU_CAPABILITY": "avx2"}, ("avx512f",)),
-}
+# Name: environment variables.
 SETTINGS = {
-    f"{name}, {threads} thread{'s' * (threads > 1)}": Setting(
-        {**setting.variables, "OMP_NUM_THREADS": str(threads)}, setting.needs
-    )
-    for threads in (1, 2)
-    for name, setting in KERNELS.items()
+    "default": {},
+    "two-threads": {"OMP_NUM_THREADS": "2"},
+    "onednn-avx512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},  # without its half precision
+    "onednn-avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+    "aten-avx2": {"ATEN_CPU_CAPABILITY": "avx2"},
+    "aten-default": {"ATEN_CPU_CAPABILITY": "default"},
+    "no-avx": {
+        "ATEN_CPU_CAPABILITY": "default",
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "RDSNET_OPS_ISA": "generic",
+    },
 }
+NUMERIC = ["-m", "numeric and not slow"]
+
+# Prints what PyTorch takes; oneDNN says what it takes before its first convolution.
+PROBE = """
+import torch
+print("torch:", torch.backends.cpu.get_cpu_capability(), flush=True)
+torch.nn.functional.conv2d(torch.ones(1, 64, 64, 64), torch.ones(64, 64, 3, 3))
+"""
 
 
-def processor() -> tuple[str, set[str]]:
-    """Name of this processor and its flags, as Linux tells them; elsewhere unknown."""
-    name, flags = "unknown", set()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                name = value.strip()
-            elif key.strip() == "flags":
-                flags = set(value.split())
-    except OSError:
-        pass
-    return name, flags
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--only", nargs="+", choices=SETTINGS, metavar="NAME", default=[*SETTINGS])
+    parser.add_argument("--numeric", action="store_true", help="the tests marked as numeric alone")
+    parser.add_argument("pytest", nargs="*", help="arguments for pytest, after --")
+    options = parser.parse_args(arguments)
+    chosen = [*(NUMERIC if options.numeric else []), *options.pytest]
+    able = in_effect({})["PyTorch"]
+    rows, ran, failed = [], {}, False
+    for name in options.only:
+        print(f"== {name}: {words(SETTINGS[name])}", flush=True)
+        found, obstacle = {}, too_much(SETTINGS[name], able)
+        if not obstacle:
+            found = in_effect(SETTINGS[name])
+            obstacle = found.pop("obstacle", None)
+        effect = ", ".join(f"{what} {kernels}" for what, kernels in found.items())
+        if obstacle:
+            result = f"not run: {obstacle}"
+        elif effect in ran:
+            result = f"not run: the same as {ran[effect]}"
+        else:
+            ran[effect] = name
+            result, good = run_tests(SETTINGS[name], chosen)
+            failed |= not good
+        rows.append((name, words(SETTINGS[name]), effect or "-", result))
+    print("\n" + table(rows))
+    return int(failed)
 
 
-def run(setting: Setting, arguments: list[str]) -> dict[str, int]:
-    """Counts of the suite's tests under a setting: tests, failures, errors, skipped."""
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder, "report.xml")
-        command = [sys.executable, "-m", "pytest", "-q", f"--junit-xml={report}", *arguments]
-        subprocess.run(command, cwd=ROOT, env={**os.environ, **setting.variables}, check=False)
-        if not report.is_file():
-            return {"tests": 0, "failures": 0, "errors": 1, "skipped": 0}
-        suite = ElementTree.parse(report).getroot().find("testsuite")
-        return {key: int(suite.get(key)) for key in ("tests", "failures", "errors", "skipped")}
+def too_much(setting, able):
+    """Why PyTorch could not even start with a setting: it takes the word of ATEN_CPU_CAPABILITY."""
+    if setting.get("ATEN_CPU_CAPABILITY") == "avx2" and not able.startswith("AVX"):
+        return f"this processor has no AVX2 (PyTorch takes {able})"
+    return None
 
 
-def chosen(only: list[str] | None) -> dict[str, Setting]:
-    """The settings whose names begin with one of these words; all without."""
-    found = {n: s for n, s in SETTINGS.items() if not only or any(n.startswith(w) for w in only)}
-    unknown = [word for word in only or [] if not any(n.startswith(word) for n in SETTINGS)]
-    if unknown:
-        raise SystemExit(f"there is no setting '{unknown[0]}'. There are: {', '.join(SETTINGS)}")
-    return found
+def environment(setting):
+    return {**os.environ, "OMP_NUM_THREADS": "1", **setting}
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def in_effect(setting):
+    """What PyTorch, oneDNN and our operators take under a setting, and the number of threads."""
+    probe = subprocess.run(
+        [sys.executable, "-c", PROBE],
+        env={**environment(setting), "ONEDNN_VERBOSE": "1"},
+        capture_output=True,
+        text=True,
     )
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="settings that begin so")
-    parser.add_argument("--list", action="store_true", help="list the settings and stop")
-    parser.add_argument("arguments", nargs="*", metavar="-- PYTEST", help="arguments of pytest")
-    args = parser.parse_args(argv)
-    settings = chosen(args.only)
-    name, flags = processor()
-    rows, all_well = [], True
-    for title, setting in settings.items():
-        missing = [flag for flag in setting.needs if flags and flag not in flags]
-        remark = f" (this processor has no {missing[0]}: as default)" if missing else ""
-        if args.list:
-            words = " ".join(f"{key}={value}" for key, value in setting.variables.items())
-            print(f"{title}: {words}{remark}")
-            continue
-        print(f"== {title}{remark}", flush=True)
-        start = time.monotonic()
-        counts = run(setting, args.arguments)
-        failed = counts["failures"] + counts["errors"]
-        passed = counts["tests"] - failed - counts["skipped"]
-        all_well &= failed == 0 and passed > 0
-        seconds = time.monotonic() - start
-        rows.append(
-            f"| {title}{remark} | {passed} passed, {failed} failed, {counts['skipped']} skipped | "
-            f"{seconds:.0f} s |"
-        )
-    if rows:
-        print(f"\n{name}\n\n| kernels, threads | tests | time |\n| --- | --- | --- |")
-        print("\n".join(rows))
-    return 0 if all_well else 1
+    if probe.returncode:
+        return {"obstacle": ending(probe.returncode) + " " + probe.stderr.strip()[-200:]}
+    torch = re.search(r"^torch: (.*)$", probe.stdout, re.MULTILINE)
+    onednn = re.search(r"info,cpu,isa:(.*)$", probe.stdout, re.MULTILINE)
+    found = {"PyTorch": torch[1], "oneDNN": onednn[1] if onednn else "unknown"}
+    if "RDSNET_OPS_ISA" in setting:
+        found["operators"] = setting["RDSNET_OPS_ISA"]
+    return {**found, "threads": environment(setting)["OMP_NUM_THREADS"]}
+
+
+def run_tests(setting, arguments):
+    """What came out, in words, and whether all is well."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+    lines = []
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment(setting), stdout=subprocess.PIPE, text=True
+    ) as run:
+        for line in run.stdout:
+            sys.stdout.write(line)
+            sys.stdout.flush()
+            lines.append(line)
+    counts = re.findall(r"(\d+) (passed|failed|errors?|skipped)", lines[-1] if lines else "")
+    if not counts:
+        return f"FAILED: {ending(run.returncode)}", False
+    text = ", ".join(f"{number} {what}" for number, what in counts)
+    return text if run.returncode == 0 else f"FAILED: {text}", run.returncode == 0
+
+
+def ending(status):
+    """An exit status in words."""
+    return f"it ended by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+
+
+def words(setting):
+    return " ".join(f"{name}={value}" for name, value in setting.items()) or "-"
+
+
+def table(rows):
+    """Markdown, as docs/reliability.md has it."""
+    head = ("setting", "environment", "in effect", "result")
+    rows = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 if __name__ == "__main__":

@@ -93,13 +93,14 @@ def test_calls_take_turns_and_the_first_round_does_not_count():
 
 
 def test_peak_memory_counts_what_is_freed_again():
-    def call():
-        return torch.ones(10_000_000).sum()  # 40 MB
+    def call(megabytes):
+        return torch.ones(megabytes * 250_000).sum()
 
-    peak = measure.extra_peak_mb(call, "cpu")
-    if peak is None:
+    peaks = [measure.extra_peak_mb(lambda n=n: call(n), "cpu") for n in (0, 40, 80)]
+    if None in peaks:
         pytest.skip("the system does not tell the peak of resident memory")
-    assert 38 < peak < 45
+    # The kernel counts pages in batches; it is not off by as much as half of a tensor.
+    assert peaks[0] + 20 < peaks[1] < peaks[2] - 20
 
 
 def test_bound_counts_products_and_traffic_once(scene):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from helpers.coco_masks import HEIGHT, WIDTH, compressed, mask_of, uncompressed
 from PIL import Image
 
@@ -74,16 +73,6 @@ class CocoFolder:
 @pytest.fixture
 def coco(tmp_path) -> CocoFolder:
     return CocoFolder(tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def clean_catalogs():
-    """Forget the datasets that a test registers."""
-    before = set(DatasetCatalog), set(MetadataCatalog)
-    yield
-    for catalog, names in zip((DatasetCatalog, MetadataCatalog), before, strict=True):
-        for name in set(catalog) - names:
-            catalog.pop(name)
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,14 @@
 """Fitting MBRM: profiles collected once, the kernel that they give, what is written."""
 
 import json
+import math
 
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
+from helpers.rounding import gamma
 
 from rdsnet import get_cfg
 from rdsnet.cli import main
@@ -79,7 +81,7 @@ def test_a_batch_has_the_loss_of_its_objects_in_their_whole_images(objects):
         )
         total, edges = total + whole * count, edges + count
     assert reached == edges
-    torch.testing.assert_close(loss, total / edges)
+    assert loss.item() == pytest.approx((total / edges).item(), rel=gamma(int(edges) + 100))
 
 
 def test_packed_profiles_are_the_dense_ones():
@@ -118,14 +120,17 @@ def test_fitting_from_zeros_finds_the_edges(objects):
     mbrm = MBRM()
     fit = fitting.fit_kernel(mbrm, objects, schedule(**EDGES_FITTED))
     assert len(objects) == 33 and fit.edges == 132
-    assert fit.loss < 0.5 < 1.5 < fit.loss_prior
+    # Below ln 2 a true edge is more probable than all other pixels together. Without the masks it
+    # is not, nor by the kernel that was made for others.
+    assert fit.loss < math.log(2) < fit.loss_initial < fit.loss_prior
     weight = mbrm.weight.flatten()
-    assert weight[:4].sum() < -1 and weight[4:].sum() > 1  # a rise of the profile
+    assert weight[:4].sum() < 0 < weight[4:].sum()  # a rise of the profile
     unseen = synthetic_image(0, count=40, seed=9)
-    refined = mbrm(unseen.column_maxima(), unseen.row_maxima(), unseen.boxes)
-    before = (unseen.boxes - unseen.gt_boxes)[1:].abs()
-    after = (refined - unseen.gt_boxes)[1:].abs()
-    assert before.mean() > 1 and after.median() == 0 and after.mean() < 0.4
+    exact = []
+    for one in (mbrm, MBRM()):
+        refined = one(unseen.column_maxima(), unseen.row_maxima(), unseen.boxes)
+        exact.append((refined == unseen.gt_boxes)[1:].float().mean())
+    assert exact[0] > 0.5 and exact[0] > exact[1]
 
 
 def test_an_interrupted_fit_goes_on_to_the_same_kernel(objects, tmp_path, monkeypatch):
@@ -167,10 +172,14 @@ def test_the_state_of_another_fit_is_not_taken_up(objects, tmp_path, monkeypatch
 
 def test_edge_spread_is_the_standard_deviation_of_normal_errors():
     images = [synthetic_image(i, count=200) for i in range(5)]
+    generator, edges = torch.Generator().manual_seed(0), 5 * 199 * 4
     for image in images:
         image.boxes = torch.tensor([[10.0, 10, 60, 60]]).repeat(200, 1)
-        image.gt_boxes[1:] = image.boxes[1:] + 50 * 0.03 * torch.randn(199, 4)
-    assert fitting.edge_spread(ObjectProfiles(images)) == pytest.approx(0.03, rel=0.1)
+        errors = torch.randn(199, 4, generator=generator)
+        image.gt_boxes[1:] = image.boxes[1:] + 50 * 0.03 * errors
+    # A standard deviation from n numbers is itself off by 1 / sqrt(2 n); five times that never is.
+    within = 5 / math.sqrt(2 * edges)
+    assert fitting.edge_spread(ObjectProfiles(images)) == pytest.approx(0.03, rel=within)
 
 
 def test_a_model_that_finds_nothing_cannot_be_fitted_to():
@@ -329,7 +338,8 @@ def test_edge_errors_are_counted_outwards_over_detections_with_an_object():
     refined = study.ImageBoxes(0, boxes, image.scores, image.classes)
     errors = study.edge_errors([image], [refined])
     expected = {"error": (0.4 + 2 + 3 + 7) / 4, "exact": 25, "offset": (-0.4 + 2 + 3) / 3}
-    assert errors == pytest.approx(expected, rel=1e-5)
+    # Boxes of up to 90 px are float32.
+    assert errors == pytest.approx(expected, abs=gamma(8) * 90)
 
 
 def test_command_fits_compares_sweeps_and_evaluates(

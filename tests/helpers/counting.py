@@ -24,12 +24,12 @@ def calls(function: Callable[[], object]) -> int:
 
 
 def assert_work_is_linear(function: Callable[[int], object], size: int) -> None:
-    """Four times as much is no more than four times the work.
+    """The work grows as the size does rather than as its square.
 
-    From ``size`` to twice as much, work grows by some amount; from there to four times as much it
-    has to grow by twice that.
+    From ``size`` to twice as much it grows by some amount; from there to four times as much by
+    twice that where it is linear, by four times that where it is quadratic.
     """
     function(size)  # what is done once in a process
     once, twice, four = (calls(lambda n=n: function(n * size)) for n in (1, 2, 4))
     assert once < twice
-    assert four - twice <= 2 * (twice - once), f"{once}, {twice} and {four} calls"
+    assert four - twice < 3 * (twice - once), f"{once}, {twice} and {four} calls"

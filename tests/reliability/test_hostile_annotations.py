@@ -10,7 +10,6 @@ import warnings
 
 import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from helpers.counting import assert_work_is_linear
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -212,11 +211,3 @@ def test_the_work_of_loading_grows_with_the_number_of_annotations_alone(tmp_path
         assert sum(len(record["annotations"]) for record in records) == count
 
     assert_work_is_linear(load_so_many, 500)
-
-
-@pytest.fixture(autouse=True)
-def clean_catalogs():
-    yield
-    for catalog in (DatasetCatalog, MetadataCatalog):
-        for name in ("hostile", "many"):
-            catalog.pop(name, None)

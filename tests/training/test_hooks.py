@@ -7,6 +7,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import DatasetCatalog
 from detectron2.engine import TrainerBase, hooks
+from helpers.rounding import assert_within, gamma
 from torch import nn
 
 import rdsnet
@@ -181,8 +182,10 @@ def test_average_follows_its_recursion_and_is_what_is_evaluated(cfg):
     trainer.run(20)
     assert trainer.model.weight.item() == 20  # the average was taken back
     expected = [averages(0.6, n) for n in range(2, 21, 2)]
-    assert trainer.seen == pytest.approx(expected)
-    assert best(cfg)[0] == pytest.approx(expected[-1])
+    # Each step rounds a few times, and takes 0.6 of what the one before was off.
+    error = gamma(4) / (1 - 0.6)
+    assert trainer.seen == pytest.approx(expected, rel=error)
+    assert best(cfg)[0] == pytest.approx(expected[-1], rel=error)
 
 
 def test_resumed_average_equals_an_uninterrupted_one(cfg, tmp_path):
@@ -218,10 +221,11 @@ def test_average_copies_buffers_and_works_on_the_real_model():
     d1, d2 = 2 / 11, 3 / 12
     shift = 0.01 * (d2 * (d1 * 1 + (1 - d1) * 2) + (1 - d2) * 3)
     start = parameter.detach() - 0.03
-    torch.testing.assert_close(dict(averaged.named_parameters())[name].detach(), start + shift)
+    limit = gamma(12) * (start.abs() + 0.03)  # three additions, and as many averages
+    assert_within(dict(averaged.named_parameters())[name], start + shift, limit)
     with average.applied():
         assert not torch.equal(parameter, start + 0.03)
-    torch.testing.assert_close(parameter.detach(), start + 0.03)
+    assert_within(parameter, start + 0.03, limit)
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])

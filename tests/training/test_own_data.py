@@ -55,7 +55,7 @@ def test_check_train_predict(tmp_path, monkeypatch, capsys):
     MetadataCatalog.clear()
     weights = str(tmp_path / "elsewhere" / "model_best.pth")
     words = ["predict", "--weights", weights, "--input", "photos", "--output", "predictions"]
-    words += ["--format", "png,coco,csv,masks", "--score-threshold", "0.02"]
+    words += ["--format", "png,coco,csv,masks", "--score-threshold", "0"]
     assert main([*words]) == 0
     images = json.loads((tmp_path / "predictions" / "images.json").read_text())
     assert [c["name"] for c in images["categories"]] == list(CLASSES)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from detectron2.engine import DefaultPredictor
 from detectron2.utils.visualizer import Visualizer
+from helpers.rounding import gamma
 
 import rdsnet
 from rdsnet.checkpoint import load_config
@@ -99,7 +100,8 @@ def test_full_model_clipping_bounds_the_total_norm(shapes, tmp_path):
     layer.weight.grad, layer.bias.grad = torch.full((4, 3), 3.0), torch.full((4,), -3.0)
     optimizer.step()
     total = math.sqrt(float(layer.weight.grad.square().sum() + layer.bias.grad.square().sum()))
-    assert total == pytest.approx(0.5, rel=1e-4)
+    # PyTorch divides by the norm, here 12, plus 1e-6; 16 float32 numbers are scaled and added.
+    assert total == pytest.approx(0.5, rel=1e-6 / 12 + gamma(20))
     assert layer.weight.grad[0, 0] == -layer.bias.grad[0] > 0  # the direction stays
 
 

@@ -8,6 +8,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.meta_arch.fcos import FCOS, FCOSHead
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
+from helpers.rounding import ELEMENTARY, assert_within, gamma
 
 import rdsnet
 from rdsnet.modeling.object_stream import build_object_stream, matched_boxes
@@ -15,6 +16,7 @@ from rdsnet.modeling.retinanet_stream import group_norm
 from rdsnet.projects.fcos import match_locations
 from rdsnet.projects.fcos.object_stream import centerness_targets
 
+pytestmark = pytest.mark.numeric
 CHANNELS, CLASSES = 32, 3
 SHAPES = {f"p{i}": ShapeSpec(channels=CHANNELS, stride=2**i) for i in (3, 4, 5)}
 SIZE = (96, 128)
@@ -58,7 +60,7 @@ def make_reference(stream, norm="GN"):
     ours = {k: v for k, v in stream.head.state_dict().items() if k in theirs}
     assert set(theirs) - set(ours) <= {k for k in theirs if "subnet" in k and "bias" in k}
     head.load_state_dict(ours, strict=False)
-    return FCOS(
+    fcos = FCOS(
         backbone=Backbone(),
         head=head,
         head_in_features=list(SHAPES),
@@ -67,20 +69,17 @@ def make_reference(stream, norm="GN"):
         pixel_mean=[0.0] * 3,
         pixel_std=[1.0] * 3,
     )
+    return fcos.to(stream.head.cls_score.weight.dtype)
 
 
-def make_features(batch=2, requires_grad=False):
+def make_features(batch=2, dtype=torch.float32, requires_grad=False):
     generator = torch.Generator().manual_seed(1)
-    return {
-        name: torch.randn(
-            batch,
-            CHANNELS,
-            SIZE[0] // shape.stride,
-            SIZE[1] // shape.stride,
-            generator=generator,
-        ).requires_grad_(requires_grad)
-        for name, shape in SHAPES.items()
-    }
+    features = {}
+    for name, shape in SHAPES.items():
+        size = (batch, CHANNELS, SIZE[0] // shape.stride, SIZE[1] // shape.stride)
+        features[name] = torch.randn(size, generator=generator).to(dtype)
+        features[name].requires_grad_(requires_grad)
+    return features
 
 
 def ground_truth(boxes, classes):
@@ -99,10 +98,10 @@ GROUND_TRUTH = [
 
 @pytest.mark.parametrize("norm", ["GN", ""])
 def test_losses_and_their_gradients_are_those_of_detectron2(norm):
-    stream = make_stream(norm=norm)
+    stream = make_stream(norm=norm).double()
     reference = make_reference(stream, norm)
     gt = [ground_truth(*x) for x in GROUND_TRUTH]
-    ours, theirs = make_features(requires_grad=True), make_features(requires_grad=True)
+    ours, theirs = (make_features(dtype=torch.float64, requires_grad=True) for _ in range(2))
     losses, positives = stream.losses(stream(ours), gt)
     with EventStorage():
         features = list(theirs.values())
@@ -113,12 +112,14 @@ def test_losses_and_their_gradients_are_those_of_detectron2(norm):
         "loss_box_reg": "loss_fcos_loc",
         "loss_centerness": "loss_fcos_ctr",
     }.items():
-        torch.testing.assert_close(losses[name], expected[their_name], rtol=1e-6, atol=0)
+        # fvcore adds the focal loss up in float32.
+        adding = gamma(sum(x.numel() for x in stream(ours).logits))
+        assert losses[name].item() == pytest.approx(expected[their_name].item(), rel=adding)
         assert losses[name] > 0
     sum(losses.values()).backward()
     sum(expected.values()).backward()
     for name in SHAPES:
-        torch.testing.assert_close(ours[name].grad, theirs[name].grad, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(ours[name].grad, theirs[name].grad)
     # the running normaliser goes on alike
     assert stream.loss_normalizer.item() == pytest.approx(reference.loss_normalizer)
 
@@ -150,8 +151,10 @@ def test_detections_are_those_of_detectron2_and_know_their_place():
     expected = reference.forward_inference(images, their_features, reference.head(their_features))
     for image, (ours, theirs) in enumerate(zip(detections, expected, strict=True)):
         assert len(ours) == len(theirs) > 20
-        torch.testing.assert_close(ours.scores, theirs.scores, rtol=1e-6, atol=0)
-        torch.testing.assert_close(ours.pred_boxes.tensor, theirs.pred_boxes.tensor)
+        # The same convolutions, then a few operations on both sides.
+        assert_within(ours.scores, theirs.scores, 2 * gamma(3 * ELEMENTARY) * theirs.scores)
+        limit = 2 * gamma(8) * ours.pred_boxes.tensor.abs().max()
+        assert_within(ours.pred_boxes.tensor, theirs.pred_boxes.tensor, limit)
         assert torch.equal(ours.pred_classes, theirs.pred_classes)
         # a box is its location, plus and minus its distances in strides
         squares = Boxes.cat(predictions.anchors).tensor[ours.places]
@@ -159,7 +162,7 @@ def test_detections_are_those_of_detectron2_and_know_their_place():
         stride = squares[:, 2:3] - squares[:, :1]
         distances = torch.cat(predictions.deltas, 1)[image, ours.places].clamp(min=0) * stride
         expected_boxes = torch.cat([centre - distances[:, :2], centre + distances[:, 2:]], 1)
-        torch.testing.assert_close(ours.pred_boxes.tensor, expected_boxes)
+        assert_within(ours.pred_boxes.tensor, expected_boxes, limit)
 
 
 @pytest.mark.parametrize(("count", "norm"), [(0, "GN"), (0, ""), (3, ""), (200, "GN"), (200, "")])
@@ -188,15 +191,16 @@ def test_lazy_representations_equal_dense_ones_with_gradients(count, norm):
 
 
 def test_images_without_objects_have_the_loss_of_background_alone():
-    stream = make_stream()
-    predictions = stream(make_features(batch=1))
+    stream = make_stream().double()
+    predictions = stream(make_features(batch=1, dtype=torch.float64))
     losses, positives = stream.losses(predictions, [ground_truth([], [])])
     assert len(positives) == 0
     assert losses["loss_box_reg"] == 0 and losses["loss_centerness"] == 0
-    p = torch.cat(predictions.logits, 1).double().sigmoid()
+    p = torch.cat(predictions.logits, 1).sigmoid()
     normalizer = 0.9 * 300 + 0.1 * 1
     expected = (0.75 * p**2 * -(1 - p).log()).sum() / normalizer
-    assert losses["loss_cls"].item() == pytest.approx(expected.item(), rel=1e-5)
+    adding = gamma(p.numel() + ELEMENTARY)  # fvcore has the focal loss in float32
+    assert losses["loss_cls"].item() == pytest.approx(expected.item(), rel=adding)
     sum(losses.values()).backward()
     assert stream.head.ctrness.weight.grad.eq(0).all()
 

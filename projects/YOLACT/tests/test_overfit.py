@@ -1,7 +1,7 @@
 """YOLACT and RDSNet_s learn four photographs by heart, stretched to 320 x 320 px."""
 
 import pytest
-from helpers.overfitting import assert_learnt, assert_mbrm_can_be_fitted, needs_photographs, overfit
+from helpers.overfitting import assert_learns, assert_mbrm_can_be_fitted, needs_photographs
 
 DETECTOR = {
     "MODEL.META_ARCHITECTURE": "YOLACT",
@@ -15,8 +15,6 @@ DETECTOR = {
     "MODEL.ANCHOR_GENERATOR.SIZES": "[[16], [32], [64], [128], [256]]",
     "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": "[[1.0, 0.5, 2.0]]",
     "MODEL.RETINANET.NUM_CONVS": "1",
-    "SOLVER.MAX_ITER": "90",
-    "SOLVER.STEPS": "(60, 80)",
 }
 MASKS = {
     "yolact": {
@@ -35,5 +33,5 @@ MASKS = {
 @pytest.mark.parametrize("name", MASKS)
 def test_small_model_overfits_four_photographs(tmp_path, name):
     options = {**DETECTOR, **MASKS[name]}
-    assert_learnt(overfit(tmp_path, *(word for option in options.items() for word in option)))
-    assert_mbrm_can_be_fitted(tmp_path)
+    words = (word for option in options.items() for word in option)
+    assert_mbrm_can_be_fitted(assert_learns(tmp_path, *words, iterations=90))

@@ -1,5 +1,6 @@
 """The whole model: masks against their definitions, sizes, configs, Detectron2's tools."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
+from helpers.rounding import assert_within, gamma
 from torch.nn import functional as F
 
 import rdsnet
@@ -103,8 +105,8 @@ def test_ground_truth_is_stretched_with_its_image(model):
 
 
 def mask_loss_by_definition(psi, coefficients, mask, box, stride):
-    """Binary cross-entropy inside the box, summed, over the area of the box in cells; float64."""
-    probability = torch.einsum("dhw,d->hw", psi.double(), coefficients.double()).sigmoid()
+    """Binary cross-entropy inside the box, summed, over the area of the box in cells."""
+    probability = torch.einsum("dhw,d->hw", psi, coefficients).sigmoid()
     x1, y1, x2, y2 = (side / stride for side in box)
     total = 0.0
     for y in range(probability.shape[0]):
@@ -115,6 +117,7 @@ def mask_loss_by_definition(psi, coefficients, mask, box, stride):
     return float(total / ((x2 - x1) * (y2 - y1)))
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("stride", [4, 100 / 26])
 def test_yolacts_mask_loss_is_its_formula(stride):
     """Also where cells are no whole number of pixels, as 550 / 138."""
@@ -123,8 +126,8 @@ def test_yolacts_mask_loss_is_its_formula(stride):
     torch.manual_seed(1)
     model = build_model(cfg)
     model.input_size = size
-    psi = torch.randn(2, 32, 26, 26)
-    coefficients = torch.randn(3, 32).tanh()
+    psi = torch.randn(2, 32, 26, 26).double()
+    coefficients = torch.randn(3, 32).double().tanh()
     phi = torch.stack([torch.zeros_like(coefficients), coefficients], dim=1)
     model.object_stream.represent = lambda *_: phi
     gts = [objects(size, size, BOXES[:2]), objects(size, size, BOXES[2:])]
@@ -137,7 +140,7 @@ def test_yolacts_mask_loss_is_its_formula(stride):
         target = F.interpolate(masks[:, None], (26, 26), mode="bilinear", align_corners=False)
         box = gts[i].gt_boxes.tensor[n].tolist()
         expected = mask_loss_by_definition(psi[i], c, target[n, 0] > 0.5, box, stride)
-        assert float(loss) == pytest.approx(expected, rel=1e-5)
+        assert float(loss) == pytest.approx(expected, rel=gamma(8))  # areas are float32
 
 
 def test_a_sample_of_anchors_stands_for_all(model, monkeypatch):
@@ -149,7 +152,8 @@ def test_a_sample_of_anchors_stands_for_all(model, monkeypatch):
     )
     for most in (1, 2, 100):
         monkeypatch.setattr(model, "max_train_masks", most)
-        assert float(model(batch)["loss_mask"]) == pytest.approx(2 * model.mask_loss_weight)
+        mean = pytest.approx(2 * model.mask_loss_weight, rel=gamma(most + 200))
+        assert float(model(batch)["loss_mask"]) == mean
 
 
 def test_kept_pixels_are_counted_as_the_op_keeps_them():
@@ -191,8 +195,13 @@ def detecting(model):
     model.train()
 
 
+@pytest.mark.numeric
 def test_masks_are_the_definition_cropped_with_the_box(detecting):
-    """sigmoid(P c), or the softmax of the correlation, at the output's resolution."""
+    """sigmoid(P c), or the softmax of the correlation, at the output's resolution.
+
+    In float64, where no pixel depends on the order in which a processor adds.
+    """
+    detecting = copy.deepcopy(detecting).double()
     inputs = image(90, 140)
     images = detecting.preprocess_image([inputs])
     assert images.tensor.shape == (1, 3, 160, 160)
@@ -208,7 +217,7 @@ def test_masks_are_the_definition_cropped_with_the_box(detecting):
     stretched = detections.pred_boxes.tensor * torch.tensor([140 / 160, 90 / 160] * 2)
     stretched[:, 0::2].clamp_(0, 140)
     stretched[:, 1::2].clamp_(0, 90)
-    torch.testing.assert_close(instances.regressed_boxes.tensor, stretched)
+    assert_within(instances.regressed_boxes.tensor, stretched, gamma(4) * 140)
 
     if detecting.object_stream.linear_combination:
         assert (psi >= 0).all() and (phi[:, 0] == 0).all() and phi[:, 1].abs().max() <= 1
@@ -224,7 +233,10 @@ def test_masks_are_the_definition_cropped_with_the_box(detecting):
         outside = torch.ones_like(mask)
         outside[y1:y2, x1:x2] = False
         mask[outside] = False
-    assert expected.any() and (instances.pred_masks != expected).float().mean() < 1e-4
+    # The model's weights of neighbouring cells are float32, on either axis.
+    limit = 2 * gamma(2) * logits.abs().max()
+    doubtful = (logits.sigmoid() - detecting.mask_threshold).abs() <= limit
+    assert expected.any() and not ((instances.pred_masks != expected) & ~doubtful).any()
 
 
 def test_results_come_in_the_size_asked_for_or_of_the_image(detecting):
