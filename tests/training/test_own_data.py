@@ -121,7 +121,9 @@ def test_what_the_check_passes_is_trained_evaluated_and_reported(
     train, val = ("train.json", paths["train_images"]), ("val.json", paths["val_images"])
     assert main(["check-data", *train]) == 0
     assert "Training would work." in capsys.readouterr().out
-    words = ["train", "--data", *train, "--val", *val, "--output", "out", *SHORT]
+    # In full: Detectron2 remembers by the folder's name that it logs there, for every test.
+    out = str(tmp_path / "out")
+    words = ["train", "--data", *train, "--val", *val, "--output", out, *SHORT]
     assert main([*words, "MODEL.RETINANET.SCORE_THRESH_TEST", "0.0"]) == 0
     printed = capsys.readouterr().out
     results = json.loads((tmp_path / "out/inference/coco_instances_results.json").read_text())
