@@ -141,7 +141,10 @@ def read(path: Path, file_format: str) -> Callable[[Tensor], Objects] | None:
         return None
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    # Threads that wait for one another in loops crawl on a machine that does something else too.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def run(image: Tensor) -> Objects:
         return Objects(*map(torch.from_numpy, session.run(None, {"image": image.numpy()})))
