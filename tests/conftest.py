@@ -23,12 +23,12 @@ def path(request, monkeypatch) -> str:
 @pytest.fixture
 def without_weights(monkeypatch) -> None:
     """Neither a package with weights nor a connection."""
-    import huggingface_hub
+    from huggingface_hub import constants
 
     from rdsnet.checkpoint import pretrained
 
     monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
 
 @pytest.fixture(autouse=True)

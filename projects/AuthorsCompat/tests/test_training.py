@@ -7,7 +7,7 @@ import pytest
 import torch
 from detectron2.structures import BitMasks, Boxes, Instances
 from helpers.golden_data import assert_sample, golden, masks_from_bits, ratio_major, tensor
-from helpers.rounding import assert_within, probable, spread
+from helpers.rounding import assert_within, probable
 
 from rdsnet.checkpoint.mmdet import _entries
 from rdsnet.projects.authors_compat import to_continuous
@@ -179,8 +179,8 @@ def test_gradients(exact_model, moved_model, name):
                 whole.numel() ** 0.5
             )
             assert (gradient - whole).norm() <= limits[their_name] + stored
-            limit = spread(gradient, moved[their_name]) + adding * gradient.abs().max().item()
-            assert_sample(gradient, data, f"grad_{key}_f32", limit)
+            # No number is further off than all of them together.
+            assert_sample(gradient, data, f"grad_{key}_f32", float(limits[their_name]))
 
 
 STEPS = 5
