@@ -52,7 +52,6 @@ def run(exported):
     return files.read(*exported)
 
 
-@pytest.mark.numeric
 @pytest.mark.parametrize("seed", range(4))
 def test_file_finds_what_the_model_finds(run, model, seed):
     image = random_image(*SIZE, seed=seed)

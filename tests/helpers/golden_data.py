@@ -111,7 +111,7 @@ def posterior_error(mbrm, boxes: Tensor, profiles: Tensor) -> float:
     """
     prior = gamma(2) * boxes.abs().max() * 3.3 / mbrm.min_sigma + gamma(4 + ELEMENTARY) * 3.3**2 / 2
     products = gamma(mbrm.weight.numel() + 2) * (mbrm.weight.abs().sum() + mbrm.bias.abs())
-    return float(prior + products) + gamma(2 * ELEMENTARY + profiles.shape[1])
+    return (prior + products).item() + gamma(2 * ELEMENTARY + profiles.shape[1])
 
 
 def ratio_major(channels: Tensor) -> Tensor:

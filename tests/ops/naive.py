@@ -151,9 +151,9 @@ def mining_gap(psi, phi, image_index, windows, targets, target_index, mining) ->
         foreground = targets[target_index[n]] != 0
         z = two_channels(psi, phi[n : n + 1], image_index[n : n + 1])[0].diff(dim=0)[0]
         ranked = z[own & ~foreground].sort(descending=True).values
-        kept = int((own & foreground).sum() * mining)
-        if 0 < kept < len(ranked):
-            gap = min(gap, float(ranked[kept - 1] - ranked[kept]))
+        count = int((own & foreground).sum() * mining)
+        if 0 < count < len(ranked):
+            gap = min(gap, float(ranked[count - 1] - ranked[count]))
     return gap
 
 

@@ -59,7 +59,8 @@ def assert_gradients(found, psi, phi, index, windows, weights, arrange=lambda ps
     for mine, exact, limit in zip(found, (wide_psi.grad, wide_phi.grad), limits, strict=True):
         assert mine.dtype == psi.dtype
         if mine.dtype in (torch.float16, torch.bfloat16):  # the end result is rounded once more
-            limit = limit + unit_roundoff(mine.dtype) * (exact.abs() + limit)
+            least = torch.finfo(mine.dtype).smallest_normal
+            limit = limit + unit_roundoff(mine.dtype) * (exact.abs() + limit + least)
         assert_within(mine.cpu(), exact, limit)
 
 

@@ -112,12 +112,11 @@ def test_stages_of_the_network(stages, name):
     assert_sample(actual, DATA, f"img{image}_{name}", limit)
 
 
-@pytest.mark.parametrize("image", [0])
-def test_float32_is_float64_up_to_rounding(loaded_model, exact_model, image):
+def test_float32_is_float64_up_to_rounding(model, exact_model):
     """The limit is where rounding could carry the results at most."""
-    exact = run_stages(exact_model, image).tensors
-    moved = run_stages(disturbed(exact_model), image).tensors
-    for name, found in run_stages(loaded_model.eval(), image).tensors.items():
+    exact = run_stages(exact_model, 0).tensors
+    moved = run_stages(disturbed(exact_model), 0).tensors
+    for name, found in run_stages(model, 0).tensors.items():
         assert found.dtype == torch.float32
         assert_within(found, exact[name], spread(exact[name], moved[name]), name)
 

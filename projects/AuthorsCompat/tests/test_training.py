@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from helpers.golden_data import assert_sample, golden, masks_from_bits, ratio_ma
 from helpers.rounding import assert_within, probable
 
 from rdsnet.checkpoint.mmdet import _entries
+from rdsnet.modeling.object_stream import DensePredictions
 from rdsnet.projects.authors_compat import to_continuous
 
 pytestmark = pytest.mark.numeric
@@ -50,80 +52,94 @@ def training_model(loaded_model):
         yield model
 
 
+class Forward(NamedTuple):
+    """A forward pass in training."""
+
+    losses: dict[str, torch.Tensor]
+    predictions: DensePredictions
+    ground_truth: list[Instances]  # inclusive
+    mask_counts: list[int]  # anchors per image that learn masks
+
+
+@torch.no_grad()
+def run(model, data, monkeypatch) -> Forward:
+    """Through the public path, watching what it hands on."""
+    seen, counts, stream = [], [], model.object_stream
+    losses, choose = stream.losses, model.positives_with_masks
+
+    def watched(*args):
+        seen.extend(args)
+        return losses(*args)
+
+    def counting(*args):
+        positives = choose(*args)
+        counts.extend(torch.bincount(positives.image_index, minlength=2).tolist())
+        return positives
+
+    batch = training_batch(data)
+    assert list(model.preprocess_image(batch).tensor.shape[2:]) == data["stack_hw"].tolist()
+    with monkeypatch.context() as patch, in_training(model):
+        patch.setattr(stream, "losses", watched)
+        patch.setattr(model, "positives_with_masks", counting)
+        return Forward(model(batch), *seen, counts)
+
+
 @pytest.fixture(scope="module", params=FILES)
 def forward(request, exact_model, moved_model):
-    """Golden data; losses in float64, and with disturbed weights; mask-learning anchors per image;
-    what adding up all anchors' losses probably rounds, relative."""
-    data, counts, losses = golden(request.param), [], []
-    for model in (exact_model, moved_model):
-        choose = model.positives_with_masks
-
-        def counting(*args, choose=choose):
-            positives = choose(*args)
-            counts.append(torch.bincount(positives.image_index, minlength=2).tolist())
-            return positives
-
-        model.positives_with_masks = counting
-        try:
-            with torch.no_grad(), in_training(model):
-                losses.append(model(training_batch(data)))
-        finally:
-            del model.positives_with_masks
-    anchors = sum(9 * (side // 8) for side in data["stack_hw"].tolist())
-    return data, *losses, counts[0], probable(anchors * NUM_CLASSES)
+    """(golden data, pass in float64, pass with disturbed weights, what adding up the losses of all
+    anchors probably rounds, relative)
+    """
+    data = golden(request.param)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        passes = [run(model, data, monkeypatch) for model in (exact_model, moved_model)]
+    anchors = sum(len(level) for level in passes[0].predictions.anchors)
+    return data, *passes, probable(len(passes[0].ground_truth) * anchors * NUM_CLASSES)
 
 
 def test_losses_of_a_batch(forward):
-    data, losses, moved, _, adding = forward
-    assert sorted(losses) == ["loss_box_reg", "loss_cls", "loss_mask"]
+    data, exact, moved, adding = forward
     expected = {
         "loss_cls": data["loss_cls"].astype(float).sum(),
         "loss_box_reg": data["loss_bbox"].astype(float).sum(),
         "loss_mask": float(data["loss_mask"][0]),
     }
-    limits = {n: abs(moved[n] - loss) + adding * loss for n, loss in losses.items()}
-    for name, loss in losses.items():
+    assert exact.losses.keys() == expected.keys()
+    limits = {n: abs(moved.losses[n] - loss) + adding * loss for n, loss in exact.losses.items()}
+    for name, loss in exact.losses.items():
         assert abs(loss - expected[name]) <= limits[name], name
-    assert abs(sum(losses.values()) - float(data["loss_total"])) <= sum(limits.values())
+    assert abs(sum(exact.losses.values()) - float(data["loss_total"])) <= sum(limits.values())
 
 
 def test_number_of_anchors_that_learn_masks(forward):
-    data, *_, counts, _ = forward
-    assert counts == data["num_mask_instances"].tolist()
+    data, exact, *_ = forward
+    assert exact.mask_counts == data["num_mask_instances"].tolist()
 
 
 @torch.no_grad()
-def losses_of_levels(model, data, monkeypatch) -> torch.Tensor:
+def losses_of_levels(model, seen: Forward, monkeypatch) -> torch.Tensor:
     """(5, 2): classification and box loss of P3..P7."""
     stream = model.object_stream
-    batch = training_batch(data)
-    gt_instances = [x["instances"] for x in batch]
-    for gt in gt_instances:
-        gt.gt_boxes = Boxes(gt.gt_boxes.tensor - torch.tensor([0, 0, 1, 1]))
-    images = model.preprocess_image(batch)
-    assert list(images.tensor.shape[2:]) == data["stack_hw"].tolist()
-    predictions = stream(model.backbone(images.tensor))
-    labels, object_index = stream.label_anchors(predictions, gt_instances)
-    positives = ((labels >= 0) & (labels < stream.num_classes)).sum(1)
-    normalizer = stream.update_normalizer(positives)
-    level = torch.cat([torch.full((len(a),), i) for i, a in enumerate(predictions.anchors)])
+    labels, object_index = stream.label_anchors(seen.predictions, seen.ground_truth)
+    normalizer = stream.update_normalizer(((labels >= 0) & (labels < NUM_CLASSES)).sum(1))
+    anchors = seen.predictions.anchors
+    level = torch.cat([torch.full((len(own),), i) for i, own in enumerate(anchors)])
     # A level's own loss is what remains when the anchors of the others are ignored.
     monkeypatch.setattr(stream, "update_normalizer", lambda _: normalizer)
     found = []
     for i in range(5):
         own = torch.where(level == i, labels, -1)
         monkeypatch.setattr(stream, "label_anchors", lambda *_, own=own: (own, object_index))
-        losses, _ = stream.losses(predictions, gt_instances)
+        losses, _ = stream.losses(seen.predictions, seen.ground_truth)
         found.append([losses["loss_cls"].item(), losses["loss_box_reg"].item()])
     return torch.tensor(found, dtype=torch.float64)
 
 
 def test_losses_of_each_pyramid_level(forward, exact_model, moved_model, monkeypatch):
-    data, *_, adding = forward
-    with in_training(exact_model), in_training(moved_model):
-        exact, moved = (
-            losses_of_levels(model, data, monkeypatch) for model in (exact_model, moved_model)
-        )
+    data, *passes, adding = forward
+    exact, moved = (
+        losses_of_levels(model, seen, monkeypatch)
+        for model, seen in zip((exact_model, moved_model), passes, strict=True)
+    )
     expected = torch.stack([tensor(data["loss_cls"]), tensor(data["loss_bbox"])], 1)
     assert_within(exact, expected, (moved - exact).abs() + adding * exact)
 
