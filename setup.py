@@ -230,8 +230,6 @@ setup(
         "jinja2",
         "tabulate",
         "timm>=1.0",  # backbones
-        "tifffile",
-        "imagecodecs",  # what is inside of TIFF files, PNG of 16 bit
         "filetype",  # which files are videos
         "shapely",  # Detectron2 cuts polygons with it when INPUT.CROP is enabled
     ],
