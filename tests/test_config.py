@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import DefaultPredictor, DefaultTrainer
+from helpers.hanging import HANG
 from reliability import tiny
 
 import rdsnet
@@ -52,7 +53,7 @@ def spawned(*words):
         [sys.executable, "-W", "ignore", str(HERE / "reliability" / "spawned.py"), *words],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANG,
         cwd=tiny.ROOT,
     )
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import pytest
 from detectron2.engine import default_argument_parser
+from helpers.hanging import HANG
 from torch.distributed.run import get_args_parser as torchrun_parser
 
 from rdsnet.checkpoint import load_config
@@ -147,7 +148,7 @@ def run_block(block: Block, folder: Path) -> None:
         env={**os.environ, "PATH": path, "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=HANG,
     )
     name = f"{block.page}.md, block {block.number}: "
     assert run.returncode == 0, name + (run.stdout + run.stderr)[-3000:]

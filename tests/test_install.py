@@ -19,6 +19,7 @@ import install_detectron2
 import make_env
 import pure_detectron2
 import pytest
+from helpers.hanging import HANG
 
 # As little text as the patches need, in our own words: files of a make-believe Detectron2.
 SOURCE = {
@@ -278,14 +279,15 @@ def executables(folder: Path, **scripts: str) -> str:
         ({}, "git is not installed"),
         ({"git": ""}, "no C++ compiler"),
         ({"git": "echo could not resolve >&2; exit 128", "cxx": ""}, "resolve"),
-        ({"git": "exec /bin/sleep 30", "cxx": ""}, "did not answer within 0.2 seconds"),
+        ({"git": f"exec /bin/sleep {HANG}", "cxx": ""}, "did not answer within 0.2 seconds"),
         ({"git": "echo 72e9dd6e HEAD", "cxx": ""}, None),
     ],
 )
 def test_obstacles_to_building_are_found_in_time(programs, reason, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", executables(tmp_path / "bin", **programs))
     monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr(install_detectron2, "REACH_TIMEOUT", 0.2)
+    hangs = "sleep" in programs.get("git", "")
+    monkeypatch.setattr(install_detectron2, "REACH_TIMEOUT", 0.2 if hangs else HANG)
     found = install_detectron2.obstacle_to_building()
     assert (found is None) if reason is None else (reason in found)
 

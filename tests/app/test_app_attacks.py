@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from helpers.hanging import HANG
 
 pytest.importorskip("gradio")
 import httpx  # noqa: E402 (comes with gradio)
@@ -50,7 +51,7 @@ def test_files_of_the_machine_stay_there(page, weights, tmp_path):  # noqa: F811
         "/static/../../../../etc/passwd",
         "/assets/%2e%2e/%2e%2e/%2e%2e/etc/passwd",
     ]
-    with httpx.Client(base_url=page, timeout=60) as client:
+    with httpx.Client(base_url=page, timeout=HANG) as client:
         for trick in tricks:
             answer = client.get(trick)
             assert answer.status_code >= 400, f"{trick}: {answer.status_code}"
@@ -63,7 +64,7 @@ def test_files_of_the_machine_stay_there(page, weights, tmp_path):  # noqa: F811
 
 
 def test_uploads_cannot_choose_where_they_go_and_how_large_they_are(page, photo):  # noqa: F811
-    with httpx.Client(base_url=page, timeout=60) as client:
+    with httpx.Client(base_url=page, timeout=HANG) as client:
         answer = upload(client, "../../../../evil.png", photo.read_bytes())
         if answer.status_code == 200:
             (path,) = answer.json()
@@ -76,7 +77,7 @@ def test_uploads_cannot_choose_where_they_go_and_how_large_they_are(page, photo)
 def test_wrong_types_are_answered_in_words(page):  # noqa: F811
     """A pickle, a yaml file, a zip and a script under the names of images."""
     contents = (b"\x80\x04cos\nsystem\n", b"_BASE_: /etc/passwd", b"PK\x03\x04", b"<svg/>")
-    with httpx.Client(base_url=page, timeout=60) as client:
+    with httpx.Client(base_url=page, timeout=HANG) as client:
         for number, content in enumerate(contents):
             (path,) = upload(client, f"picture{number}.png", content).json()
             answer = ask(client, path, f"session{number}")
@@ -86,7 +87,7 @@ def test_wrong_types_are_answered_in_words(page):  # noqa: F811
 
 def test_many_at_once_are_all_answered(page, photo):  # noqa: F811
     def visit(number: int) -> str:
-        with httpx.Client(base_url=page, timeout=120) as client:
+        with httpx.Client(base_url=page, timeout=HANG) as client:
             (path,) = upload(client, f"street{number}.png", photo.read_bytes()).json()
             return ask(client, path, f"visitor{number}")
 
@@ -94,4 +95,4 @@ def test_many_at_once_are_all_answered(page, photo):  # noqa: F811
         answers = list(pool.map(visit, range(24)))
     found = [a for a in answers if f"objects in street{answers.index(a)}.png" in a]
     assert len(found) == 24, [json.dumps(a)[:300] for a in answers if a not in found][:2]
-    assert httpx.get(page, timeout=60).status_code == 200
+    assert httpx.get(page, timeout=HANG).status_code == 200

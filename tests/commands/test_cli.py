@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.hanging import HANG
 
 import rdsnet
 import rdsnet.training
@@ -17,7 +18,9 @@ SMALL_CONFIG = str(Path(rdsnet.__file__).parents[1] / "configs" / "small" / "rds
 
 
 def python(code):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG
+    )
 
 
 def test_parser_is_built_without_torch_or_detectron2():

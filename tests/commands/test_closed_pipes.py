@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.hanging import HANG
 from reliability import tiny
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as of every program that head ends
@@ -25,7 +26,7 @@ def unread(*words, stderr=subprocess.PIPE):
             env=environment,
             cwd=tiny.ROOT,
             text=True,
-            timeout=300,
+            timeout=HANG,
         )
     finally:
         os.close(writing)

@@ -20,7 +20,7 @@ import torch
 # Relative: all is float64 but the focal loss, which fvcore adds up in float32. Of 2^16 terms, added
 # in pairs, a sum rounds 16 times; here on both sides.
 TOLERANCE = 2 * 16 * 2**-24
-HANG = 600  # seconds; no machine needs as long
+HANG = 3600  # seconds; no machine needs as long
 IMAGES = 4
 # Every object stream of the core's conventions.
 CONFIGS = (

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.hanging import HANG
 from reliability import tiny
 
 from rdsnet.checkpoint import load_config
@@ -21,7 +22,7 @@ HERE = Path(__file__).parent
 def test_two_and_four_processes_give_losses_gradients_and_results_of_one():
     """With and without objects in the images of a process; see the script."""
     run = subprocess.run(
-        [sys.executable, str(HERE / "processes.py")], capture_output=True, text=True, timeout=600
+        [sys.executable, str(HERE / "processes.py")], capture_output=True, text=True, timeout=HANG
     )
     assert run.returncode == 0, run.stdout + run.stderr[-3000:]
     assert run.stdout.count("parameters without gradient: none") == 4 * 6
@@ -77,7 +78,7 @@ def test_a_process_that_still_holds_its_workers_ends():
         [sys.executable, "-W", "ignore", "-c", STILL_LOADING],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=HANG,
     )
     assert (run.returncode, run.stdout) == (0, "2\n"), run.stderr
 
@@ -124,7 +125,7 @@ def test_torchrun_on_two_hosts_trains_and_resumes(data, tmp_path):
             for node in (0, 1)
         ]
         for host in hosts:
-            output, _ = host.communicate(timeout=300)
+            output, _ = host.communicate(timeout=HANG)
             assert host.returncode == 0, output[-3000:]
         assert torch.load(tmp_path / "model_final.pth")["iteration"] == iterations - 1
     assert [line["iteration"] for line in tiny.curve(tmp_path)] == [1, 3]

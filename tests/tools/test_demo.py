@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import cv2
+from helpers.hanging import HANG
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "demo.py"
 ITERATIONS = 6
@@ -21,7 +22,7 @@ def test_demo_starts_afresh_and_writes_pictures_figures_and_a_model(tmp_path):
     (output / "notes.txt").write_text("mine")
 
     words = [sys.executable, str(SCRIPT), "--output", str(output), "--iterations", str(ITERATIONS)]
-    result = subprocess.run(words, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    result = subprocess.run(words, capture_output=True, text=True, timeout=HANG, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
 
     for row in ("box", "box without MBRM", "mask"):
@@ -56,7 +57,7 @@ def test_demo_starts_afresh_and_writes_pictures_figures_and_a_model(tmp_path):
     words += ["--input", str(output / "data" / "val"), "--output", str(tmp_path / "predictions")]
     words += ["--format", "coco", "--score-threshold", "0.1"]
     repository = str(SCRIPT.parents[1])
-    result = subprocess.run(words, capture_output=True, text=True, timeout=120, cwd=repository)
+    result = subprocess.run(words, capture_output=True, text=True, timeout=HANG, cwd=repository)
     assert result.returncode == 0, result.stderr
     images = json.loads((tmp_path / "predictions" / "images.json").read_text())
     names = [category["name"] for category in images["categories"]]
@@ -66,7 +67,7 @@ def test_demo_starts_afresh_and_writes_pictures_figures_and_a_model(tmp_path):
 
 def test_number_of_iterations_must_be_positive(tmp_path):
     words = [sys.executable, str(SCRIPT), "--output", str(tmp_path), "--iterations", "0"]
-    result = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(words, capture_output=True, text=True, timeout=HANG)
     assert result.returncode == 2
     assert (
         "'0' is not a whole number of at least 1" in result.stderr

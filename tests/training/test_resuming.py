@@ -11,6 +11,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.solver import LRMultiplier
 from fvcore.common.param_scheduler import MultiStepParamScheduler
+from helpers.hanging import HANG
 from reliability import tiny
 
 from rdsnet.checkpoint import load_config
@@ -214,7 +215,7 @@ def test_all_processes_of_torchrun_refuse(data, run, tmp_path):
         cwd=tiny.ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANG,
     )
     assert ended.returncode != 0
     assert ended.stderr.count("--resume cannot go on with") >= 1

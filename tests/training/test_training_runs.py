@@ -10,6 +10,7 @@ import pytest
 import torch
 from detectron2.engine import DefaultPredictor
 from detectron2.utils.visualizer import Visualizer
+from helpers.hanging import HANG
 from helpers.rounding import gamma
 
 import rdsnet
@@ -48,7 +49,7 @@ def train_net(*arguments):
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=600,
+        timeout=HANG,
     )
 
 
