@@ -95,26 +95,34 @@ def mined_loss(log_probability: Tensor, foreground: Tensor, own: Tensor, mining)
     return kept.sum() / (len(kept) + 1)
 
 
+def truths_at_pixels(image_index, windows, masks, object_index, height: int, width: int):
+    """Per object the foreground and the pixels that have a part in its loss, (H, W) bool each: what
+    lies beyond a mask is not looked at.
+    """
+    for n, own in enumerate(inside(windows, height, width)):
+        part = masks[image_index[n]][object_index[n]][:height, :width] != 0
+        foreground = torch.zeros(height, width, dtype=torch.bool)
+        known = torch.zeros_like(foreground)
+        foreground[: len(part), : part.shape[1]] = part
+        known[: len(part), : part.shape[1]] = True
+        yield foreground, own & known
+
+
+def channels_at_pixels(psi, phi, image_index, rows: Tensor, columns: Tensor) -> Tensor:
+    """(N, 2, H, W), brought to the whole image by matrices rows (H, h) and columns (W, w)."""
+    return rows.double() @ two_channels(psi, phi, image_index) @ columns.double().t()
+
+
 def ohem_losses_at_pixels(
     psi, phi, image_index, windows, masks, object_index, rows, columns, mining
 ) -> Tensor:
-    """(N,) losses on channels that were brought to the whole image first.
-
-    rows (H, h) and columns (W, w) are the interpolation matrices. What lies beyond a mask is not
-    looked at.
-    """
-    channels = rows.double() @ two_channels(psi, phi, image_index) @ columns.double().t()
-    log_probability = channels.log_softmax(1)
-    height, width = len(rows), len(columns)
-    losses = []
-    for n, own in enumerate(inside(windows, height, width)):
-        mask = masks[image_index[n]][object_index[n]]
-        foreground = torch.zeros(height, width, dtype=torch.bool)
-        known = torch.zeros_like(foreground)
-        part = mask[:height, :width] != 0
-        foreground[: len(part), : part.shape[1]] = part
-        known[: len(part), : part.shape[1]] = True
-        losses.append(mined_loss(log_probability[n], foreground, own & known, mining))
+    """(N,) losses on channels that were brought to the whole image first."""
+    channels = channels_at_pixels(psi, phi, image_index, rows, columns)
+    truths = truths_at_pixels(image_index, windows, masks, object_index, len(rows), len(columns))
+    losses = [
+        mined_loss(log_probability, *truth, mining)
+        for log_probability, truth in zip(channels.log_softmax(1), truths)
+    ]
     return torch.stack(losses) if losses else psi.new_zeros(0).double()
 
 
@@ -144,14 +152,17 @@ def kept(psi, phi, image_index, windows, targets, target_index, mining) -> Tenso
 
 def mining_gap(psi, phi, image_index, windows, targets, target_index, mining) -> float:
     """Difference between the easiest background logit that is kept and the hardest that is not."""
+    logits = two_channels(psi, phi, image_index).diff(dim=1)[:, 0]
+    own = inside(windows, *psi.shape[2:])
+    return smallest_gap(logits, zip(targets[target_index] != 0, own), mining)
+
+
+def smallest_gap(logits: Tensor, truths, mining) -> float:
+    """The same for logits (N, H, W) and per object its foreground and its pixels."""
     gap = torch.inf
-    if mining is None:
-        return gap
-    for n, own in enumerate(inside(windows, *psi.shape[2:])):
-        foreground = targets[target_index[n]] != 0
-        z = two_channels(psi, phi[n : n + 1], image_index[n : n + 1])[0].diff(dim=0)[0]
+    for z, (foreground, own) in zip(logits, truths):
         ranked = z[own & ~foreground].sort(descending=True).values
-        count = int((own & foreground).sum() * mining)
+        count = 0 if mining is None else int((own & foreground).sum() * mining)
         if 0 < count < len(ranked):
             gap = min(gap, float(ranked[count - 1] - ranked[count]))
     return gap
