@@ -182,7 +182,8 @@ def _choose_schedule(
         iterations = max(1, round(wishes.epochs * images / batch))
     else:
         iterations = max(MIN_ITERATIONS, round(EPOCHS * images / batch))
-    steps = {round(step * iterations / solver.MAX_ITER) for step in solver.STEPS}
+    cosine = solver.LR_SCHEDULER_NAME == "WarmupCosineLR"
+    steps = {round(step * iterations / solver.MAX_ITER) for step in solver.STEPS if not cosine}
     steps = tuple(sorted(step for step in steps if 0 < step < iterations))
     rate = float(f"{rate:.4g}")
     settings.options |= {
@@ -196,7 +197,9 @@ def _choose_schedule(
         f"{iterations} iterations of {batch} images ({iterations * batch / images:.3g} epochs), "
         f"learning rate {rate:g} ({solver.OPTIMIZER})"
     )
-    if steps:
+    if cosine:
+        text += ", falling to 0"
+    elif steps:
         text += f", a tenth of it after {' and '.join(map(str, steps))}"
     settings.notes.append(("Schedule", text))
     if wishes.ema:
