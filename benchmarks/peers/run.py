@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""RDSNet-lite against Mask R-CNN with the same backbone, data, crops and CPU time.
+"""RDSNet-lite against Mask R-CNN with the same backbone, data, crops and CPU time; and what every
+element of its recipe is worth.
 
 A model is trained with its whole learning-rate schedule in every budget of CPU seconds. How many
 iterations that makes is measured before its first run on a data set. Runs that are finished are
@@ -7,10 +8,11 @@ skipped, so the same command goes on after an interruption.
 
     export RDSNET_DATA=...   # the folder that holds nuclei/, waste/ and kudzu/
     OMP_NUM_THREADS=1 nice python benchmarks/peers/run.py
+    OMP_NUM_THREADS=1 nice python benchmarks/peers/run.py --recipe
     python benchmarks/peers/run.py --dry-run      # what is finished and what would run
     python benchmarks/peers/run.py --report-only  # tables and plot from finished runs
 
-Writes results.json, peers.md and peers.png beside this file.
+Writes peers.json, peers.md and peers.png beside this file; with --recipe recipe.json and recipe.md.
 """
 
 from __future__ import annotations
@@ -28,16 +30,15 @@ from itertools import product
 from pathlib import Path
 
 from data import DATA_SETS
-from report import write_reports
+from models import MODELS, PEERS, RECIPE
+from report import write_peers, write_recipe
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-MODELS = {
-    "lite": ("RDSNet-lite", "configs/lite/rdsnet_lite0_96.yaml"),
-    "mask_rcnn": ("Mask R-CNN", "benchmarks/peers/mask_rcnn_lite0_96.yaml"),
-}
 # CPU seconds of the training: the largest is what 500 iterations of Mask R-CNN take on nuclei.
 BUDGETS = (370, 740, 1480)
+# Of the recipe's rows: a quarter of it, on nuclei.
+RECIPE_BUDGET = 370
 # Iterations to measure with, the first of which do not count.
 MEASURED, WARM_UP = 30, 5
 
@@ -121,7 +122,7 @@ def config(run: Run, args: argparse.Namespace, folder: Path, iterations: int):
 
     from rdsnet.training import setup
 
-    data_set = DATA_SETS[run.data]
+    data_set, model = DATA_SETS[run.data], MODELS[run.model]
     parts = data_set.prepare(Path(args.data), Path(args.runs) / "data" / run.data)
     classes = len(json.loads(parts["train"][0].read_text())["categories"])
     files = [[f"peers_{split}", str(file), str(images)] for split, (file, images) in parts.items()]
@@ -139,8 +140,11 @@ def config(run: Run, args: argparse.Namespace, folder: Path, iterations: int):
         "DATALOADER.NUM_WORKERS": 0,
         "SEED": run.seed,
         "OUTPUT_DIR": str(folder),
+        **model.options,
     }
-    words = ["--config-file", str(ROOT / MODELS[run.model][1])]
+    steps = (round(0.8 * iterations), round(0.95 * iterations))
+    options["SOLVER.STEPS"] = steps if iterations >= 20 else ()
+    words = ["--config-file", str(ROOT / model.config)]
     words += [str(word) for pair in options.items() for word in pair]
     return setup(default_argument_parser().parse_args(words))
 
@@ -192,9 +196,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", default=os.environ.get("RDSNET_DATA", ""))
     parser.add_argument("--runs", default="output/peers", help="folder of the runs")
     parser.add_argument("--out", default=str(HERE), help="folder of tables and plot")
-    parser.add_argument("--sets", nargs="+", choices=list(DATA_SETS), default=list(DATA_SETS))
-    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
-    parser.add_argument("--budgets", nargs="+", type=int, default=BUDGETS, help="CPU seconds")
+    parser.add_argument("--recipe", action="store_true", help="the elements of the recipe")
+    parser.add_argument("--sets", nargs="+", choices=list(DATA_SETS), help="default: all")
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), help="default: all")
+    parser.add_argument("--budgets", nargs="+", type=int, help="CPU seconds")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument(
         "--iterations", type=int, help="so many instead of the budgets: does it run?"
@@ -202,7 +207,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true", help="list the runs and stop")
     parser.add_argument("--report-only", action="store_true", help="reports of finished runs")
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.models = args.models or list(RECIPE if args.recipe else PEERS)
+    args.sets = args.sets or (["nuclei"] if args.recipe else list(DATA_SETS))
+    args.budgets = args.budgets or ([RECIPE_BUDGET] if args.recipe else BUDGETS)
+    return args
 
 
 def launch(run: Run, args: argparse.Namespace, argv: list[str]) -> bool:
@@ -251,14 +260,16 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     all_well = args.report_only or all([launch(run, args, argv) for run in to_do])
     done = [run for run in wanted if finished(run, args)]
-    if done:
+    results = [finished(run, args) for run in done]
+    out = Path(args.out)
+    if done and args.recipe:
+        print(write_recipe(results, out))
+    elif done:
         times = {}
         for name in args.sets:
             largest = {run.model: run for run in done if run.data == name}
             times[name] = milliseconds_per_image(list(largest.values()), args) if largest else {}
-        titles = {name: title for name, (title, _) in MODELS.items()}
-        write_reports([finished(run, args) for run in done], times, titles, Path(args.out))
-        print((Path(args.out) / "peers.md").read_text())
+        print(write_peers(results, times, out))
     return 0 if all_well else 1
 
 
