@@ -99,6 +99,8 @@ def train(run: Run, args: argparse.Namespace) -> dict:
 
 def iterations_within(run: Run, args: argparse.Namespace) -> int:
     """Iterations that fit into the budget: measured once for a model and a data set."""
+    from detectron2.engine.hooks import CallbackHook
+
     from rdsnet.training.trainer import Trainer
 
     file = Path(args.runs) / f"{run.data}-{run.model}.json"
@@ -106,12 +108,10 @@ def iterations_within(run: Run, args: argparse.Namespace) -> int:
         cfg = config(run, args, Path(args.runs) / "measured" / run.name, MEASURED)
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=False)
-        trainer.max_iter = WARM_UP
+        spent = []
+        trainer.register_hooks([CallbackHook(after_step=lambda _: spent.append(cpu_seconds()))])
         trainer.train()
-        start = cpu_seconds()
-        trainer.start_iter, trainer.max_iter = WARM_UP, MEASURED
-        trainer.train()
-        seconds = (cpu_seconds() - start) / (MEASURED - WARM_UP)
+        seconds = (spent[-1] - spent[WARM_UP - 1]) / (len(spent) - WARM_UP)
         file.write_text(json.dumps({"seconds_per_iteration": seconds}) + "\n")
     return max(10, round(run.budget / json.loads(file.read_text())["seconds_per_iteration"]))
 

@@ -72,6 +72,7 @@ def derive_settings(
     settings = Settings()
     settings.options["MODEL.RETINANET.NUM_CLASSES"] = len(train.class_names)
     scales = _choose_input(settings, cfg, train)
+    _choose_augmentation(settings, cfg, train)
     if uses_anchors(cfg):
         _choose_anchors(settings, cfg, train, scales)
     _choose_detections(settings, cfg, train)
@@ -140,6 +141,19 @@ def _fills_input(image_sizes: np.ndarray, scales: np.ndarray) -> bool:
     """Whether hardly any of the resized images needs padding."""
     resized = (image_sizes * scales[:, None] + 0.5).astype(int)
     return (resized % PADDED_TO > 0).any(1).mean() <= SMALL_SHARE
+
+
+def _choose_augmentation(settings: Settings, cfg: CfgNode, train: DataStatistics) -> None:
+    """Turn images that have no upper side, if the config leaves the augmentation as it is."""
+    if cfg.DATASETS.MAPPER == "RDSNetDatasetMapper" and cfg.INPUT.AUGMENTATION == "light":
+        text = 'left and right exchanged ("light"): some objects stand upright, or are too few'
+        if train.lies_any_way:
+            settings.options["INPUT.AUGMENTATION"] = "microscopy"
+            text = (
+                'flips, quarter turns, sizes and colours varied ("microscopy"): the objects lie in '
+                "every direction"
+            )
+        settings.notes.append(("Variation", text))
 
 
 def _choose_anchors(
