@@ -1,5 +1,6 @@
 """benchmarks/transfer: its data, a quick run, and the table from results made by hand."""
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -42,7 +43,7 @@ def root(tmp_path):
             Image.fromarray(pixels).save(folder / f"{n}.png")
             x, y = [10 + n, 30 + n, 30 + n, 10 + n], [20, 20, 40, 40]
             shape = {"name": "polygon", "all_points_x": x, "all_points_y": y}
-            region = {"shape_attributes": shape, "region_attributes": {"insect": "bug"}}
+            region = {"shape_attributes": shape, "region_attributes": {}}
             content[f"{n}.png1"] = {"filename": f"{n}.png", "regions": {"0": region}}
         (folder / "via_region_data.json").write_text(json.dumps(content))
     return tmp_path / "data"
@@ -50,7 +51,7 @@ def root(tmp_path):
 
 def test_annotations_of_via_become_those_of_coco(modules, root):
     folder = root / "kudzu" / "train"
-    content = modules[2].coco_content(folder / "via_region_data.json", folder)
+    content = modules[2].coco_content(folder / "via_region_data.json", folder, "bug")
     assert content["categories"] == [{"id": 1, "name": "bug"}]
     assert [(i["height"], i["width"]) for i in content["images"]] == [(64, 96)] * 3
     second = content["annotations"][1]
@@ -93,13 +94,17 @@ def test_a_quick_run_gives_a_result_and_is_not_repeated(
         ("kudzu", 2, 4),
         ("kudzu", 3, 4),
     ]
-    assert document["runs"][0]["weights"] == "start"
+    start = hashlib.sha256((tmp_path / "start.pth").read_bytes()).hexdigest()
+    assert start.startswith(document["runs"][0]["weights"]) and document["runs"][0]["weights"]
     metrics = document["runs"][0]["metrics"]
     assert set(metrics) == {"bbox", "bbox_regressed", "segm"}
     assert all(ap >= 0 for values in metrics.values() for ap in values.values())  # never NaN
     assert (tmp_path / "out" / "transfer.png").is_file()
     assert run.main([*words, "--dry-run"]) == 0
     assert capsys.readouterr().out.startswith("2 of 2 runs are finished")
+    save_model(tmp_path / "start.pth", {}, cfg)  # another model: other runs
+    assert run.main([*words, "--dry-run"]) == 0
+    assert capsys.readouterr().out.startswith("0 of 2 runs are finished")
 
 
 def test_starts_differ_in_weights_alone(modules, root, tmp_path, monkeypatch):
@@ -118,6 +123,12 @@ def test_starts_differ_in_weights_alone(modules, root, tmp_path, monkeypatch):
 def test_data_that_is_not_there_is_named(modules, tmp_path):
     with pytest.raises(SystemExit, match="kudzu.*does not exist: set RDSNET_DATA"):
         modules[0].main(["--root", str(tmp_path)])
+
+
+def test_a_model_that_is_not_there_is_named(modules, root, tmp_path):
+    words = ["--root", str(root), "--data", "kudzu", "--weights", str(tmp_path / "none.pth")]
+    with pytest.raises(SystemExit, match="the start 'nuclei' .*none.pth"):
+        modules[0].main(words)
 
 
 def made_up(start, seed, mask, images=10):

@@ -18,6 +18,7 @@ class DataSet:
     train: tuple[str, str]  # annotations, folder of images
     val: tuple[str, str]
     sizes: tuple[int, ...]  # numbers of training images
+    category: str = ""  # the one class, where the annotations name none
 
 
 DATA_SETS = {
@@ -26,6 +27,7 @@ DATA_SETS = {
         ("kudzu/train/via_region_data.json", "kudzu/train"),
         ("kudzu/val/via_region_data.json", "kudzu/val"),
         (10, 24),  # that is all
+        "kudzu bug",
     ),
     "waste": DataSet(
         "medical waste",
@@ -36,22 +38,22 @@ DATA_SETS = {
 }
 
 
-def coco_content(annotations: Path, images: Path) -> dict:
+def coco_content(annotations: Path, images: Path, category: str = "") -> dict:
     """A json of COCO, or of the VGG Image Annotator (VIA) with polygons of one class, as COCO's.
 
     Categories without objects are left out: exporters add a root to theirs.
     """
     content = json.loads(annotations.read_text(encoding="utf-8"))
     if "annotations" not in content:
-        content = from_via(content, images)
+        content = from_via(content, images, category)
     used = {a["category_id"] for a in content["annotations"]}
     kept = [category for category in content["categories"] if category["id"] in used]
     return {**content, "categories": kept}
 
 
-def from_via(content: dict, images: Path) -> dict:
-    """Every file is an image, every polygon an object; the first region names the class."""
-    coco: dict[str, list] = {"images": [], "annotations": [], "categories": []}
+def from_via(content: dict, images: Path, category: str) -> dict:
+    """Every file is an image, every polygon an object of the one class."""
+    coco: dict[str, list] = {"images": [], "annotations": []}
     for entry in content.values():
         with Image.open(images / entry["filename"]) as image:
             width, height = image.size
@@ -63,11 +65,8 @@ def from_via(content: dict, images: Path) -> dict:
         for region in regions.values() if isinstance(regions, dict) else regions:
             shape = region["shape_attributes"]
             points = np.array([shape["all_points_x"], shape["all_points_y"]], dtype=float).T
-            if not coco["categories"]:
-                name = next(iter(region["region_attributes"].values()))
-                coco["categories"].append({"id": 1, "name": name})
             coco["annotations"].append(annotation(points, image_id, len(coco["annotations"]) + 1))
-    return coco
+    return {**coco, "categories": [{"id": 1, "name": category}]}
 
 
 def annotation(points: np.ndarray, image_id: int, id_: int) -> dict:

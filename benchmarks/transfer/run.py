@@ -17,6 +17,7 @@ Writes results.json, transfer.md and transfer.png beside this file.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -84,7 +85,7 @@ def run_one(run: Run, settings: Settings, folder: Path, root: Path, weights: str
     result = {
         **asdict(run),
         "settings": asdict(settings),
-        "weights": Path(weights).stem if run.start == "nuclei" else "",
+        "weights": digest(run.start, weights),
         "seconds": round(time.perf_counter() - wall, 1),
         "cpu_seconds": round(cpu_seconds() - cpu, 1),
         "torch": torch.__version__,
@@ -125,9 +126,24 @@ def data_words(run: Run, settings: Settings, folder: Path, root: Path) -> list[s
     ):
         annotations, images = (root / part for part in source)
         path = folder / f"{option.strip('-')}.json"
-        path.write_text(json.dumps(few(coco_content(annotations, images), number, seed)))
+        path.write_text(
+            json.dumps(few(coco_content(annotations, images, data.category), number, seed))
+        )
         words += [option, str(path), str(images)]
     return words
+
+
+def digest(start: str, weights: str) -> str:
+    """What tells one model as a start from another; "" for the other starts.
+
+    Raises:
+        FileNotFoundError: there are no such weights.
+    """
+    if start != "nuclei":
+        return ""
+    from rdsnet.checkpoint.shipped import weights_file
+
+    return hashlib.sha256(Path(weights_file(weights)).read_bytes()).hexdigest()[:12]
 
 
 def cpu_seconds() -> float:
@@ -170,12 +186,13 @@ def wanted_runs(args: argparse.Namespace) -> dict[str, Run]:
     return {run.name: run for run in runs}
 
 
-def finished(folder: Path, settings: Settings) -> dict | None:
-    """The result of a run with the same settings, if there is one."""
+def finished(run: Run, folder: Path, settings: Settings, weights: str) -> dict | None:
+    """The result of a run with the same settings and the same start, if there is one."""
     if not (folder / "result.json").is_file():
         return None
     result = json.loads((folder / "result.json").read_text())
-    return result if result["settings"] == asdict(settings) else None
+    same = asdict(settings), digest(run.start, weights)
+    return result if (result["settings"], result["weights"]) == same else None
 
 
 def launch(run: Run, folder: Path, argv: list[str]) -> bool:
@@ -193,23 +210,37 @@ def launch(run: Run, folder: Path, argv: list[str]) -> bool:
     return code == 0
 
 
-def main(argv: list[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else argv
-    args = parse(argv)
-    root = Path(args.root).absolute()
-    settings = QUICK if args.quick else Settings(iterations=args.iterations)
+def check(args: argparse.Namespace, root: Path) -> None:
+    """Raise SystemExit where data or the model to start from is missing."""
     for name in args.data:
         if not (root / DATA_SETS[name].train[0]).is_file():
             raise SystemExit(
                 f"'{root / DATA_SETS[name].train[0]}' does not exist: set RDSNET_DATA to the "
                 "folder that holds the data sets, give --root, or choose others with --data"
             )
+    try:
+        for start in args.starts:
+            digest(start, args.weights)
+    except OSError as error:
+        raise SystemExit(f"the start 'nuclei' (--weights): {error}") from error
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    args = parse(argv)
+    root = Path(args.root).absolute()
+    settings = QUICK if args.quick else Settings(iterations=args.iterations)
+    check(args, root)
     folder = Path(args.runs) / "quick" if args.quick else Path(args.runs)
     wanted = wanted_runs(args)
     if args.one:
         run_one(wanted[args.one], settings, folder / args.one, root, args.weights)
         return 0
-    to_do = [name for name in wanted if finished(folder / name, settings) is None]
+
+    def result(name: str) -> dict | None:
+        return finished(wanted[name], folder / name, settings, args.weights)
+
+    to_do = [name for name in wanted if result(name) is None]
     print(f"{len(wanted) - len(to_do)} of {len(wanted)} runs are finished")
     if args.dry_run:
         print("\n".join(to_do))
@@ -217,7 +248,7 @@ def main(argv: list[str] | None = None) -> int:
     all_well = True
     if not args.report_only:
         all_well = all([launch(wanted[name], folder / name, argv) for name in to_do])
-    results = [r for name in wanted if (r := finished(folder / name, settings))]
+    results = [found for name in wanted if (found := result(name))]
     if results:
         write_reports(results, Path(args.out))
         print((Path(args.out) / "transfer.md").read_text())
