@@ -110,7 +110,8 @@ def read_card(path: str | os.PathLike) -> Card | None:
     card = read_description(path).get("card")
     if not isinstance(card, Mapping):
         return None
-    return Card(**{name: card[name] for name in Card.__dataclass_fields__ if name in card})
+    known = {name: card[name] for name in Card.__dataclass_fields__ if name in card}
+    return Card(**{"finds": "", "licence": "", "data": "", **known})
 
 
 def is_large(name: str, value: Tensor) -> bool:

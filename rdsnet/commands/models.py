@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import argparse
 
+from rdsnet.checkpoint.shipped import GROUP, ShippedModel, shipped_models
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """None but --help."""
 
 
 def run(args: argparse.Namespace) -> None:
-    from rdsnet.checkpoint.shipped import GROUP, shipped_models
-
     models = shipped_models()
     if not models:
         print(
@@ -35,8 +35,8 @@ def run(args: argparse.Namespace) -> None:
         print(f"Use one: rdsnet predict --weights {there[0]} --input photos/ --output predictions/")
 
 
-def _described(model) -> list[str]:
-    """A paragraph on a :class:`~rdsnet.checkpoint.shipped.ShippedModel`."""
+def _described(model: ShippedModel) -> list[str]:
+    """A paragraph on a model."""
     from rdsnet.checkpoint.description import read_config
     from rdsnet.checkpoint.packing import read_card
 
