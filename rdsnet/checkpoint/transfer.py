@@ -128,7 +128,8 @@ class ClassMap:
         if gone:
             parts.append(f"{quoted(self.names_before[k] for k in gone)} is left out")
         if self.by_name(self.names, self.names_before) == [None]:
-            parts.append(f"{quoted(self.names)} begins as {quoted(self.names_before)}")
+            before = quoted(self.names_before)
+            parts.append(f"the class {before} becomes {quoted(self.names)}, all else is the same")
         return ", ".join(parts)
 
 

@@ -80,7 +80,8 @@ def test_as_many_classes_of_other_names_are_no_reason_to_take_them(path, caplog)
 def test_the_only_class_of_both_is_taken_whatever_its_name():
     before, now = config_of("nucleus"), config_of("beetle")
     classes = ClassMap.between(before, now)
-    assert classes.sources == (0,) and classes.text() == "'beetle' begins as 'nucleus'"
+    assert classes.sources == (0,)
+    assert classes.text() == "the class 'nucleus' becomes 'beetle', all else is the same"
     assert ClassMap.between(before, config_of("Nucleus")).text() == ""
 
 
