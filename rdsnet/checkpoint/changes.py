@@ -115,7 +115,7 @@ def refuse_other_run(cfg: CfgNode) -> Changes:
             f"changed in that folder. To go on with it, give {_beginning(stored, path)} that it "
             "began with. To train something else, choose another folder (--output DIR with --data, "
             f"else OUTPUT_DIR DIR), without --resume; MODEL.WEIGHTS {path} starts from these "
-            "weights as far as they fit."
+            "weights, other classes included, if they are of the same model."
         )
     return changes
 

@@ -228,7 +228,7 @@ def _first_weights(cfg: CfgNode, was_asked_for: bool) -> str:
         origin = f"on ImageNet, package {package_of(name)}" if package_file(name) else weights
         return f"the backbone is pretrained ({origin}); the rest starts at random"
     if weights:
-        return f"those of {weights}, as far as they fit"
+        return f"those of {weights}; what is not taken over is said when they are loaded"
     text = "random: nothing is pretrained"
     if not was_asked_for:
         text += (

@@ -48,10 +48,7 @@ def test_without_its_weights_the_small_model_is_and_the_better_one_is_named(
 
 def test_other_weights_are_named(data):
     assert "R-50.pkl); the rest" in notes(data, "R_50", ("MODEL.DEVICE", "cpu"))["Weights"]
-    assert (
-        notes(data, "lite", ("MODEL.WEIGHTS", "a.pth"))["Weights"]
-        == "those of a.pth, as far as they fit"
-    )
+    assert notes(data, "lite", ("MODEL.WEIGHTS", "a.pth"))["Weights"].startswith("those of a.pth")
     assert notes(data, "lite", ("MODEL.WEIGHTS", ""))["Weights"].startswith("random")
 
 
