@@ -29,9 +29,11 @@ CSRC = ROOT / "rdsnet" / "ops" / "csrc"
 PROJECT_CONFIG_FUNCTIONS = {
     "authors_compat": "add_authors_compat_config",
     "fcos": "add_fcos_config",
-    "nuclei": "add_nuclei_config",
     "yolact": "add_yolact_config",
 }
+# Projects whose package holds a trained model, NAME.pth, and model_card.md. rdsnet finds them by
+# the entry point group "rdsnet.models".
+PROJECTS_WITH_MODELS = ("nuclei",)
 
 
 def find_projects() -> dict[str, str]:
@@ -66,13 +68,19 @@ def layout() -> tuple[list[str], dict[str, str]]:
 
 
 def entry_points() -> dict[str, list[str]]:
-    """The command ``rdsnet``, and the projects that are there and have config keys."""
+    """The command ``rdsnet``, and config keys and models of the projects that are there."""
+    there = find_projects()
     projects = [
-        f"{name} = rdsnet.projects.{name}:{PROJECT_CONFIG_FUNCTIONS[name]}"
-        for name in find_projects()
-        if name in PROJECT_CONFIG_FUNCTIONS
+        f"{name} = rdsnet.projects.{name}:{function}"
+        for name, function in PROJECT_CONFIG_FUNCTIONS.items()
+        if name in there
     ]
-    return {"console_scripts": ["rdsnet = rdsnet.cli:main"], "rdsnet.projects": projects}
+    models = [f"{name} = rdsnet.projects.{name}" for name in PROJECTS_WITH_MODELS if name in there]
+    return {
+        "console_scripts": ["rdsnet = rdsnet.cli:main"],
+        "rdsnet.projects": projects,
+        "rdsnet.models": models,
+    }
 
 
 class BuildOperators(build_ext):
@@ -213,6 +221,7 @@ setup(
     package_data={
         "": ["*.yaml", "*/*.yaml", "*/*/*.yaml"],
         "rdsnet.visualization": ["templates/*"],
+        **{f"rdsnet.projects.{name}": ["*.pth", "*.md"] for name in PROJECTS_WITH_MODELS},
     },
     install_requires=[
         # detectron2 belongs here: see the top of this file.

@@ -1,4 +1,4 @@
-"""Config files by name, wherever rdsnet is installed."""
+"""Config files and trained models by name, wherever rdsnet is installed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 import rdsnet
+from rdsnet.checkpoint.shipped import shipped_file
 
 # In a source checkout configs/ lies beside the package; an installation has it inside.
 _ROOTS = (Path(rdsnet.__file__).parent / "configs", Path(rdsnet.__file__).parents[1] / "configs")
@@ -29,6 +30,18 @@ def get_config_file(name: str) -> str:
             return str(root / name)
     known = sorted({str(p.relative_to(r)) for r in _ROOTS for p in r.rglob("*.yaml")})
     raise ValueError(f"there is no config '{name}'. Choose one of: {', '.join(known)}")
+
+
+def get_weights_file(name: str) -> str:
+    """Path of the checkpoint of a model in the box, such as ``"nuclei"``.
+
+    It holds its config: ``rdsnet.checkpoint.load_config(path)``.
+
+    Raises:
+        FileNotFoundError: there is no such model (the message lists those that there are), or its
+            file is missing from this installation.
+    """
+    return shipped_file(name)
 
 
 def get_config(name: str) -> CfgNode:

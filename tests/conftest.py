@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
+from helpers.boxes import box, trained_model  # noqa: F401  (fixtures)
 from helpers.predicting import model_files, predict  # noqa: F401  (fixtures)
 
 from rdsnet.ops import compiled

@@ -66,7 +66,15 @@ def test_projects_and_configs_are_installed_below_rdsnet(checkout, monkeypatch):
 def test_only_projects_that_are_there_get_an_entry_point(checkout, monkeypatch):
     found = setup_arguments(checkout, monkeypatch)["entry_points"]
     assert found["rdsnet.projects"] == ["yolact = rdsnet.projects.yolact:add_yolact_config"]
+    assert found["rdsnet.models"] == []
     assert found["console_scripts"] == ["rdsnet = rdsnet.cli:main"]
+
+
+def test_a_project_with_a_model_gets_an_entry_point_and_brings_its_files(checkout, monkeypatch):
+    write(checkout, "projects/Nuclei/nuclei/__init__.py")
+    arguments = setup_arguments(checkout, monkeypatch)
+    assert arguments["entry_points"]["rdsnet.models"] == ["nuclei = rdsnet.projects.nuclei"]
+    assert arguments["package_data"]["rdsnet.projects.nuclei"] == ["*.pth", "*.md"]
 
 
 def test_setup_works_where_torch_cannot_be_imported(checkout):
@@ -100,6 +108,8 @@ def test_wheel_holds_every_config_with_its_base(tmp_path: Path):
     source = tmp_path / "source"  # a copy, since building writes into the folder
     skipped = shutil.ignore_patterns(".*", "build", "output", "*.egg-info", "datasets")
     shutil.copytree(ROOT, source, ignore=skipped)
+    shipped = source / "projects/Nuclei/nuclei"
+    (shipped / "nuclei.pth").write_bytes(b"weights")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet"]
     subprocess.run(
         [*pip, "--no-deps", "--no-build-isolation", f"--wheel-dir={tmp_path}", source],
@@ -109,6 +119,10 @@ def test_wheel_holds_every_config_with_its_base(tmp_path: Path):
     with zipfile.ZipFile(next(tmp_path.glob("rdsnet-*.whl"))) as wheel:
         wheel.extractall(tmp_path / "site")
     installed = tmp_path / "site/rdsnet"
+
+    assert (installed / "projects/nuclei/nuclei.pth").read_bytes() == b"weights"
+    card = (installed / "projects/nuclei/model_card.md").read_text()
+    assert card == (shipped / "model_card.md").read_text()
 
     bases = len(list(ROOT.glob("configs/**/*.yaml")))
     assert bases > 0

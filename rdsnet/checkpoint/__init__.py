@@ -3,6 +3,7 @@
 Read in this order: ``files`` and ``unpickler`` (reading safely), ``atomic`` (writing all or
 nothing), ``checkpointer`` (the checkpoints of a training), ``description`` (the config in a
 checkpoint), ``configs`` and ``trained`` (the config of a run, a trained model from its file),
+``shipped`` and ``packing`` (models in the box), ``transfer`` (a start from other classes),
 ``mmdet`` (the authors' names). Nothing is imported before it is asked for: ``Checkpointer``,
 ``load_config`` and ``load_model`` need Detectron2, the rest torch alone.
 """

@@ -73,6 +73,7 @@ IN_TRAINING = (
     "MODEL.RETINANET.IOU_LABELS",
     "MODEL.RETINANET.IOU_THRESHOLDS",
     "MODEL.RETINANET.PRIOR_PROB",
+    "MODEL.TIMM.NORM",  # whether statistics change in training
 )
 NUM_CLASSES, CLASSES = "MODEL.RETINANET.NUM_CLASSES", "DATASETS.CLASSES"
 MOST_SHOWN = 8
@@ -82,7 +83,7 @@ Changes = dict[str, tuple[object, object]]  # key -> the value then, the value n
 
 def is_fixed(key: str) -> bool:
     """Whether a run that is resumed has to keep the value of a config key."""
-    return _is_among(key, FIXED) and not _is_among(key, FREE)
+    return is_among(key, FIXED) and not is_among(key, FREE)
 
 
 def refuse_other_run(cfg: CfgNode) -> Changes:
@@ -114,7 +115,7 @@ def refuse_other_run(cfg: CfgNode) -> Changes:
             f"changed in that folder. To go on with it, give {_beginning(stored, path)} that it "
             "began with. To train something else, choose another folder (--output DIR with --data, "
             f"else OUTPUT_DIR DIR), without --resume; MODEL.WEIGHTS {path} starts from these "
-            "weights as far as they fit."
+            "weights, other classes included, if they are of the same model."
         )
     return changes
 
@@ -136,7 +137,7 @@ def check_other_use(cfg: CfgNode, weights: str) -> None:
     if stored is None:
         return
     changes = _changes(stored, cfg)
-    changes = {k: v for k, v in changes.items() if is_fixed(k) and not _is_among(k, IN_TRAINING)}
+    changes = {k: v for k, v in changes.items() if is_fixed(k) and not is_among(k, IN_TRAINING)}
     then, now = ([name for _, name in classes] for classes in changes.pop(CLASSES, ((), ())))
     if then != now and sorted(then) == sorted(now):
         raise ValueError(
@@ -153,6 +154,21 @@ def check_other_use(cfg: CfgNode, weights: str) -> None:
             f"{described(changes)}. What it finds may mean nothing; its own config is used with "
             f"--config-file {weights}"
         )
+
+
+def other_meaning(cfg: CfgNode, stored: CfgNode) -> Changes:
+    """What weights stand for under another config than that of their training, but for classes.
+
+    Args:
+        cfg: of the training that starts from them.
+        stored: of the one that they come from.
+    """
+    changes = _changes(stored, cfg)
+    return {
+        key: values
+        for key, values in changes.items()
+        if is_fixed(key) and not is_among(key, (*IN_TRAINING, CLASSES, NUM_CLASSES))
+    }
 
 
 def described(changes: Changes) -> str:
@@ -233,7 +249,8 @@ def _plain(value: object) -> object:
     return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-def _is_among(key: str, keys: tuple[str, ...]) -> bool:
+def is_among(key: str, keys: tuple[str, ...]) -> bool:
+    """Whether a config key is one of these, or lies below one."""
     return any(key == other or key.startswith(f"{other}.") for other in keys)
 
 

@@ -17,6 +17,7 @@ from fvcore.common import checkpoint as fvcore_checkpoint
 from rdsnet.checkpoint.atomic import remove_unfinished, write_atomically
 from rdsnet.checkpoint.files import read_checkpoint
 from rdsnet.checkpoint.pretrained import load_pretrained
+from rdsnet.checkpoint.shipped import weights_file
 from rdsnet.modeling.backbones.timm_fpn import PRETRAINED
 
 logger = logging.getLogger(__name__)
@@ -57,19 +58,34 @@ class Checkpointer(DetectionCheckpointer, _SafeReader):
         self.trust = trust
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict:
-        """As in Detectron2, with downloads checked first, and ``timm://``.
+        """As in Detectron2, with downloads checked first, ``timm://``, and models in the box.
 
         Raises:
             OSError: ``path`` is an address that cannot be reached.
-            FileNotFoundError, ValueError: see :func:`rdsnet.checkpoint.files.read_checkpoint` and
+            FileNotFoundError, ValueError: see :func:`rdsnet.checkpoint.files.read_checkpoint`,
+                :func:`rdsnet.checkpoint.shipped.weights_file` and
                 :func:`rdsnet.checkpoint.pretrained.load_pretrained`.
         """
+        path = weights_file(path)
         if path.startswith(PRETRAINED):
             self.logger.info(load_pretrained(self.model, path))
             return {}
         if "://" in path:
             _download(path)
         return super().load(path, checkpointables)
+
+    def read(self, path: str) -> dict:
+        """The content of a file of weights: ``"model"`` {name: tensor}, and what else it holds.
+
+        With an entry ``"matching_heuristics"`` the names are those of another library.
+
+        Raises:
+            FileNotFoundError, ValueError: as :meth:`load`.
+        """
+        content = self._load_file(path)
+        self._convert_ndarray_to_tensor(content["model"])
+        fvcore_checkpoint._strip_prefix_if_present(content["model"], "module.")
+        return content
 
     def save(self, name: str, **kwargs) -> None:
         """Write ``name``.pth into the folder, with model, checkpointables and ``kwargs``.

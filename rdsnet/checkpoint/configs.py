@@ -10,6 +10,7 @@ import yaml
 from detectron2.config import CfgNode
 
 from rdsnet.checkpoint.description import read_config
+from rdsnet.checkpoint.shipped import weights_file
 from rdsnet.config import get_cfg
 from rdsnet.data.datasets import register_coco_files, with_classes, with_num_classes
 from rdsnet.data.images import limit_pixels
@@ -23,7 +24,8 @@ def load_config(
 ) -> CfgNode:
     """The config of a file with command-line options merged over it.
 
-    Registers ``DATASETS.COCO_FILES`` and settles the number of classes and their names.
+    Registers ``DATASETS.COCO_FILES`` and settles the number of classes and their names. The name of
+    a model in the box in ``MODEL.WEIGHTS`` becomes the path of its file.
 
     Args:
         config_file: a yaml file, or a checkpoint (.pth) that holds the config it was trained with.
@@ -32,7 +34,7 @@ def load_config(
             many candidates as that may need are looked at.
 
     Raises:
-        FileNotFoundError: if the file is missing.
+        FileNotFoundError: if the file is missing, or MODEL.WEIGHTS is a name that nothing has.
         ValueError: for an unknown key, a value of the wrong kind, or data that does not fit.
     """
     if not Path(config_file).is_file():
@@ -55,6 +57,7 @@ def load_config(
         cfg.MODEL.RETINANET.TOPK_CANDIDATES_TEST = candidates
     with naming(f"config options '{' '.join(opts)}'"):
         cfg.merge_from_list(opts)
+    cfg.MODEL.WEIGHTS = weights_file(cfg.MODEL.WEIGHTS)
     limit_pixels(cfg.INPUT.MAX_PIXELS)
     register_coco_files(cfg)
     return with_classes(with_num_classes(cfg))

@@ -56,24 +56,32 @@ def save_model(
 def read_config(path: str | os.PathLike) -> CfgNode | None:
     """The config that a checkpoint was trained with; None when it holds none.
 
+    Raises:
+        ValueError: when the file is damaged or no PyTorch checkpoint.
+    """
+    description = read_description(path)
+    return CfgNode(yaml.safe_load(description["config"])) if "config" in description else None
+
+
+def read_description(path: str | os.PathLike) -> Mapping[str, object]:
+    """The entry ``KEY`` of a checkpoint; empty when it has none.
+
     Reads tensors and plain values only (``weights_only``); a file with more holds none.
 
     Raises:
         ValueError: when the file is damaged or no PyTorch checkpoint.
     """
     if Path(path).suffix == ".pkl":  # Detectron2's model zoo: weights alone
-        return None
+        return {}
     mmap = zipfile.is_zipfile(path)  # not a file of torch before 1.6
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError:  # more than data; whoever loads the weights says so
-        return None
+        return {}
     except Exception as error:  # what torch raises depends on where the file is broken
         raise ValueError(
             f"'{path}' cannot be loaded: the file is cut off or not a checkpoint "
             f"({type(error).__name__}: {error})"
         ) from error
     description = content.get(KEY) if isinstance(content, Mapping) else None
-    if not isinstance(description, Mapping) or "config" not in description:
-        return None
-    return CfgNode(yaml.safe_load(description["config"]))
+    return description if isinstance(description, Mapping) else {}

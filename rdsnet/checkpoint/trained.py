@@ -14,6 +14,7 @@ from torch import nn
 from rdsnet.checkpoint.checkpointer import Checkpointer
 from rdsnet.checkpoint.configs import load_config, merge_config_file, naming
 from rdsnet.checkpoint.description import read_config
+from rdsnet.checkpoint.shipped import weights_file
 from rdsnet.config import get_cfg
 from rdsnet.data.datasets import class_metadata, coco_files
 
@@ -27,7 +28,9 @@ def prediction_config(
 ) -> CfgNode:
     """The config for a Predictor whose masks stay compact.
 
-    Without ``config_file``, it is the one that the checkpoint holds, or config.yaml beside it.
+    ``weights`` are a path, an address or the name of a model in the box
+    (:func:`~rdsnet.checkpoint.shipped.weights_file`). Without ``config_file``, it is the one that
+    the checkpoint holds, or config.yaml beside it.
     A model that was trained on a GPU runs on the CPU where there is none. With ``score_threshold``
     None the config's own holds, and so with ``max_detections``.
 
@@ -38,6 +41,7 @@ def prediction_config(
         FileNotFoundError, ValueError: as :func:`~rdsnet.checkpoint.configs.load_config`; for
             weights that are missing or damaged.
     """
+    weights = weights_file(weights)
     check_weights(weights)
     config_file = config_file or find_config(weights)
     settings = ["MODEL.WEIGHTS", weights, "MODEL.RDSNET.DENSE_MASKS", "False"]
@@ -121,7 +125,8 @@ def check_weights(weights: str) -> None:
     if not Path(weights).is_file():
         raise FileNotFoundError(
             f"weights '{weights}' do not exist. Give the path of a checkpoint (.pth or .pkl); "
-            "training writes model_final.pth into OUTPUT_DIR."
+            "training writes model_final.pth into OUTPUT_DIR. 'rdsnet models' lists the names of "
+            "models in the box."
         )
     with open(weights, "rb") as file:
         is_pickle = file.read(1) == b"\x80"

@@ -14,6 +14,7 @@ COMMANDS = (
     "eval",
     "predict",
     "app",
+    "models",
     "fit-mbrm",
     "convert",
     "export",

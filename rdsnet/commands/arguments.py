@@ -10,15 +10,45 @@ from rdsnet.checkpoint.trust import add_trust_argument
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Which trained model: ``--weights``, ``--config-file`` and ``--trust-checkpoint``."""
-    parser.add_argument(
-        "--weights", required=True, metavar="FILE", help="checkpoint (.pth or .pkl)"
-    )
+    add_weights(parser, required=True)
     parser.add_argument(
         "--config-file",
         metavar="FILE",
         help="yaml config file (default: the config in the checkpoint, or config.yaml beside it)",
     )
     add_trust_argument(parser)
+
+
+def add_weights(parser: argparse.ArgumentParser, more: str = "", *, required: bool = False) -> None:
+    """``--weights``; ``more`` goes on with its explanation."""
+    parser.add_argument(
+        "--weights",
+        required=required,
+        metavar="FILE",
+        help="checkpoint (.pth or .pkl), or the name of a model in the box where there is no such "
+        f"file (rdsnet models){more}",
+    )
+
+
+def use_weights(args: argparse.Namespace) -> None:
+    """Put ``--weights`` before the config options; without ``--config-file`` its config is used.
+
+    Raises:
+        FileNotFoundError, ValueError: there are no such weights, or they hold no config and none is
+            given; neither is given.
+    """
+    if args.weights:
+        from rdsnet.checkpoint.shipped import weights_file
+        from rdsnet.checkpoint.trained import check_weights, find_config
+
+        weights = weights_file(args.weights)
+        check_weights(weights)
+        args.opts = ["MODEL.WEIGHTS", weights, *args.opts]
+        args.config_file = args.config_file or find_config(weights)
+    elif not args.config_file:
+        raise ValueError(
+            "give --weights FILE, a checkpoint that holds its config, or --config-file FILE"
+        )
 
 
 def add_config_options(parser: argparse.ArgumentParser, name: str = "opts") -> None:

@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from rdsnet.data.repair import check_target
     from rdsnet.reports.data_check import check_data, draw_sheet, repair, report_text
-    from rdsnet.training.own_data import base_config
+    from rdsnet.training.base import base_config
     from rdsnet.training.settings import fitting_notes
 
     wanted = {name: getattr(args, name) for name in FIX_OPTIONS}

@@ -3,8 +3,13 @@
 The data sets are DATASETS.TEST of the config. Same as train_net.py --eval-only. With
 --max-detections N, AP counts the best N detections of every image instead of COCO's 100.
 
-Example:
+Without --config-file, the checkpoint's own config is used.
+
+Examples:
+  rdsnet eval --weights output/mine/model_best.pth
   rdsnet eval --config-file output/mine/config.yaml MODEL.WEIGHTS output/mine/model_final.pth
+  rdsnet eval --weights nuclei --max-detections 500 DATASETS.TEST "('mine',)" \\
+      DATASETS.COCO_FILES "[['mine', 'mine.json', 'images/']]"
 """
 
 from __future__ import annotations

@@ -2,11 +2,13 @@
 
 The model is run once over DATASETS.TRAIN, then the kernel is fitted in seconds. OUTPUT_DIR/mbrm
 gets the checkpoint with the fitted kernel, model_final.pth, and a config.yaml to use it with. The
-same command after an interruption goes on where it stopped.
+same command after an interruption goes on where it stopped. Without --config-file, the checkpoint's
+own config is used.
 
 Keys: MODEL.RDSNET.MBRM.GAMMA, .MIN_SIGMA, .RADIUS, .READOUT, and .FIT.* for the schedule.
 
 Examples:
+  rdsnet fit-mbrm --weights output/mine/model_best.pth OUTPUT_DIR output/fitted
   rdsnet fit-mbrm --config-file output/mine/config.yaml MODEL.WEIGHTS output/mine/model_final.pth
   rdsnet fit-mbrm --config-file output/mine/config.yaml --compare --sweep \\
       MODEL.WEIGHTS output/mine/model_final.pth
@@ -20,13 +22,14 @@ import json
 from pathlib import Path
 
 from rdsnet.checkpoint.trust import add_trust_argument
-from rdsnet.commands.arguments import add_config_options
+from rdsnet.commands.arguments import add_config_options, add_weights, use_weights
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--config-file", required=True, metavar="FILE", help="config of the trained model"
+        "--config-file", default="", metavar="FILE", help="config of the trained model"
     )
+    add_weights(parser)
     parser.add_argument(
         "--compare",
         action="store_true",
@@ -54,6 +57,7 @@ def run(args: argparse.Namespace) -> None:
     from rdsnet.modeling.mbrm import PUBLISHED_KERNEL
     from rdsnet.visualization.mbrm import plot_kernels, plot_sweep
 
+    use_weights(args)
     cfg = load_config(args.config_file, args.opts)
     check_num_classes(cfg)
     if (args.compare or args.sweep) and not cfg.DATASETS.TEST:

@@ -21,6 +21,7 @@ Files that cannot be read are reported and skipped; the exit status is then 1. W
 stays whatever comes later.
 
 Examples:
+  rdsnet predict --weights nuclei --input my_images/
   rdsnet predict --weights output/mine/model_best.pth --input photo.jpg holiday/ 'scans/**/*.tif' \\
       --output predictions
   rdsnet predict --weights output/mine/model_best.pth --input clip.mp4 --output predictions \\
@@ -67,7 +68,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="images, folders of images, quoted patterns such as 'scans/**/*.png', videos, or the "
         "number of a camera",
     )
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder to write into")
+    parser.add_argument(
+        "--output",
+        default="output/predictions",
+        metavar="DIR",
+        help="folder to write into (default: output/predictions)",
+    )
     parser.add_argument(
         "--format",
         type=formats,

@@ -4,11 +4,14 @@ With --data, everything else is decided from the data and printed: classes, inpu
 anchors, detections per image, schedule, learning rate, evaluation; and the train_net.py command
 that does the same. OUTPUT_DIR then has model_best.pth, the model to use: the best by mask AP, with
 MBRM fitted to it, its config and the names of its classes. Without --val, a tenth of the images is
-held out (--no-val: none, and no evaluation).
+held out (--no-val: none, and no evaluation). With --weights, training starts from a model that has
+learnt something else: its architecture is taken unless --config names another; the number of
+classes may differ.
 
 Examples:
   rdsnet train --data train.json photos/ --val val.json photos/ --output output/mine
   rdsnet train --data train.json photos/ --config R_101 --epochs 24 --batch-size 8 --patience 5
+  rdsnet train --data train.json photos/ --weights nuclei
   rdsnet train --data train.json photos/ --output output/mine --resume
   rdsnet train --config-file configs/COCO-InstanceSegmentation/rdsnet_R_50_FPN_1x.yaml --num-gpus 4
   rdsnet train --config-file output/mine/config.yaml --resume
@@ -20,7 +23,7 @@ import argparse
 import os
 
 from rdsnet.checkpoint.trust import add_trust_argument
-from rdsnet.commands.arguments import add_config_options, positive
+from rdsnet.commands.arguments import add_config_options, add_weights, positive, use_weights
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config",
         metavar="NAME",
         help="lite (EfficientNet-Lite0), small (from scratch), R_50, R_101 or a yaml file, also of "
-        "projects/ (default: R_50 with a GPU, else lite)",
+        "projects/ (default: that of --weights, else R_50 with a GPU and lite without)",
     )
     own.add_argument("--output", metavar="DIR", help="default: output/ and the name of the data")
     length = own.add_mutually_exclusive_group()
@@ -56,25 +59,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ema", action="store_true", help="use a moving average of the weights over iterations"
     )
     own.add_argument("--device", metavar="NAME", help="cpu or cuda")
-    add_run_arguments(parser, required=False)
+    add_run_arguments(parser, "; training starts from it")
     parser.add_argument(
         "--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, do not train"
     )
 
 
-def add_run_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+def add_run_arguments(parser: argparse.ArgumentParser, on_weights: str = "") -> None:
     """What training and evaluation have in common.
 
     Args:
-        required: whether ``--config-file`` must be given.
+        on_weights: what is done with ``--weights``.
     """
     parser.add_argument(
         "--config-file",
-        required=required,
         default="",
         metavar="FILE",
         help="yaml config file, or a checkpoint that holds its config",
     )
+    add_weights(parser, on_weights)
     parser.add_argument(
         "--resume",
         action="store_true",
@@ -109,13 +112,15 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("--num-machines above 1 needs --dist-url tcp://HOST:PORT of machine 0")
     if getattr(args, "data", None):
         use_own_data(args)
-    elif not args.config_file:
+    elif not (args.config_file or args.eval_only):
         raise ValueError(
             "give --data JSON IMAGES to train on your own data, or --config-file FILE for a config "
             "that names its data"
         )
     elif alone := [f"--{name.replace('_', '-')}" for name in OWN_DATA if getattr(args, name, None)]:
         raise ValueError(f"{', '.join(alone)} can only be given together with --data")
+    else:
+        use_weights(args)
     from rdsnet.training import run
 
     run(args)
@@ -150,6 +155,7 @@ def use_own_data(args: argparse.Namespace) -> None:
         tuple(args.data),
         tuple(args.val) if args.val else None,
         config=args.config,
+        weights=args.weights,
         output=args.output,
         wishes=wishes,
         hold_out=not args.no_val,

@@ -8,27 +8,30 @@ from detectron2.engine import DefaultPredictor
 
 from rdsnet.checkpoint import Checkpointer
 from rdsnet.checkpoint.changes import check_other_use
+from rdsnet.checkpoint.shipped import weights_file
 
 
 class Predictor(DefaultPredictor):
     """From a BGR image (H, W, 3) uint8 to ``{"instances": Instances}``, as in Detectron2.
 
     Args:
-        cfg: with ``MODEL.WEIGHTS``.
+        cfg: with ``MODEL.WEIGHTS``, a path, an address or the name of a model in the box.
         trust_checkpoint: see :func:`rdsnet.checkpoint.read_checkpoint`; Detectron2's own predictor
             runs the code in a .pkl without asking.
 
     Raises:
+        FileNotFoundError: there are no such weights.
         ValueError: the weights do not fit, or have learnt the classes in another order.
     """
 
     def __init__(self, cfg: CfgNode, trust_checkpoint: bool = False) -> None:
+        weights = weights_file(cfg.MODEL.WEIGHTS)
         without_weights = cfg.clone()
         without_weights.defrost()
         without_weights.MODEL.WEIGHTS = ""
         super().__init__(without_weights)
-        check_other_use(cfg, cfg.MODEL.WEIGHTS)
-        Checkpointer(self.model, trust=trust_checkpoint).load(cfg.MODEL.WEIGHTS)
+        check_other_use(cfg, weights)
+        Checkpointer(self.model, trust=trust_checkpoint).load(weights)
 
 
 class CountingPredictor(Predictor):

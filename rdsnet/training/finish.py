@@ -27,7 +27,7 @@ from rdsnet.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
-# How much lower box AP may be with the fitted kernel than with the published one.
+# How much lower box AP may be with the fitted kernel than with the one before.
 TOLERATED_LOSS = 0.05
 
 
@@ -120,7 +120,7 @@ def _fit_mbrm(cfg: CfgNode, best: Path) -> OrderedDict | None:
     try:
         mbrm, fit = fit_mbrm(cfg)
     except ValueError as error:
-        logger.warning(f"MBRM keeps the published kernel: {error}")
+        logger.warning(f"MBRM keeps the kernel that it had: {error}")
         return None
     weights = {**content["model"], **mbrm.cpu().state_dict(prefix="mbrm.")}
     logger.info(
@@ -135,7 +135,7 @@ def _fit_mbrm(cfg: CfgNode, best: Path) -> OrderedDict | None:
     before, after = record.get("box_ap"), results["bbox"]["AP"]
     if before is not None and not after >= before - TOLERATED_LOSS:
         logger.warning(
-            f"MBRM keeps the published kernel: box AP is {before:.2f} with it, {after:.2f} with "
+            f"MBRM keeps the kernel that it had: box AP is {before:.2f} with it, {after:.2f} with "
             "the fitted one"
         )
         return evaluate(cfg, content["model"])

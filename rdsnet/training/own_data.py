@@ -10,19 +10,17 @@ from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from detectron2.config import CfgNode
 
-import rdsnet
-from rdsnet import model_zoo
 from rdsnet.checkpoint.changes import refuse_other_run
-from rdsnet.checkpoint.configs import merge_config_file, naming
+from rdsnet.checkpoint.configs import naming
 from rdsnet.checkpoint.pretrained import package_file, package_of
 from rdsnet.data.checks import check_coco, coco_categories
 from rdsnet.data.equal_images import equal_images, image_paths
 from rdsnet.data.ids import id_order
 from rdsnet.data.statistics import DataStatistics, data_statistics
 from rdsnet.modeling.backbones.timm_fpn import PRETRAINED
+from rdsnet.training.base import LITE, base
 from rdsnet.training.data_remarks import (
     crowd_remarks,
     equal_image_remarks,
@@ -30,59 +28,9 @@ from rdsnet.training.data_remarks import (
 )
 from rdsnet.training.settings import Settings, Wishes, derive_settings
 
-MODELS = {
-    "lite": "lite/rdsnet_lite0_96.yaml",
-    "small": "small/rdsnet_small.yaml",
-    "R_50": "COCO-InstanceSegmentation/rdsnet_R_50_FPN_1x.yaml",
-    "R_101": "COCO-InstanceSegmentation/rdsnet_R_101_FPN_1x.yaml",
-}
-# The backbone of "lite".
-LITE = "tf_efficientnet_lite0"
 # Without --val, this share of the images is held out, if there are at least so many.
 HELD_OUT, MIN_TO_HOLD_OUT = 0.1, 20
 SPLIT_FILES = ("train.json", "val.json")
-
-
-def base_config(name: str | None) -> tuple[str, CfgNode]:
-    """A config by short name or path, and what it is called.
-
-    Args:
-        name: a key of ``MODELS``, a yaml file, or a name that :mod:`rdsnet.model_zoo` knows. None:
-            :func:`default_model`.
-
-    Raises:
-        ValueError: if there is no such config.
-    """
-    name = name or default_model()
-    cfg = rdsnet.get_cfg()
-    path = config_path(name)
-    with naming(f"config '{name}'"):
-        merge_config_file(cfg, path)
-    return name, cfg
-
-
-def default_model() -> str:
-    """What a machine can train: "R_50" where torch sees a GPU, else "lite".
-
-    Without a connection lite needs the package with its weights. Where that is not installed it is
-    "small", which is trained from scratch.
-    """
-    if torch.cuda.is_available():
-        return "R_50"
-    return "lite" if package_file(LITE) else "small"
-
-
-def config_path(name: str) -> str:
-    """The file of a config by short name, path, or the model zoo's name."""
-    if os.path.isfile(name):
-        return name
-    if name in MODELS:
-        return _short(model_zoo.get_config_file(MODELS[name]))
-    if name.endswith(".yaml"):
-        return _short(model_zoo.get_config_file(name))
-    raise ValueError(
-        f"--config '{name}' is neither one of {', '.join(MODELS)} nor a yaml file that exists"
-    )
 
 
 def prepare(
@@ -92,6 +40,7 @@ def prepare(
     config: str | None,
     output: str | None,
     wishes: Wishes,
+    weights: str | None = None,
     hold_out: bool = True,
     opts: Sequence[str] = (),
     resume: bool = False,
@@ -100,7 +49,7 @@ def prepare(
 
     Args:
         data, val: json and image folder to train on and to evaluate on.
-        config: see :func:`base_config`.
+        config, weights: see :func:`rdsnet.training.base.base`.
         output: OUTPUT_DIR; None: ``output/`` and the name of the data set.
         wishes: what the user wants to be different.
         hold_out: without ``val``, evaluate on a part of the images of ``data``.
@@ -114,8 +63,8 @@ def prepare(
         FileNotFoundError, ValueError: for data that cannot be trained on; ValueError when the
             output folder has another run. Then nothing has been written.
     """
-    name, cfg = base_config(config)
-    config_file = config_path(name)
+    start = base(config, weights)
+    config_file, cfg = start.config_file, start.cfg.clone()
     with naming(f"config options '{' '.join(opts)}'"):
         cfg.merge_from_list(list(opts))
     train_name, val_name = dataset_names(data[0], val[0] if val else None)
@@ -147,7 +96,7 @@ def prepare(
     evaluated = data_statistics(val_content) if val else None
     if evaluated is not None and not len(evaluated.image_sizes):
         raise ValueError(f"{val[0]} has no images to evaluate on. Give others, or --no-val.")
-    settings = derive_settings(cfg, train, evaluated, wishes)
+    settings = derive_settings(cfg, train, evaluated, wishes, start.from_weights)
     if resume:
         _refuse_other_run(cfg, folder, classes, [*settings.opts(), *opts])
     if parts:  # only now: a run that is resumed has files of these names
@@ -177,7 +126,8 @@ def prepare(
     else:
         notes.append(("Validation", "none: the model is not evaluated (give --val)"))
     notes.append(("Model", f"{config_file} on {cfg.MODEL.DEVICE}"))
-    notes.append(("Weights", _first_weights(cfg, was_asked_for=config is not None)))
+    was_asked_for = config is not None or weights is not None
+    notes.append(("Weights", _first_weights(cfg, was_asked_for)))
     settings.notes = notes + remarks + settings.notes
     if "INPUT.MIN_SIZE_TRAIN" in opts:  # sizes given by hand come with their own sampling
         settings.options.pop("INPUT.MIN_SIZE_TRAIN_SAMPLING", None)
@@ -187,7 +137,7 @@ def prepare(
     if opts:
         given = ", ".join(f"{key} {value}" for key, value in zip(opts[::2], opts[1::2]))
         settings.notes.append(("Options", f"{given}, as given; they come after all of this"))
-    settings.options = {**options, **settings.options}
+    settings.options = {**start.options, **options, **settings.options}
     return config_file, [*settings.opts(), *opts], settings
 
 
@@ -278,7 +228,7 @@ def _first_weights(cfg: CfgNode, was_asked_for: bool) -> str:
         origin = f"on ImageNet, package {package_of(name)}" if package_file(name) else weights
         return f"the backbone is pretrained ({origin}); the rest starts at random"
     if weights:
-        return f"those of {weights}"
+        return f"those of {weights}; what is not taken over is said when they are loaded"
     text = "random: nothing is pretrained"
     if not was_asked_for:
         text += (
@@ -290,9 +240,3 @@ def _first_weights(cfg: CfgNode, was_asked_for: bool) -> str:
 
 def _word(text: str) -> str:
     return re.sub(r"\W+", "_", text).strip("_")
-
-
-def _short(path: str) -> str:
-    """Relative to the current folder where that is shorter."""
-    relative = os.path.relpath(path)
-    return path if relative.startswith("..") else relative

@@ -17,7 +17,7 @@ from rdsnet.modeling.loading import OPTIONAL
 MOST_SHOWN = 5
 REMEDY = (
     "Go on with the config that the run began with, or choose another OUTPUT_DIR; MODEL.WEIGHTS "
-    "FILE starts a new run from its weights as far as they fit."
+    "FILE starts a new run from its weights, other classes included, if they are of the same model."
 )
 
 

@@ -25,6 +25,8 @@ SMALL_OBJECT, SMALL_SHARE = 12, 0.1
 PADDED_TO = 32
 # Evaluations in a run; more when they decide when it stops.
 EVALUATIONS, EVALUATIONS_WITH_PATIENCE = 8, 20
+# Anchors that trained weights have learnt are exchanged where fewer objects than this match one.
+FEW_MATCHES = 0.5
 # Room above the largest number of objects in a training image.
 DETECTIONS_MARGIN = 1.25
 # Images that MBRM is fitted to at most, where there is no GPU.
@@ -56,13 +58,19 @@ class Settings:
 
 
 def derive_settings(
-    cfg: CfgNode, train: DataStatistics, val: DataStatistics | None, wishes: Wishes
+    cfg: CfgNode,
+    train: DataStatistics,
+    val: DataStatistics | None,
+    wishes: Wishes,
+    learnt_anchors: bool = False,
 ) -> Settings:
     """Decide on everything that depends on the data.
 
     Args:
         cfg: the base config; its schedule and learning rate are for its own batch size.
         train, val: of the images that are trained and evaluated on (None: no evaluation).
+        learnt_anchors: training starts from weights that have learnt the anchors of ``cfg``. They
+            stay unless hardly any object matches one.
 
     Raises:
         ValueError: if no training image has an object.
@@ -74,7 +82,7 @@ def derive_settings(
     scales = _choose_input(settings, cfg, train)
     _choose_augmentation(settings, cfg, train)
     if uses_anchors(cfg):
-        _choose_anchors(settings, cfg, train, scales)
+        _choose_anchors(settings, cfg, train, scales, learnt_anchors)
     _choose_detections(settings, cfg, train)
     _choose_schedule(settings, cfg, train, wishes)
     _choose_evaluation(settings, cfg, val, wishes)
@@ -157,15 +165,25 @@ def _choose_augmentation(settings: Settings, cfg: CfgNode, train: DataStatistics
 
 
 def _choose_anchors(
-    settings: Settings, cfg: CfgNode, train: DataStatistics, scales: np.ndarray
+    settings: Settings,
+    cfg: CfgNode,
+    train: DataStatistics,
+    scales: np.ndarray,
+    are_learnt: bool,
 ) -> None:
     fit = fit_anchors(cfg, train.boxes * scales[train.image_index, None])
+    if are_learnt and (fit.factor == 1 or fit.coverage >= FEW_MATCHES):
+        text = f"those that the weights have learnt: {fit.coverage:.0%} of the objects match one"
+        settings.notes.append(("Anchors", f"{text}, by IoU {fit.iou:g}"))
+        return
     sizes = [level[0] for level in fit.best_sizes]
     text = f"{sizes[0]:.3g} to {sizes[-1]:.3g} px: {fit.best_coverage:.0%} of the objects match one"
     if fit.factor != 1:
         settings.options["MODEL.ANCHOR_GENERATOR.SIZES"] = fit.best_sizes
         usual = f"{fit.sizes[0][0]:.3g} to {fit.sizes[-1][0]:.3g}"
         text += f" (of the usual {usual} px: {fit.coverage:.0%})"
+        if are_learnt:
+            text += ". WARNING: the weights have learnt the usual ones, for objects of other sizes"
     settings.notes.append(("Anchors", f"{text}, by IoU {fit.iou:g}"))
 
 

@@ -20,6 +20,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from rdsnet.checkpoint import Checkpointer, read_checkpoint
 from rdsnet.checkpoint.changes import refuse_other_run
+from rdsnet.checkpoint.transfer import load_first_weights
 from rdsnet.data.datasets import register_coco_files
 from rdsnet.data.mapper import build_mapper
 from rdsnet.data.train_loader import TrainLoader, build_train_loader
@@ -131,6 +132,9 @@ class Trainer(DefaultTrainer):
         Learning rate, momentum and weight decay are those of the config, also where they have
         changed.
 
+        A new training may start from a model that has learnt something else, see
+        :mod:`rdsnet.checkpoint.transfer`.
+
         Raises:
             FileNotFoundError: a process cannot read the checkpoint that the first one has found.
             ValueError: the checkpoint is of a run with other classes, another model or another
@@ -141,7 +145,7 @@ class Trainer(DefaultTrainer):
             last = self.checkpointer.get_checkpoint_file() if comm.is_main_process() else ""
             last = comm.all_gather(last)[0]
         if not last:
-            self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
+            load_first_weights(self.checkpointer, self.cfg)
             return
         if not all(comm.all_gather(Path(last).is_file())):
             raise FileNotFoundError(

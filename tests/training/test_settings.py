@@ -13,9 +13,9 @@ import rdsnet
 from rdsnet.cli import main
 from rdsnet.config import get_cfg
 from rdsnet.data.statistics import DataStatistics
-from rdsnet.training import own_data
 from rdsnet.training.anchor_fit import best_ious, fit_anchors
-from rdsnet.training.own_data import base_config, dataset_names
+from rdsnet.training.base import MODELS, base_config
+from rdsnet.training.own_data import dataset_names
 from rdsnet.training.settings import Wishes, derive_settings
 
 
@@ -153,7 +153,7 @@ def test_options_are_valid_for_every_model():
     """Each option exists in the config and has the right type."""
     data = statistics([(2000, 3000)] * 50, random_boxes(5000, 15, 40, 2000))
     assert len(PROJECTS) > 4
-    for name in [*own_data.MODELS, *PROJECTS]:
+    for name in [*MODELS, *PROJECTS]:
         _, cfg = base_config(name)
         derived = derive_settings(cfg, data, data, Wishes(patience=3, ema=True))
         cfg.merge_from_list(derived.opts())
