@@ -22,10 +22,10 @@ from rdsnet.data.pixels import (
 )
 
 # Their further pictures are previews, depth maps and other shots beside the one that is meant.
-SIDE_PICTURES = ("HEIF", "MPO")
-LAYERED = "PSD"  # its further pictures are layers of the first
-TRANSPARENT = ("RGBA", "RGBa", "LA", "La", "PA")
-PNG_DEPTH = 24  # place of the byte in the file that says how many bits a sample has
+_SIDE_PICTURES = ("HEIF", "MPO")
+_LAYERED = "PSD"  # its further pictures are layers of the first
+_TRANSPARENT = ("RGBA", "RGBa", "LA", "La", "PA")
+_PNG_DEPTH = 24  # place of the byte in the file that says how many bits a sample has
 
 
 class PillowPages:
@@ -45,10 +45,10 @@ class PillowPages:
         self._stream, self._formats = stream, formats
         self._image = Image.open(stream, formats=formats)
         self._main = self._image.tell()  # what programs show; in HEIC files it may be any
-        self.has_side_pictures = self._image.format in SIDE_PICTURES
+        self.has_side_pictures = self._image.format in _SIDE_PICTURES
 
     def __len__(self) -> int:
-        return 1 if self._image.format == LAYERED else getattr(self._image, "n_frames", 1)
+        return 1 if self._image.format == _LAYERED else getattr(self._image, "n_frames", 1)
 
     def check_whole(self) -> None:
         """All pages are known from the beginning: reading them tells."""
@@ -84,7 +84,7 @@ class PillowPages:
             grey = np.asarray(image)
             alpha = None if transparent is None else (grey != transparent) * np.uint8(255)
             return picture(eight_bit(grey), alpha)
-        if image.mode in TRANSPARENT or transparent is not None:
+        if image.mode in _TRANSPARENT or transparent is not None:
             return on_white(image)
         return image
 
@@ -109,7 +109,7 @@ class PillowPages:
         image = self._image
         if image.format == "JPEG2000":  # of any depth: it shows when it is decoded
             return imagecodecs.jpeg2k_decode
-        if image.format == "PNG" and self._byte(PNG_DEPTH) == 16:
+        if image.format == "PNG" and self._byte(_PNG_DEPTH) == 16:
             return imagecodecs.png_decode
         if image.format == "PPM" and isinstance(arguments := image.tile[0].args, tuple):
             most = arguments[1]

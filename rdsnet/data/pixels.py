@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 ORIENTATION = 0x0112  # the EXIF tag, and the TIFF tag of that meaning
 # The depths that cameras and scanners have, whatever the depth of the file; 24 and 32 bits are
 # those of files that were summed or converted.
-DEPTHS = (8, 10, 12, 14, 16, 24, 32)
+_DEPTHS = (8, 10, 12, 14, 16, 24, 32)
 
 
 class RefusedError(ValueError):
@@ -23,7 +23,7 @@ class RefusedError(ValueError):
 
 
 def eight_bit(levels: np.ndarray) -> np.ndarray:
-    """Levels 0 .. 2^n - 1 as 0 .. 255, n being the smallest of ``DEPTHS`` that holds them all.
+    """Levels 0 .. 2^n - 1 as 0 .. 255, n being the smallest of ``_DEPTHS`` that holds them all.
 
     Cameras put 12 bits into files of 16: the picture says what its depth is, not the file. All
     channels are on one scale, so that colours stay.
@@ -43,7 +43,7 @@ def eight_bit(levels: np.ndarray) -> np.ndarray:
             f"has negative levels (from {least}), whose range is unknown. Convert it to 8 or 16 "
             "bit without sign."
         )
-    bits = next((n for n in DEPTHS if most < 2**n), None)
+    bits = next((n for n in _DEPTHS if most < 2**n), None)
     if bits is None:
         raise RefusedError(f"has levels up to {most}. Convert it to 8 or 16 bit.")
     return levels.astype(np.uint8) if bits == 8 else (levels >> (bits - 8)).astype(np.uint8)

@@ -17,7 +17,7 @@ from rdsnet.data.ids import id_order
 from rdsnet.data.rle import compressed_rle
 
 # Annotations whose polygons are looked at together, to bound memory.
-BATCH = 10_000
+_BATCH = 10_000
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def mask_boxes(annotations: Sequence[dict], sizes: Sequence[tuple[int, int]]) ->
         found[:, 2:] += found[:, :2]
         boxes[coded] = found
     polygons = np.flatnonzero(~np.array(is_coded, dtype=bool))
-    for part in np.split(polygons, range(BATCH, len(polygons), BATCH)):
+    for part in np.split(polygons, range(_BATCH, len(polygons), _BATCH)):
         if len(part):
             boxes[part] = _extents([annotations[n]["segmentation"] for n in part])
     limits = np.array([(width, height) for height, width in sizes], dtype=np.float64)

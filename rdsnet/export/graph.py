@@ -54,7 +54,7 @@ class ImageToObjects(nn.Module):
         """Size of the network's input before padding, dense predictions, and psi (D, h, w)."""
         model = self.model
         pixels = model.network_input(image)
-        features = model.backbone(pad(pixels, model.size_divisibility)[None])
+        features = model.backbone(_pad(pixels, model.size_divisibility)[None])
         return (
             tuple(pixels.shape[1:]),
             model.object_stream(features),
@@ -108,7 +108,7 @@ class ImageToObjects(nn.Module):
         return masks, model.mbrm(logits.amax(1).sigmoid(), logits.amax(2).sigmoid(), boxes)
 
 
-def pad(pixels: Tensor, divisor: int) -> Tensor:
+def _pad(pixels: Tensor, divisor: int) -> Tensor:
     """Zeros at the right and the bottom of (3, H, W), up to multiples of ``divisor``."""
     if divisor <= 1:
         return pixels

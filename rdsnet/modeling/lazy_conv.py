@@ -51,9 +51,9 @@ def convolve_at(
         here = (level == i).nonzero().squeeze(1)
         cells = torch.stack([image_index[here], y[here], x[here]], dim=1)
         if tower is None:
-            patches.append(neighbourhoods(feature, cells, radius)[0])
+            patches.append(_neighbourhoods(feature, cells, radius)[0])
         else:
-            patches.append(tower_at(tower, feature, cells, radius))
+            patches.append(_tower_at(tower, feature, cells, radius))
         order.append(here)
     order = torch.cat(order)
     patches = torch.cat(patches).flatten(1)
@@ -88,10 +88,10 @@ def is_local(layers: Iterable[nn.Module]) -> bool:
     )
 
 
-def tower_at(tower: nn.Sequential, feature: Tensor, cells: Tensor, radius: int) -> Tensor:
+def _tower_at(tower: nn.Sequential, feature: Tensor, cells: Tensor, radius: int) -> Tensor:
     """Neighbourhoods of chosen cells in the output of a tower, (N, 2 r + 1, 2 r + 1, C).
 
-    Arguments as in :func:`neighbourhoods`. Where the cells are so many that their neighbourhoods
+    Arguments as in :func:`_neighbourhoods`. Where the cells are so many that their neighbourhoods
     are more work than the whole map, the whole map is evaluated.
     """
     height, width = feature.shape[-2:]
@@ -104,8 +104,8 @@ def tower_at(tower: nn.Sequential, feature: Tensor, cells: Tensor, radius: int) 
     # Sides of the patches that each convolution leaves.
     sides = [2 * (radius + sum(reaches[i + 1 :])) + 1 for i in range(len(reaches))]
     if len(unique) * sum(side**2 for side in sides) >= feature[:, 0].numel() * len(reaches):
-        return neighbourhoods(tower(feature), cells, radius)[0]
-    patches, inside = neighbourhoods(feature, unique, radius + sum(reaches))
+        return _neighbourhoods(tower(feature), cells, radius)[0]
+    patches, inside = _neighbourhoods(feature, unique, radius + sum(reaches))
     patches, inside = patches.permute(0, 3, 1, 2), inside[:, None]
     for layer in tower:
         if isinstance(layer, nn.Conv2d):
@@ -120,7 +120,7 @@ def tower_at(tower: nn.Sequential, feature: Tensor, cells: Tensor, radius: int) 
     return rows.view(len(cells), *patches.shape[1:])
 
 
-def neighbourhoods(feature: Tensor, cells: Tensor, radius: int) -> tuple[Tensor, Tensor]:
+def _neighbourhoods(feature: Tensor, cells: Tensor, radius: int) -> tuple[Tensor, Tensor]:
     """Square neighbourhoods of chosen cells of a map.
 
     Args:
@@ -137,7 +137,7 @@ def neighbourhoods(feature: Tensor, cells: Tensor, radius: int) -> tuple[Tensor,
     image, y, x = (part[:, None, None] for part in cells.unbind(1))
     rows, columns = y + reach[:, None], x + reach
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    patches = cells_of(feature, image, rows.clamp(0, height - 1), columns.clamp(0, width - 1))
+    patches = _cells_of(feature, image, rows.clamp(0, height - 1), columns.clamp(0, width - 1))
     return patches * inside[..., None], inside
 
 
@@ -166,7 +166,7 @@ def _convolve_at_any(
     return outputs.gather(1, anchor[:, None, None].expand(-1, 1, outputs.shape[2]))[:, 0]
 
 
-def cells_of(feature: Tensor, image_index: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def _cells_of(feature: Tensor, image_index: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """``feature[image_index, :, rows, columns]`` with gradients that are the same every time.
 
     Neighbourhoods overlap, and the CPU's threads add up the gradient of plain indexing in whatever

@@ -8,8 +8,8 @@ import unicodedata
 # Linux allows 255 bytes; endings and numbers need some.
 MOST_BYTES = 200
 # Digits of the number behind the name of a frame or page.
-DIGITS = 6
-_NUMBERED = re.compile(rf"(.*)_\d{{{DIGITS},}}", re.DOTALL)
+_DIGITS = 6
+_NUMBERED = re.compile(rf"(.*)_\d{{{_DIGITS},}}", re.DOTALL)
 
 
 class OutputNames:
@@ -52,7 +52,7 @@ class OutputNames:
 
 def numbered(name: str, index: int) -> str:
     """The name of a frame or page of a sequence: "clip_000012"."""
-    return f"{name}_{index:0{DIGITS}d}"
+    return f"{name}_{index:0{_DIGITS}d}"
 
 
 def as_file_name(stem: str) -> str:

@@ -19,11 +19,11 @@ from rdsnet.data.videos import is_video, path_for_opencv
 from rdsnet.prediction.output_names import OutputNames, numbered
 
 # Where a video or camera does not say.
-FRAMES_PER_SECOND = 25.0
+_FRAMES_PER_SECOND = 25.0
 # A video that ends before this share of the frames that it announces is cut off.
-WHOLE_VIDEO = 0.9
+_WHOLE_VIDEO = 0.9
 # Files that systems put beside pictures; what begins with a dot is hidden anyway.
-COMPANIONS = ("thumbs.db", "desktop.ini", "ehthumbs.db")
+_COMPANIONS = ("thumbs.db", "desktop.ini", "ehthumbs.db")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Frame:
     image: np.ndarray
     video: str | None = None
     index: int = 0
-    frames_per_second: float = FRAMES_PER_SECOND
+    frames_per_second: float = _FRAMES_PER_SECOND
     is_one_of_many: bool = False
 
 
@@ -142,7 +142,7 @@ class Source:
                 raise ValueError(f"{shown} cannot be opened: no video that OpenCV can read")
             name = names.new(self.path.stem, is_sequence=True)
             rate = video.get(cv2.CAP_PROP_FPS)
-            rate = rate if 0 < rate <= 1000 else FRAMES_PER_SECOND
+            rate = rate if 0 < rate <= 1000 else _FRAMES_PER_SECOND
             index = 0
             while most is None or index < most:
                 there, image = video.read()
@@ -164,7 +164,7 @@ class Source:
             return cv2.VideoCapture(path)
 
     def _check_end(self, index: int, announced: float) -> None:
-        if index == 0 or (self.camera is None and index < WHOLE_VIDEO * announced):
+        if index == 0 or (self.camera is None and index < _WHOLE_VIDEO * announced):
             raise ValueError(
                 f"{printable(self.path)} ends after {index} frames"
                 + (f" of {announced:.0f}: the file is cut off" if announced > index else "")
@@ -256,7 +256,7 @@ def _in_folder(folder: str, given: str, left_out: Counter[str]) -> list[Source]:
     sources = []
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.name.startswith(".") or entry.name.lower() in COMPANIONS:
+            if entry.name.startswith(".") or entry.name.lower() in _COMPANIONS:
                 continue
             if has_image_ending(entry.name):
                 sources.append(Source(Path(entry.path)))

@@ -30,8 +30,8 @@ __all__ = ["BREAKDOWN_FILE", "Evaluation"]
 
 logger = logging.getLogger(__name__)
 
-IMAGES_SHOWN = 4  # the best, and as many of the worst
-MANY_CLASSES = 20
+_IMAGES_SHOWN = 4  # the best, and as many of the worst
+_MANY_CLASSES = 20
 
 
 class Evaluation:
@@ -124,7 +124,7 @@ def classes_section(evaluation: Evaluation) -> Section | None:
         by_class.append((name, counts[k], [math.nan if ap is None else ap for ap in aps]))
     by_class.sort(key=lambda row: -math.inf if math.isnan(row[2][-1]) else row[2][-1], reverse=True)
     rows = [(name, f"{count:,}", *map(decimal, aps)) for name, count, aps in by_class]
-    many = len(rows) > MANY_CLASSES
+    many = len(rows) > _MANY_CLASSES
     bars = {} if many else {2 + k: 100.0 for k in range(len(tasks))}
     headers = ("class", "objects", *(f"{title} AP" for _, title in tasks))
     caption = "Best first; – where the data set has no object of the class."
@@ -152,7 +152,7 @@ def errors_section(evaluation: Evaluation) -> Section | None:
         return None
     kinds = list(next(iter(errors.values())).counts)
     rows = [
-        (f"{kind}: {EXPLANATIONS[kind]}", *(f"{e.counts[kind]:,}" for e in errors.values()))
+        (f"{kind}: {_EXPLANATIONS[kind]}", *(f"{e.counts[kind]:,}" for e in errors.values()))
         for kind in kinds
     ]
     titles = {"bbox": "boxes", "segm": "masks"}
@@ -177,7 +177,7 @@ def errors_section(evaluation: Evaluation) -> Section | None:
     )
 
 
-EXPLANATIONS = {
+_EXPLANATIONS = {
     "classification": "in the right place, of the wrong class",
     "location": "of the right class, IoU between 0.1 and 0.5",
     "both": "of the wrong class, IoU between 0.1 and 0.5",
@@ -225,7 +225,7 @@ def examples_sections(evaluation: Evaluation) -> Iterator[Section]:
         return
     quality = evaluation.quality
     order = sorted(quality.images, key=quality.images.get, reverse=True)
-    shown = min(IMAGES_SHOWN, max(1, len(order) // 2))
+    shown = min(_IMAGES_SHOWN, max(1, len(order) // 2))
     text = (
         "Annotated objects on the left, predictions on the right (dashed: boxes before MBRM), with "
         f"a score of at least {quality.score_threshold:.2f}, where F1 is best on this data set "

@@ -33,7 +33,7 @@ from rdsnet.visualization.page import Figure, Page, Section
 
 logger = logging.getLogger(__name__)
 
-FILE_NAME = "report.html"
+_FILE_NAME = "report.html"
 
 
 class ReportHook(HookBase):
@@ -113,7 +113,7 @@ def write_report(cfg: CfgNode, model: nn.Module | None = None) -> Path:
         quality = evaluations[0].quality if evaluations else None
         _add(page, "Representations", lambda: representations_section(cfg, model, quality))
     page.facts = _facts(cfg, curves)
-    path = output / FILE_NAME
+    path = output / _FILE_NAME
     output.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(page.html(), encoding="utf-8")

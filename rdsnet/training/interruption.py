@@ -25,7 +25,7 @@ LOG_PERIOD = 20
 """Iterations between two lines of ``metrics.json``, as in Detectron2."""
 
 # Losses are logged as the median of the last 20 iterations.
-HISTORY = 20
+_HISTORY = 20
 
 
 class SeedIterations(HookBase):
@@ -59,7 +59,7 @@ class MetricsHistory(HookBase):
         storage = self.trainer.storage
         hints = storage.smoothing_hints()
         return {
-            name: {"smooth": hints[name], "values": history.values()[-HISTORY:]}
+            name: {"smooth": hints[name], "values": history.values()[-_HISTORY:]}
             for name, history in storage.histories().items()
         }
 

@@ -16,7 +16,7 @@ LOSSES = {
     "loss_box_reg": ("box regression", "tab:orange"),
     "loss_mask": ("mask", "tab:green"),
 }
-AP_CURVES = {
+_AP_CURVES = {
     "bbox/AP": ("box AP", "tab:blue", "-"),
     "bbox_regressed/AP": ("box AP without MBRM", "tab:blue", ":"),
     "segm/AP": ("mask AP", "tab:green", "-"),
@@ -64,7 +64,7 @@ def plot_training_curves(metrics_json: str | Path, output: str | Path) -> None:
         FileNotFoundError, ValueError: as :func:`read_metrics`.
     """
     curves = read_metrics(metrics_json)
-    aps = {name: style for name, style in AP_CURVES.items() if len(curves.get(name, ())) > 1}
+    aps = {name: style for name, style in _AP_CURVES.items() if len(curves.get(name, ())) > 1}
     figure = Figure(figsize=(12 if aps else 7.5, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 2 if aps else 1, squeeze=False)[0]

@@ -18,7 +18,7 @@ MASK_OPACITY = 0.45
 # Names on more objects than this would hide the picture.
 MAX_LABELS = 40
 # Bits behind the point of the coordinates handed to OpenCV.
-SUBPIXEL_BITS = 4
+_SUBPIXEL_BITS = 4
 
 
 def draw_objects(image: np.ndarray, objects: Objects, *, min_side: int = 640) -> np.ndarray:
@@ -76,14 +76,14 @@ def _draw_masks(canvas: np.ndarray, objects: Objects, line: int) -> None:
 def _fixed_point(x: float, y: float) -> tuple[int, int]:
     """Continuous coordinates as OpenCV's, which count from the centre of the first pixel."""
     limit = 1 << 20  # also keeps absurd boxes within the range of OpenCV's integers
-    factor = 1 << SUBPIXEL_BITS
+    factor = 1 << _SUBPIXEL_BITS
     x, y = (min(max(v - 0.5, -limit), limit) for v in (x, y))
     return round(x * factor), round(y * factor)
 
 
 def _line(canvas: np.ndarray, start, end, color: Color, thickness: int) -> None:
     start, end = _fixed_point(*start), _fixed_point(*end)
-    cv2.line(canvas, start, end, color, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
+    cv2.line(canvas, start, end, color, thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
 
 
 def _corners(box: np.ndarray) -> list[tuple[float, float]]:
