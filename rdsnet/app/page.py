@@ -22,7 +22,7 @@ import pycocotools.mask as coco_mask
 from rdsnet.checkpoint.trained import prediction_config
 from rdsnet.data.datasets import class_metadata
 from rdsnet.data.image_formats import pillow_formats
-from rdsnet.data.images import Picture
+from rdsnet.data.images import ImageFile
 from rdsnet.data.pixels import RefusedError
 from rdsnet.evaluation import instances_to_coco_json
 from rdsnet.formatting import decimal
@@ -98,16 +98,16 @@ class Finder:
         """The first page, (H, W, 3) uint8 BGR, and the number of pages."""
         formats = [name for name in _FORMATS if name in (*pillow_formats(), "TIFF")]
         try:
-            picture = Picture(str(path), formats)
+            file = ImageFile(str(path), formats)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"'{path.name}' is not an image that can be read ({', '.join(formats)})."
             ) from error
-        with picture:
+        with file:
             try:
-                megapixels = picture.pixels() / 1e6
+                megapixels = file.pixels() / 1e6
                 if megapixels <= self.max_megapixels:
-                    return picture.read("BGR"), len(picture)
+                    return file.read("BGR"), len(file)
             except RefusedError as error:
                 raise ValueError(f"'{path.name}' {error.__cause__}") from error
             except (OSError, ValueError) as error:

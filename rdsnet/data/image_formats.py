@@ -1,4 +1,4 @@
-"""Which files are pictures: Pillow and tifffile are asked what they read.
+"""Which files are images: Pillow and tifffile are asked what they read.
 
 A name tells by its ending, and a file without a telling name by its first bytes.
 """
@@ -83,7 +83,7 @@ def is_heif(head: bytes) -> bool:
 
 
 def has_image_content(path: str | os.PathLike) -> bool:
-    """Whether a file is a picture, whatever its name: by signature and, where it fits, header.
+    """Whether a file is an image, whatever its name: by signature and, where it fits, header.
 
     Formats without a signature are known by their endings alone.
     """
@@ -101,7 +101,7 @@ def has_image_content(path: str | os.PathLike) -> bool:
                 file.seek(0)
                 Image.open(file, formats=formats)
             return bool(formats)
-    except Image.DecompressionBombError:  # a picture, which will be refused
+    except Image.DecompressionBombError:  # an image, which will be refused
         return True
     except Exception:  # whatever Pillow makes of foreign bytes
         return False

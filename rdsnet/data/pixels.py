@@ -1,6 +1,6 @@
 """From pixels as files have them, of any depth and with transparency, to 8 bits as people see them.
 
-A *picture* below is a Pillow image in a mode without transparency and of 8 bits per channel.
+Images are Pillow's; an *opaque* one has no transparency, and 8 bits per channel.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class RefusedError(ValueError):
 def eight_bit(levels: np.ndarray) -> np.ndarray:
     """Levels 0 .. 2^n - 1 as 0 .. 255, n being the smallest of ``_DEPTHS`` that holds them all.
 
-    Cameras put 12 bits into files of 16: the picture says what its depth is, not the file. All
+    Cameras put 12 bits into files of 16: the image says what its depth is, not the file. All
     channels are on one scale, so that colours stay.
 
     Args:
@@ -54,8 +54,8 @@ def is_floating(kind: str) -> RefusedError:
     return RefusedError(f"has {kind} pixels, whose range is unknown. Convert it to 8 or 16 bit.")
 
 
-def picture(colours: np.ndarray, alpha: np.ndarray | None = None) -> Image.Image:
-    """A picture from its channels; what is transparent is white.
+def opaque_image(colours: np.ndarray, alpha: np.ndarray | None = None) -> Image.Image:
+    """An opaque image from its channels; what is transparent is white.
 
     Args:
         colours: (H, W) or (H, W, 1) grey, or (H, W, 3) RGB, uint8, not multiplied by alpha.

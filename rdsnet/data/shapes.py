@@ -128,7 +128,7 @@ class Shape:
         return cos * x + sin * y, cos * y - sin * x
 
     def window(self, size: tuple[int, int]) -> tuple[slice, slice]:
-        """Rows and columns of an image of (H, W) = ``size`` that its picture can touch."""
+        """Rows and columns of an image of (H, W) = ``size`` that it can touch when it is drawn."""
         reach = 4 + 1.3 * self.radius
         return tuple(
             slice(max(0, math.floor(c - reach)), max(0, min(side, math.ceil(c + reach))))

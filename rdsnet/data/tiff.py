@@ -1,7 +1,7 @@
-"""TIFF files, read by tifffile: which of their pages are pictures, and what their pixels mean.
+"""TIFF files, read by tifffile: which of their pages are images, and what their pixels mean.
 
 TIFF is a container of many layouts. Those that were compared with a second reader are read, all
-others are refused with the reason: a wrong picture would be worse than none. tifffile undoes
+others are refused with the reason: a wrong image would be worse than none. tifffile undoes
 tiles, planes, compression and byte order; here samples become colours.
 """
 
@@ -16,7 +16,14 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from tifffile import COMPRESSION, PHOTOMETRIC, TIFF, TiffFile, TiffPage, xml2dict
 
-from rdsnet.data.pixels import ORIENTATION, RefusedError, eight_bit, is_floating, picture, upright
+from rdsnet.data.pixels import (
+    ORIENTATION,
+    RefusedError,
+    eight_bit,
+    is_floating,
+    opaque_image,
+    upright,
+)
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the latter two: BigTIFF
 
@@ -51,7 +58,7 @@ _CAMERA_RAW = (
 )
 _REWRITE = "Save it as RGB or grey with LZW or Deflate compression, or as PNG."
 _MOST_CHANNELS = 16  # with those that are no colours: all are unpacked
-# A tile may be so much larger than its picture; beyond, it is meant to fill memory.
+# A tile may be so much larger than its image; beyond, it is meant to fill memory.
 _LARGE_TILE = 2**24
 _PREMULTIPLIED, _STRAIGHT = 1, 2  # kinds of ExtraSamples that are transparency
 # Formats of whole slides: the pages after the first are smaller copies, labels, overviews.
@@ -68,8 +75,8 @@ class TiffPages:
     read one at a time, so memory does not depend on their number.
     """
 
-    # Whether further pages are side pictures of the first, such as previews.
-    has_side_pictures = False
+    # Whether further pages belong to the first, such as previews.
+    has_side_images = False
 
     def __init__(self, stream: BinaryIO) -> None:
         self._file = TiffFile(stream)
@@ -99,8 +106,8 @@ class TiffPages:
         page = self._page(number)
         return page.imagewidth, page.imagelength
 
-    def picture(self, number: int) -> Image.Image:
-        """The picture of a page."""
+    def image(self, number: int) -> Image.Image:
+        """A page, opaque, upright and of 8 bits per channel."""
         page = self._page(number)
         _check_layout(page)
         if number < len(self._places):
@@ -114,7 +121,7 @@ class TiffPages:
 
     @property
     def channels(self) -> int:
-        """How many channels the pages are, each a picture of its own; 1: pages are no channels."""
+        """How many channels the pages are, each an image of its own; 1: pages are no channels."""
         try:
             if self._file.is_imagej:
                 return int(self._file.imagej_metadata.get("channels", 1))
@@ -263,15 +270,15 @@ def _check_embedded(page: TiffPage) -> None:
 
 
 def _colours(page: TiffPage, samples: np.ndarray) -> Image.Image:
-    """The picture that the samples (H, W, S) of a page mean, as it lies in the file."""
+    """The opaque image that the samples (H, W, S) of a page mean, not yet turned."""
     count = _COLOURS[page.photometric]
     kind, place = _transparency(page)
     if kind == _PREMULTIPLIED:
         levels = _eight_bit(page, np.dstack((samples[..., :count], samples[..., place])))
         alpha = levels[..., -1:]
-        return picture(np.minimum(levels[..., :-1], alpha) + (255 - alpha))
+        return opaque_image(np.minimum(levels[..., :-1], alpha) + (255 - alpha))
     alpha = _eight_bit(page, samples[..., place]) if kind == _STRAIGHT else None
-    return picture(_shown(page, samples[..., :count]), alpha)
+    return opaque_image(_shown(page, samples[..., :count]), alpha)
 
 
 def _transparency(page: TiffPage) -> tuple[int, int]:

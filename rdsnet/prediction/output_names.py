@@ -17,8 +17,8 @@ class OutputNames:
 
     Two names are the same when a file system may take them so: without regard to case and to how
     accents are written (NFC, NFD). A sequence, such as a video, also has the names of its frames,
-    ``clip_000000``, ``clip_000001``, ...: neither is a picture called as one of them, nor a
-    sequence as the beginning of a picture's name, in whatever order they come.
+    ``clip_000000``, ``clip_000001``, ...: neither is an image called as one of them, nor a
+    sequence as the beginning of an image's name, in whatever order they come.
     """
 
     def __init__(self) -> None:

@@ -54,7 +54,7 @@ class LabelmeWriter(Writer):
             "flags": {},
             "shapes": shapes,
             "imagePath": os.path.relpath(frame.path, folder),
-            # labelme opens the first picture of a file alone: others go into its own file.
+            # labelme opens the first image of a file alone: others go into its own file.
             "imageData": _embedded(frame.image) if frame.index else None,
             "imageHeight": frame.image.shape[0],
             "imageWidth": frame.image.shape[1],
