@@ -12,7 +12,7 @@ from rdsnet.data.ids import id_order, shown_id
 
 _SHOWN = 5  # offenders of each kind that a message shows
 
-# What to do about a kind of finding. The first group is structure, the second single annotations.
+# What to do about a kind of finding: those of structure and files first, then of annotations.
 REMEDIES = {
     "category": "Give every category its own 'id', an integer or text, and a 'name'.",
     "image": "Give every image its own 'id', an integer or text, a 'file_name', and 'height' and "

@@ -6,11 +6,11 @@ length (:mod:`rdsnet.modeling.padded`), and masks are computed for all objects a
 number of objects, is the only size in the results that depends on the image.
 
 Masks follow the definition (:mod:`rdsnet.ops.reference`) with the same identities: one product with
-phi_fg - phi_bg on the feature grid, one bilinear interpolation to the output, comparison of logits.
+phi_fg - phi_bg on the grid, one bilinear interpolation to the output, comparison of logits.
 But a whole map (H, W) is computed for every object, where the operators stay inside its window: a
 graph has no loop over windows.
 
-Shapes: N objects, D representation dimensions, (h, w) feature grid, (H, W) image.
+Shapes: N objects, D representation dimensions, (h, w) grid, (H, W) image.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def fit_mbrm(cfg: CfgNode, trust_checkpoint: bool = False) -> tuple[MBRM, Kernel
 
     Args:
         cfg: of the trained model, with ``MODEL.WEIGHTS``. ``MODEL.RDSNET.MBRM`` says which prior,
-            radius and read-out, ``MODEL.RDSNET.MBRM.FIT`` how long.
+            radius and readout, ``MODEL.RDSNET.MBRM.FIT`` how long.
 
     Raises:
         ValueError: if there are no weights or no training set, or the model finds no object.

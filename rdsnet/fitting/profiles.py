@@ -4,7 +4,7 @@ MBRM sees of an image only its regressed boxes and, of every mask, the largest f
 probability per column and row. With these kept, fitting a kernel or measuring another prior takes
 seconds, and the network runs once over the data.
 
-Boxes are XYXY in pixels of the original image, continuous coordinates.
+Boxes are XYXY in output pixels, continuous coordinates.
 """
 
 from __future__ import annotations

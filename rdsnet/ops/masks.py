@@ -1,4 +1,4 @@
-"""Instance masks that cost as much memory as their outline.
+"""Masks that cost as much memory as their outline.
 
 A mask is kept as the run lengths of COCO's RLE (column by column over the whole image,
 background first) beside what MBRM and evaluation ask of it: its area, and the maxima of its

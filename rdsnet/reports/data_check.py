@@ -39,9 +39,9 @@ from rdsnet.data.statistics import DataStatistics, data_statistics
 from rdsnet.visualization import captioned, contact_sheet, draw_objects, objects_from_annotations
 
 _SHEET_IMAGES, _SHEET_COLUMNS, _CELL_WIDTH = 12, 4, 480
-# Annotations from which on one may wonder whether something is going on.
+# From so many annotations on, people are told that the check is at work.
 _MANY = 20_000
-# Images with these problems cannot be repaired.
+# Kinds of problems whose images --fix leaves out.
 _LEFT_OUT_BY_FIX = {"image file", "unreadable image", RESIZED, TURNED, UNCLEAR}
 # Classes that a report lists.
 _CLASSES_SHOWN = 10

@@ -11,7 +11,6 @@ import numpy as np
 from tqdm import tqdm
 
 from rdsnet.data.images import read_image
-from rdsnet.evaluation.breakdown import FILE_NAME as BREAKDOWN_FILE
 from rdsnet.evaluation.breakdown import read_breakdown
 from rdsnet.evaluation.detections import Detections, Quality, edge_shifts, image_quality
 from rdsnet.evaluation.errors import Errors, error_breakdown, match
@@ -26,8 +25,6 @@ from rdsnet.visualization import (
 )
 from rdsnet.visualization.page import Figure, Picture, Section, Table, picture_uri
 
-__all__ = ["BREAKDOWN_FILE", "Evaluation"]
-
 logger = logging.getLogger(__name__)
 
 _IMAGES_SHOWN = 4  # the best, and as many of the worst
@@ -41,6 +38,7 @@ class Evaluation:
         name: of the data set.
         folder: where its evaluation has written its files.
         results: {task: {metric: value or None}}; empty if there was nothing to evaluate with.
+        breakdown: {task: its APs in parts}, see :func:`rdsnet.evaluation.breakdown.ap_breakdown`.
         detections: None if there are none.
         quality: of every image; None without detections.
     """

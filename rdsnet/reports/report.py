@@ -22,6 +22,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from rdsnet import __version__
+from rdsnet.evaluation.breakdown import FILE_NAME as BREAKDOWN_FILE
 from rdsnet.formatting import decimal
 from rdsnet.reports import evaluation as parts
 from rdsnet.reports.evaluation import Evaluation
@@ -135,7 +136,7 @@ def _add(page: Page, title: str, make: Callable[[], Section | Iterable[Section] 
 def _evaluate(cfg: CfgNode, name: str, evaluations: list[Evaluation]) -> None:
     folder = Path(cfg.OUTPUT_DIR) / "inference"
     folder = folder / name if len(cfg.DATASETS.TEST) > 1 else folder
-    if (folder / parts.BREAKDOWN_FILE).is_file():
+    if (folder / BREAKDOWN_FILE).is_file():
         evaluations.append(Evaluation(name, folder))
 
 

@@ -81,9 +81,9 @@ def _represent(model: nn.Module, inputs: dict) -> tuple[Tensor, Tensor, Instance
     try:
         images = model.preprocess_image([inputs])
         features = model.backbone(images.tensor)
-        objects = model.object_stream(features)
+        predictions = model.object_stream(features)
         psi = model.pixel_stream(features)[0]
-        (detections,) = model.represented(objects, images.image_sizes, [inputs])
+        (detections,) = model.represented(predictions, images.image_sizes, [inputs])
         instances = model.refine(detections, psi, images.image_sizes[0]).to("cpu")
     finally:
         model.train(training)

@@ -1,6 +1,6 @@
 """Do the anchors fit the objects, and by which factor would they fit better?
 
-Objects are compared with the anchors as matching will: at the places where anchors are, by IoU.
+Objects are compared with the anchors as matching will: at the locations where anchors are, by IoU.
 """
 
 from __future__ import annotations
@@ -91,9 +91,9 @@ def best_ious(
     sides = boxes[:, 2:] - boxes[:, :2]
     best = np.zeros(len(boxes))
     for level, stride in zip(sizes, strides, strict=True):
-        # The nearest place overlaps most, whatever the shape.
-        place = (np.floor(centres / stride - offset + 0.5) + offset) * stride
-        distance = np.abs(centres - place)
+        # The anchor of the nearest location overlaps most, whatever its shape.
+        location = (np.floor(centres / stride - offset + 0.5) + offset) * stride
+        distance = np.abs(centres - location)
         for size in level:
             for ratio in ratios:
                 anchor = np.array([size / np.sqrt(ratio), size * np.sqrt(ratio)])

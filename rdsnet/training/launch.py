@@ -18,9 +18,7 @@ from rdsnet.checkpoint.changes import check_other_use, described, refuse_other_r
 from rdsnet.checkpoint.checkpointer import last_checkpoint
 from rdsnet.checkpoint.configs import load_config
 from rdsnet.checkpoint.trust import add_trust_argument
-from rdsnet.data.datasets import (
-    check_num_classes,
-)
+from rdsnet.data.datasets import check_num_classes
 from rdsnet.reports.report import report_run
 from rdsnet.training.console import details_in_log_alone, setup_loggers
 from rdsnet.training.finish import finish
@@ -126,6 +124,3 @@ def _check_gpus(number: int) -> None:
             f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}). Several "
             "processes on a CPU are started by torchrun --nproc-per-node N train_net.py ..."
         )
-
-
-__all__ = ["argument_parser", "main", "run", "setup"]

@@ -1,4 +1,4 @@
-"""What an overlay draws, whether it was predicted or annotated."""
+"""What an overlay draws, whether it was detected or annotated."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Objects:
         rles: per object COCO's compressed RLE of its mask, H x W; or None: no masks.
         labels: N short texts; "": none.
         colors: N colours, RGB in 0..255.
-        regressed_boxes: (N, 4), predicted boxes before MBRM, or None.
+        regressed_boxes: (N, 4), the same before MBRM, or None.
     """
 
     boxes: np.ndarray
@@ -64,7 +64,7 @@ def _label(class_names: Sequence[str] | None, index: int, score: float | None = 
 def objects_from_instances(
     instances: Instances, class_names: Sequence[str] | None = None
 ) -> Objects:
-    """Predictions on the CPU, as the model returns them; labels are class and score.
+    """Detections on the CPU, as the model returns them; labels are class and score.
 
     ``pred_masks`` may be a dense tensor or :class:`~rdsnet.ops.CompactMasks`, and may be missing,
     as may ``regressed_boxes``.

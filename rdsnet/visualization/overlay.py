@@ -1,6 +1,6 @@
 """Masks, boxes and names drawn onto an image.
 
-Solid boxes are the final ones; predictions also have dashed white boxes, as they were regressed
+Solid boxes are the final ones; detections also have dashed white boxes, as they were regressed
 before MBRM. Small images are enlarged, so that a move of one pixel can be seen.
 """
 
