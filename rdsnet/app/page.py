@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -30,6 +31,9 @@ from rdsnet.prediction.pipeline import predict_image
 from rdsnet.prediction.predictor import CountingPredictor
 from rdsnet.visualization import draw_objects, objects_from_results
 from rdsnet.visualization.objects import class_name
+
+if TYPE_CHECKING:
+    import gradio as gr
 
 # What is opened here, from whoever reaches the page: the most usual of what can be read.
 _FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -178,11 +182,11 @@ def _corners(box: Sequence[float]) -> str:
     return ", ".join(decimal(value) for value in (x, y, x + width, y + height))
 
 
-def _build_page(finder: Finder, folder: Path, max_upload_mb: float):
+def _build_page(finder: Finder, folder: Path, max_upload_mb: float) -> gr.Blocks:
     """The page as ``gradio.Blocks``; ``folder`` is where files for download are written."""
     import gradio as gr
 
-    def find(path: str | None, score: float, shown: list[str]):
+    def find(path: str | None, score: float, shown: list[str]) -> tuple:
         if path is None:
             return None, *show(None, score, shown)
         try:
@@ -191,7 +195,7 @@ def _build_page(finder: Finder, folder: Path, max_upload_mb: float):
             raise gr.Error(str(error), duration=None, print_exception=False) from error
         return found, *show(found, score, shown)
 
-    def show(found: Found | None, score: float, shown: list[str]):
+    def show(found: Found | None, score: float, shown: list[str]) -> tuple:
         if found is None:
             return None, "", [], gr.update(interactive=False)
         score = min(max(float(score), 0.0), 1.0)

@@ -39,7 +39,7 @@ class PillowPages:
         PIL.UnidentifiedImageError: it is none of them.
     """
 
-    channels = 1  # that the pages are
+    channels = 1  # the pages are no channels of one image
 
     def __init__(self, stream: BinaryIO, formats: Sequence[str]) -> None:
         self._stream, self._formats = stream, formats

@@ -81,7 +81,7 @@ class BestModelHook(hooks.EvalHook):
             (evaluations without a better value after which training stops; 0: never) and
             ``OUTPUT_DIR``.
         model: what is evaluated.
-        average: whose weights it is to have then, if any.
+        average: where there is one, its weights are evaluated and kept in place of the model's.
     """
 
     def __init__(

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -87,7 +88,7 @@ def plot_training_curves(metrics_json: str | Path, output: str | Path) -> None:
     figure.savefig(output, dpi=130)
 
 
-def _plot_loss(axis, points: list[tuple[int, float]], label: str, color: str) -> None:
+def _plot_loss(axis: Axes, points: list[tuple[int, float]], label: str, color: str) -> None:
     """Values as written (medians over 20 iterations), and a running mean over 5 of them."""
     iterations, values = np.array(points, dtype=float).T
     marker = "o" if len(points) < 5 else None

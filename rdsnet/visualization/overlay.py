@@ -6,6 +6,8 @@ before MBRM. Small images are enlarged, so that a move of one pixel can be seen.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import pycocotools.mask as coco_mask
@@ -81,7 +83,9 @@ def _fixed_point(x: float, y: float) -> tuple[int, int]:
     return round(x * factor), round(y * factor)
 
 
-def _line(canvas: np.ndarray, start, end, color: Color, thickness: int) -> None:
+def _line(
+    canvas: np.ndarray, start: Sequence[float], end: Sequence[float], color: Color, thickness: int
+) -> None:
     start, end = _fixed_point(*start), _fixed_point(*end)
     cv2.line(canvas, start, end, color, thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
 
@@ -138,7 +142,20 @@ def _draw_labels(
     return np.array(picture)
 
 
-def _place(box, size, canvas_size, taken) -> tuple[float, float]:
+def _place(
+    box: np.ndarray,
+    size: tuple[float, float],
+    canvas_size: tuple[int, int],
+    taken: list[tuple[float, float, float, float]],
+) -> tuple[float, float]:
+    """Where a label goes: the first place at its box that no other has taken, else the usual one.
+
+    Args:
+        box: x1, y1, x2, y2.
+        size: (width, height) of the label.
+        canvas_size: (H, W).
+        taken: x1, y1, x2, y2 of the labels before.
+    """
     (x1, y1, x2, y2), (width, height), (rows, columns) = box, size, canvas_size
     places = [
         (x1, y1 - height),

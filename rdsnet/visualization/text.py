@@ -28,6 +28,10 @@ _BITMAP_SIZES = (109, 128, 136, 160)
 _UNUSUAL = ("Bold", "Italic", "Oblique", "Light", "Thin", "Black", "Condensed", "Mono", "Serif")
 
 
+Color = str | tuple[int, int, int]
+"""As Pillow takes it: a name such as "white" or "#444", or RGB."""
+
+
 class Line:
     """One line of text, measured and ready to be drawn.
 
@@ -44,7 +48,7 @@ class Line:
         self._ascent, self._descent = _font(DEFAULT, size).getmetrics()
         self.width = sum(run.width for run in self._runs)
 
-    def draw(self, picture: Image.Image, x: float, middle: float, color) -> None:
+    def draw(self, picture: Image.Image, x: float, middle: float, color: Color) -> None:
         """Draw from ``x`` on, with the middle of the line at the height ``middle``."""
         baseline = middle + (self._ascent - self._descent) / 2
         for run in self._runs:
@@ -61,7 +65,7 @@ class _Run:
         self._scale = size / self._font.size
         self.width = self._font.getlength(text) * self._scale
 
-    def draw(self, picture: Image.Image, x: float, baseline: float, color) -> None:
+    def draw(self, picture: Image.Image, x: float, baseline: float, color: Color) -> None:
         if self._scale == 1:
             pen = ImageDraw.Draw(picture)
             pen.text((x, baseline), self._text, font=self._font, fill=color, anchor="ls")

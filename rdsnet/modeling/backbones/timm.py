@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 
 import torch
 from detectron2.modeling.backbone import Backbone
@@ -189,7 +190,7 @@ def _without_warnings(logger_name: str) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def import_timm():
+def import_timm() -> ModuleType:
     """The package timm, imported when it is needed: it takes seconds.
 
     Raises:
