@@ -21,7 +21,7 @@ from rdsnet.data.datasets import with_classes, with_num_classes
 logger = logging.getLogger(__name__)
 
 # What the weights and the optimizer's state stand for: these keys, and all that lie below them.
-_FIXED = (
+FIXED = (
     "MODEL",
     "DATASETS.CLASSES",
     "DATASETS.MAPPER",
@@ -33,7 +33,7 @@ _FIXED = (
     "SOLVER.WEIGHT_DECAY_NORM",
 )
 # Of those, what weights do not depend on. A key that is not known here stays fixed.
-_FREE = (
+FREE = (
     # Where the model runs and what it has started from
     "MODEL.DEVICE",
     "MODEL.WEIGHTS",
@@ -64,7 +64,7 @@ _FREE = (
     "MODEL.RETINANET.TOPK_CANDIDATES_TEST",
 )
 # Of the others, what matters to a training alone.
-_IN_TRAINING = (
+IN_TRAINING = (
     "SOLVER",
     "DATASETS.MAPPER",
     "MODEL.BACKBONE.FREEZE_AT",
@@ -74,15 +74,15 @@ _IN_TRAINING = (
     "MODEL.RETINANET.IOU_THRESHOLDS",
     "MODEL.RETINANET.PRIOR_PROB",
 )
-_NUM_CLASSES, _CLASSES = "MODEL.RETINANET.NUM_CLASSES", "DATASETS.CLASSES"
-_MOST_SHOWN = 8
+NUM_CLASSES, CLASSES = "MODEL.RETINANET.NUM_CLASSES", "DATASETS.CLASSES"
+MOST_SHOWN = 8
 
 Changes = dict[str, tuple[object, object]]  # key -> the value then, the value now
 
 
 def is_fixed(key: str) -> bool:
     """Whether a run that is resumed has to keep the value of a config key."""
-    return _is_among(key, _FIXED) and not _is_among(key, _FREE)
+    return _is_among(key, FIXED) and not _is_among(key, FREE)
 
 
 def refuse_other_run(cfg: CfgNode) -> Changes:
@@ -136,8 +136,8 @@ def check_other_use(cfg: CfgNode, weights: str) -> None:
     if stored is None:
         return
     changes = _changes(stored, cfg)
-    changes = {k: v for k, v in changes.items() if is_fixed(k) and not _is_among(k, _IN_TRAINING)}
-    then, now = ([name for _, name in classes] for classes in changes.pop(_CLASSES, ((), ())))
+    changes = {k: v for k, v in changes.items() if is_fixed(k) and not _is_among(k, IN_TRAINING)}
+    then, now = ([name for _, name in classes] for classes in changes.pop(CLASSES, ((), ())))
     if then != now and sorted(then) == sorted(now):
         raise ValueError(
             f"{weights} has learnt the classes {', '.join(then)} in this order, and the data has "
@@ -159,9 +159,9 @@ def described(changes: Changes) -> str:
     """Changes in words, such as "INPUT.FORMAT was BGR and is RGB"."""
     words = []
     for key, (then, now) in changes.items():
-        if key == _CLASSES:
+        if key == CLASSES:
             words.insert(0, _described_classes(then, now))
-        elif not (key == _NUM_CLASSES and _CLASSES in changes):
+        elif not (key == NUM_CLASSES and CLASSES in changes):
             words.append(f"{key} was {_short(then)} and is {_short(now)}")
     return _listed(words, "; ")
 
@@ -221,10 +221,10 @@ def _changes(stored: CfgNode, cfg: CfgNode) -> Changes:
         for key in then.keys() & now.keys()
         if _plain(then[key]) != _plain(now[key])
     }
-    if not (then[_CLASSES] and now[_CLASSES]):
-        changes.pop(_CLASSES, None)
-    if min(then[_NUM_CLASSES], now[_NUM_CLASSES]) < 1:
-        changes.pop(_NUM_CLASSES, None)
+    if not (then[CLASSES] and now[CLASSES]):
+        changes.pop(CLASSES, None)
+    if min(then[NUM_CLASSES], now[NUM_CLASSES]) < 1:
+        changes.pop(NUM_CLASSES, None)
     return dict(sorted(changes.items()))
 
 
@@ -238,8 +238,8 @@ def _is_among(key: str, keys: tuple[str, ...]) -> bool:
 
 
 def _listed(words: list[str], separator: str = ", ") -> str:
-    more = [f"and {len(words) - _MOST_SHOWN} more"] if len(words) > _MOST_SHOWN else []
-    return separator.join(words[:_MOST_SHOWN] + more)
+    more = [f"and {len(words) - MOST_SHOWN} more"] if len(words) > MOST_SHOWN else []
+    return separator.join(words[:MOST_SHOWN] + more)
 
 
 def _short(value: object) -> str:

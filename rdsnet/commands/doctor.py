@@ -157,13 +157,13 @@ def _smoke_runs() -> list[tuple[str, str, bool]]:
     rows = []
     for device in devices:
         try:
-            rows.append((f"smoke run {device}", _smoke_run(device), True))
+            rows.append((f"smoke run {device}", smoke_run(device), True))
         except Exception as error:  # whatever it is, it is what the report is for
             rows.append((f"smoke run {device}", f"{type(error).__name__}: {error}", False))
     return rows
 
 
-def _smoke_run(device: str) -> str:
+def smoke_run(device: str) -> str:
     """Run inference and check what comes back; raises when it is not what was promised."""
     import torch
     from detectron2.modeling import build_model
