@@ -119,6 +119,10 @@ def add_rdsnet_config(cfg: CN) -> None:
     # rdsnet.data.mapper.DATASET_MAPPER_REGISTRY.
     cfg.DATASETS.MAPPER = "RDSNetDatasetMapper"
 
+    # How training images are varied, a name in rdsnet.data.augmentations.PRESETS: "light" as
+    # Detectron2 does (INPUT.RANDOM_FLIP, sizes), "none", "strong", "microscopy", "aerial".
+    cfg.INPUT.AUGMENTATION = "light"
+
     # Images with more pixels are refused: a file of a few kB can unpack to gigabytes.
     cfg.INPUT.MAX_PIXELS = 178_956_970
 
@@ -166,6 +170,10 @@ def add_rdsnet_config(cfg: CN) -> None:
     # "atss": nearest anchors of every level to choose from. ATSS paper: 9 per anchor of a location.
     cfg.MODEL.RDSNET.ASSIGNMENT.CANDIDATES_PER_LEVEL = 9
 
+    # What the RetinaNet stream's scores learn: "focal", whether there is an object (paper), or
+    # "quality_focal", how well the predicted box overlaps it, which ranks detections better.
+    cfg.MODEL.RDSNET.CLASSIFICATION_LOSS = "focal"
+
     cfg.MODEL.RDSNET.PIXEL_STREAM = CN()
     # A name in rdsnet.modeling.PIXEL_STREAM_REGISTRY.
     cfg.MODEL.RDSNET.PIXEL_STREAM.NAME = "PixelStream"
@@ -189,6 +197,9 @@ def add_rdsnet_config(cfg: CN) -> None:
     # Choose it when training ends, by the masks of DATASETS.TEST (where there is any); the config
     # in model_best.pth then has it.
     cfg.MODEL.RDSNET.FIT_MASK_THRESHOLD = False
+
+    # Multiply the scores of detections by how sure their masks are of their pixels (paper: no).
+    cfg.MODEL.RDSNET.MASK_SCORING = False
 
     cfg.MODEL.RDSNET.MASK_LOSS = CN()
     # Where the mask loss is taken. "grid": at the cells of the representations, on ground-truth

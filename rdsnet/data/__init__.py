@@ -8,6 +8,6 @@ Read in this order. Annotations: ``coco_json`` (the file), ``findings`` (how peo
 together: ``image_paths`` and ``file_names`` (which file is meant), ``image_files`` and
 ``image_sizes`` (is it whole, and of the declared size), ``equal_images``, ``threads`` (many files
 at once), ``repair``. Training: ``datasets`` (files of the config, as Detectron2 knows them),
-``mapper`` and ``masks`` (one image), ``train_loader`` and ``seeding`` (which image comes when).
-``shapes`` makes up a data set.
+``mapper``, ``augmentations`` and ``masks`` (one image), ``train_loader`` and ``seeding`` (which
+image comes when). ``shapes`` makes up a data set.
 """

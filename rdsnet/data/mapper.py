@@ -15,6 +15,7 @@ from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Instances, PolygonMasks, polygons_to_bitmask
 from detectron2.utils.registry import Registry
 
+from rdsnet.data.augmentations import with_preset
 from rdsnet.data.images import read_image
 from rdsnet.data.rle import compressed_rle
 
@@ -42,6 +43,13 @@ class RDSNetDatasetMapper(DatasetMapper):
     Crowds are left out, objects that an augmentation has made empty too; after ``INPUT.CROP``
     boxes are those of the cropped masks.
     """
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
+        arguments = super().from_config(cfg, is_train)
+        if is_train:
+            arguments["augmentations"] = with_preset(cfg, arguments["augmentations"])
+        return arguments
 
     def __call__(self, dataset_dict: dict) -> dict:
         """Map one image.

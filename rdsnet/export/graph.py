@@ -75,6 +75,10 @@ class ImageToObjects(nn.Module):
         if output_size != image_size:  # the model has resized the image
             scale = [new / old for new, old in zip(output_size[::-1], image_size[::-1])]
             boxes = boxes * boxes.new_tensor(scale * 2)
+        if model.mask_scoring:
+            scores = scores * model.confidence(phi, psi, boxes, image_size, output_size)
+            scores, order = scores.sort(descending=True, stable=True)
+            phi, boxes, classes = phi[order], boxes[order], classes[order]
         masks, refined = self.refine(phi, psi, boxes, image_size, output_size)
         return model.output_boxes(refined), model.output_boxes(boxes), scores, classes, masks
 

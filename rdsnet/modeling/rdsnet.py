@@ -33,6 +33,7 @@ from rdsnet.modeling.object_stream import (
     matched_boxes,
 )
 from rdsnet.modeling.pixel_stream import build_pixel_stream
+from rdsnet.modeling.quality import mask_confidence
 from rdsnet.modeling.refinement import EnclosingBoxes, build_refinement
 from rdsnet.ops import CompactMasks, Taps, assemble_masks, object_losses, resize_taps
 
@@ -79,6 +80,7 @@ class RDSNet(nn.Module):
         max_train_masks: int = 100,
         mask_loss_weight: float = 1.0,
         mask_loss_resolution: str = "grid",
+        mask_scoring: bool = False,
         dense_masks: bool = True,
     ) -> None:
         super().__init__()
@@ -101,6 +103,7 @@ class RDSNet(nn.Module):
         self.max_train_masks = max_train_masks
         self.mask_loss_weight = mask_loss_weight
         self.mask_loss_resolution = mask_loss_resolution
+        self.mask_scoring = mask_scoring
         self.dense_masks = dense_masks
         self._register_load_state_dict_pre_hook(require_complete_weights, with_module=True)
 
@@ -151,6 +154,8 @@ class RDSNet(nn.Module):
             Instances with pred_boxes (after MBRM), regressed_boxes (before), scores, pred_classes
             and pred_masks, in continuous output coordinates.
         """
+        if self.mask_scoring:
+            detections = self.rescored(detections, psi, image_size)
         output_size, boxes = detections.image_size, detections.pred_boxes.tensor
         # object -> pixel: correlation, expanded cropping
         masks = self.assemble(detections.phi, psi, boxes, image_size, output_size)
@@ -245,6 +250,23 @@ class RDSNet(nn.Module):
         taps = self.taps(output_size, image_size, psi.shape[1:], psi.device)
         return assemble_masks(psi, phi, windows, *taps, self.mask_threshold)
 
+    def rescored(self, detections: Instances, psi: Tensor, image_size: Size) -> Instances:
+        """Best first, by scores that are multiplied by :meth:`confidence`."""
+        boxes, output_size = detections.pred_boxes.tensor, detections.image_size
+        confidence = self.confidence(detections.phi, psi, boxes, image_size, output_size)
+        detections.scores = detections.scores * confidence
+        return detections[detections.scores.argsort(descending=True, stable=True)]
+
+    def confidence(
+        self, phi: Tensor, psi: Tensor, boxes: Tensor, image_size: Size, output_size: Size
+    ) -> Tensor:
+        """How sure the masks (N) are of their pixels, see :func:`.mask_confidence`."""
+        sizes = zip(output_size, image_size, self.strides(psi.shape[1:]))
+        y, x = (of_image / of_output / stride for of_output, of_image, stride in sizes)
+        return mask_confidence(
+            phi, psi, boxes * boxes.new_tensor([x, y, x, y]), self.mask_threshold
+        )
+
     def windows(self, boxes: Tensor, output_size: Size) -> Tensor:
         """The windows (N, 4) of the output that masks are cropped to, see :mod:`.cropping`."""
         return expanded_windows(boxes, self.test_expand, output_size)
@@ -312,6 +334,7 @@ class RDSNet(nn.Module):
             "max_train_masks": rdsnet.MAX_TRAIN_MASKS,
             "mask_loss_weight": rdsnet.MASK_LOSS_WEIGHT,
             "mask_loss_resolution": rdsnet.MASK_LOSS.RESOLUTION,
+            "mask_scoring": rdsnet.MASK_SCORING,
             "dense_masks": rdsnet.DENSE_MASKS,
         }
 

@@ -17,6 +17,7 @@ from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.structures import Boxes, Instances, pairwise_iou
+from detectron2.structures.boxes import matched_pairwise_iou
 from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,6 +33,7 @@ from rdsnet.modeling.object_stream import (
 )
 from rdsnet.modeling.precision import widened
 from rdsnet.modeling.processes import process_count, sum_over_processes
+from rdsnet.modeling.quality import CLASSIFICATION_LOSSES, quality_focal_loss
 
 
 class RDSNetHead(RetinaNetHead):
@@ -105,6 +107,8 @@ class RetinaNetStream(ObjectStream):
         anchor_generator, anchor_matcher: as in Detectron2's RetinaNet.
         atss_candidates: nearest anchors per level that an object chooses its positives from
             (:func:`~rdsnet.modeling.atss.match_adaptively`); None: ``anchor_matcher`` decides.
+        classification_loss: "focal", or "quality_focal": the scores learn the overlap of the boxes
+            (:mod:`rdsnet.modeling.quality`).
         focal_loss_alpha, focal_loss_gamma, smooth_l1_beta, box_reg_loss_type: of the losses.
         box_loss_weight: lambda_r of Eq. 8.
         initial_normalizer: first value of the running mean of positive anchors per batch.
@@ -118,6 +122,7 @@ class RetinaNetStream(ObjectStream):
         anchor_generator: nn.Module,
         anchor_matcher: Matcher | None,
         atss_candidates: int | None = None,
+        classification_loss: str = "focal",
         focal_loss_alpha: float = 0.25,
         focal_loss_gamma: float = 2.0,
         smooth_l1_beta: float = 0.11,
@@ -127,6 +132,12 @@ class RetinaNetStream(ObjectStream):
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
+        if classification_loss not in CLASSIFICATION_LOSSES:
+            raise ValueError(
+                f"MODEL.RDSNET.CLASSIFICATION_LOSS must be one of {CLASSIFICATION_LOSSES}, got "
+                f"'{classification_loss}'"
+            )
+        self.classification_loss = classification_loss
         self.anchor_generator = anchor_generator
         self.anchor_matcher = anchor_matcher
         self.atss_candidates = atss_candidates
@@ -144,6 +155,7 @@ class RetinaNetStream(ObjectStream):
         return {
             **super().from_config(cfg, input_shape),
             **cls.parts_from_config(cfg, [input_shape[name] for name in retinanet.IN_FEATURES]),
+            "classification_loss": cfg.MODEL.RDSNET.CLASSIFICATION_LOSS,
             "focal_loss_alpha": retinanet.FOCAL_LOSS_ALPHA,
             "focal_loss_gamma": retinanet.FOCAL_LOSS_GAMMA,
             "smooth_l1_beta": retinanet.SMOOTH_L1_LOSS_BETA,
@@ -189,22 +201,32 @@ class RetinaNetStream(ObjectStream):
             torch.bincount(image_index, minlength=len(gt_instances))
         )
 
+        deltas = widened(torch.cat(predictions.deltas, dim=1)[image_index, places])
+        gt_boxes = matched_boxes(positives, gt_instances)
+
         valid = labels >= 0
         one_hot = F.one_hot(labels[valid], self.num_classes + 1)[:, :-1]
         logits = widened(torch.cat(predictions.logits, dim=1)[valid])
-        loss_cls = sigmoid_focal_loss(
-            logits,
-            one_hot.to(logits.dtype),
-            alpha=self.focal_loss_alpha,
-            gamma=self.focal_loss_gamma,
-            reduction="sum",
-        )
-        deltas = widened(torch.cat(predictions.deltas, dim=1)[image_index, places])
+        if self.classification_loss == "quality_focal":
+            overlaps = torch.zeros_like(labels, dtype=logits.dtype)
+            of_positives = self.overlaps(deltas, anchors[places], gt_boxes)
+            overlaps[image_index, places] = of_positives.to(overlaps.dtype)
+            loss_cls = quality_focal_loss(
+                logits, one_hot * overlaps[valid][:, None], self.focal_loss_gamma
+            )
+        else:
+            loss_cls = sigmoid_focal_loss(
+                logits,
+                one_hot.to(logits.dtype),
+                alpha=self.focal_loss_alpha,
+                gamma=self.focal_loss_gamma,
+                reduction="sum",
+            )
         loss_box_reg = _dense_box_regression_loss(
             [anchors[places]],
             self.box2box_transform,
             [deltas[None]],
-            [matched_boxes(positives, gt_instances)],
+            [gt_boxes],
             torch.ones(1, len(positives), dtype=torch.bool, device=deltas.device),
             box_reg_loss_type=self.box_reg_loss_type,
             smooth_l1_beta=self.smooth_l1_beta,
@@ -214,6 +236,12 @@ class RetinaNetStream(ObjectStream):
             "loss_box_reg": loss_box_reg * (self.box_loss_weight / normalizer),
         }
         return losses, positives
+
+    @torch.no_grad()
+    def overlaps(self, deltas: Tensor, anchors: Boxes, gt_boxes: Tensor) -> Tensor:
+        """(N,) float32: IoU of what positive anchors predict with their objects' boxes (N, 4)."""
+        predicted = self.box2box_transform.apply_deltas(deltas, anchors.tensor)
+        return matched_pairwise_iou(Boxes(predicted), Boxes(gt_boxes))
 
     @torch.no_grad()
     def label_anchors(

@@ -72,6 +72,7 @@ def derive_settings(
     settings = Settings()
     settings.options["MODEL.RETINANET.NUM_CLASSES"] = len(train.class_names)
     scales = _choose_input(settings, cfg, train)
+    _choose_augmentation(settings, cfg, train)
     if uses_anchors(cfg):
         _choose_anchors(settings, cfg, train, scales)
     _choose_detections(settings, cfg, train)
@@ -142,6 +143,19 @@ def _fills_input(image_sizes: np.ndarray, scales: np.ndarray) -> bool:
     return (resized % PADDED_TO > 0).any(1).mean() <= SMALL_SHARE
 
 
+def _choose_augmentation(settings: Settings, cfg: CfgNode, train: DataStatistics) -> None:
+    """Turn images that have no upper side, if the config leaves the augmentation as it is."""
+    if cfg.DATASETS.MAPPER == "RDSNetDatasetMapper" and cfg.INPUT.AUGMENTATION == "light":
+        text = 'left and right exchanged ("light"): some objects stand upright, or are too few'
+        if train.lies_any_way:
+            settings.options["INPUT.AUGMENTATION"] = "microscopy"
+            text = (
+                'flips, quarter turns, sizes and colours varied ("microscopy"): the objects lie in '
+                "every direction"
+            )
+        settings.notes.append(("Variation", text))
+
+
 def _choose_anchors(
     settings: Settings, cfg: CfgNode, train: DataStatistics, scales: np.ndarray
 ) -> None:
@@ -182,7 +196,8 @@ def _choose_schedule(
         iterations = max(1, round(wishes.epochs * images / batch))
     else:
         iterations = max(MIN_ITERATIONS, round(EPOCHS * images / batch))
-    steps = {round(step * iterations / solver.MAX_ITER) for step in solver.STEPS}
+    cosine = solver.LR_SCHEDULER_NAME == "WarmupCosineLR"
+    steps = {round(step * iterations / solver.MAX_ITER) for step in solver.STEPS if not cosine}
     steps = tuple(sorted(step for step in steps if 0 < step < iterations))
     rate = float(f"{rate:.4g}")
     settings.options |= {
@@ -196,7 +211,9 @@ def _choose_schedule(
         f"{iterations} iterations of {batch} images ({iterations * batch / images:.3g} epochs), "
         f"learning rate {rate:g} ({solver.OPTIMIZER})"
     )
-    if steps:
+    if cosine:
+        text += ", falling to 0"
+    elif steps:
         text += f", a tenth of it after {' and '.join(map(str, steps))}"
     settings.notes.append(("Schedule", text))
     if wishes.ema:

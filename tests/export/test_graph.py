@@ -31,6 +31,7 @@ def config(*opts):
         ((90, 131), []),  # padded inside
         ((90, 131), ["MODEL.RDSNET.PIXEL_STREAM.STRIDE", "2"]),
         ((96, 160), ["MODEL.RDSNET.MBRM.READOUT", "expectation"]),
+        ((90, 131), ["MODEL.RDSNET.MASK_SCORING", "True"]),
         ((96, 160), ["MODEL.RDSNET.MBRM.METHOD", "direct"]),
         ((90, 131), ["MODEL.RDSNET.MBRM.METHOD", "none"]),
         ((96, 160), ["MODEL.RDSNET.MBRM.RADIUS", "2", "TEST.DETECTIONS_PER_IMAGE", "5"]),

@@ -234,6 +234,48 @@ def test_losses_equal_focal_and_smooth_l1_written_out():
     )
 
 
+def test_scores_learn_the_overlap_with_the_quality_focal_loss():
+    stream = small_stream().double()
+    stream.classification_loss = "quality_focal"
+    predictions = stream(features(dtype=torch.float64))
+    boxes = [[8, 8, 30, 28], [40, 10, 80, 44]]
+    gt = [ground_truth(boxes, [1, 2]), ground_truth([], [])]
+    labels, _ = stream.label_anchors(predictions, gt)
+    losses, positives = stream.losses(predictions, gt)
+
+    expected = 0.0
+    overlaps = dict.fromkeys(positives.places.tolist(), 0.0)
+    for place, index in zip(positives.places.tolist(), positives.object_index.tolist()):
+        delta = torch.cat(predictions.deltas, 1)[0, place][None]
+        anchor = Boxes.cat(predictions.anchors).tensor[place][None]
+        (x1, y1, x2, y2) = stream.box2box_transform.apply_deltas(delta, anchor)[0].tolist()
+        gx1, gy1, gx2, gy2 = boxes[index]
+        shared = max(0, min(x2, gx2) - max(x1, gx1)) * max(0, min(y2, gy2) - max(y1, gy1))
+        areas = (x2 - x1) * (y2 - y1) + (gx2 - gx1) * (gy2 - gy1)
+        overlaps[place] = shared / (areas - shared)
+    for image, place, k in (labels >= 0)[..., None].expand(-1, -1, 3).nonzero().tolist():
+        p = torch.sigmoid(torch.cat(predictions.logits, 1)[image, place, k]).item()
+        q = overlaps[place] if int(labels[image, place]) == k else 0.0
+        expected -= (p - q) ** 2 * (q * math.log(p) + (1 - q) * math.log(1 - p))
+    normalizer = 0.9 * 100 + 0.1 * len(positives)
+    # Overlaps are computed in float32, the smallest with sides that are differences.
+    assert losses["loss_cls"].item() == pytest.approx(expected / normalizer, rel=gamma(100))
+    assert 0 < max(overlaps.values()) < 1
+
+    losses["loss_cls"].backward()  # what the scores learn is no way to change the boxes
+    assert all(p.grad is None or not p.grad.any() for p in stream.head.bbox_pred.parameters())
+
+
+def test_an_unknown_classification_loss_is_refused():
+    cfg = rdsnet.get_cfg()
+    cfg.merge_from_file("configs/small/rdsnet_small.yaml")
+    cfg.MODEL.RETINANET.NUM_CLASSES = 3
+    cfg.MODEL.RDSNET.CLASSIFICATION_LOSS = "hinge"
+    shapes = {f"p{i}": ShapeSpec(channels=96, stride=2**i) for i in range(3, 8)}
+    with pytest.raises(ValueError, match="MODEL.RDSNET.CLASSIFICATION_LOSS.*'hinge'"):
+        build_object_stream(cfg, shapes)
+
+
 def test_object_index_counts_objects_of_earlier_images():
     gt = [ground_truth([[0, 0, 9, 9]] * 2, [0, 0]), ground_truth([[0, 0, 9, 9]] * 3, [0] * 3)]
     positives = Positives(torch.tensor([0, 1, 1]), torch.arange(3), torch.tensor([1, 0, 2]))

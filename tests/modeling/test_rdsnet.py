@@ -240,6 +240,43 @@ def test_psi_from_p2_with_the_loss_at_the_pixels(stride):
     assert torch.equal(found.pred_masks & certain, (foreground > 0.4) & inside & certain)
 
 
+def test_the_modern_recipe_trains():
+    cfg = rdsnet.get_cfg()
+    cfg.merge_from_file("configs/plus/rdsnet_plus_R_50_FPN_3x.yaml")
+    keys = {"MODEL.DEVICE": "cpu", "MODEL.WEIGHTS": "", "MODEL.RETINANET.NUM_CLASSES": 3}
+    cfg.merge_from_list([word for pair in keys.items() for word in pair])
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    losses = model([image(instances=objects(100, 120, BOXES))])
+    sum(losses.values()).backward()
+    assert set(losses) == {"loss_cls", "loss_box_reg", "loss_mask"}
+    assert all(0 < loss < 100 for loss in losses.values())
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert trained == {n for n, p in model.named_parameters() if p.grad is not None}
+
+
+@torch.no_grad()
+def test_mask_scoring_ranks_by_class_and_mask(exact):
+    inputs = [image_with_output(150, 210)]
+    plain = exact(inputs)[0]["instances"]
+    exact.mask_scoring = True
+    scored = exact(inputs)[0]["instances"]
+    assert len(scored) == len(plain) > 20
+    assert (scored.scores.diff() <= 0).all()
+    # The same objects, each with a score that its mask has lowered.
+    before, after = (
+        [(*box, k) for box, k in zip(x.regressed_boxes.tensor.tolist(), x.pred_classes.tolist())]
+        for x in (plain, scored)
+    )
+    index = torch.tensor([before.index(one) for one in after])
+    assert len(set(before)) == len(index.unique()) == len(plain)
+    factors = scored.scores / plain.scores[index]
+    assert (factors <= 1).all() and factors.min() < factors.max()
+    assert (scored.pred_masks == plain.pred_masks[index]).all()
+    has_mask = scored.pred_masks.flatten(1).any(1)
+    assert (factors[has_mask & (factors > 0)] > exact.mask_threshold).all()
+
+
 def test_an_unknown_place_for_the_mask_loss_is_refused():
     with pytest.raises(ValueError, match="MASK_LOSS.RESOLUTION must be one of .*got 'pixels'"):
         build_model(small_config(MODEL__RDSNET__MASK_LOSS__RESOLUTION="pixels"))

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,7 @@ def settings(data, config="small", val=None, **wishes):
 def test_ordinary_photographs_keep_the_configs_input_and_anchors():
     data = statistics([(480, 640)] * 100, random_boxes(400, 60, 300, 480))
     options = settings(data)
+    del options["INPUT.AUGMENTATION"]  # made-up boxes lie in every direction
     assert not any(key.startswith("INPUT.") for key in options)
     assert "MODEL.ANCHOR_GENERATOR.SIZES" not in options
     assert "TEST.DETECTIONS_PER_IMAGE" not in options
@@ -71,7 +73,7 @@ def test_images_that_would_never_be_padded_are_trained_at_several_sizes(size, pa
         "INPUT.MIN_SIZE_TRAIN": (225, 256),
         "INPUT.MIN_SIZE_TRAIN_SAMPLING": "range",
     }
-    found = {key: value for key, value in options.items() if key.startswith("INPUT.")}
+    found = {key: value for key, value in options.items() if key.startswith("INPUT.MIN")}
     assert found == ({} if padded else varied)
 
 
@@ -264,3 +266,35 @@ def test_bad_data_and_finished_runs_are_refused(small_data, started, tmp_path, c
     open(small_data[0], "w").write(json.dumps(content))
     assert main([*words, "--resume"]) == 2
     assert "'category_id' is 99" in capsys.readouterr().err
+
+
+def elongated(logarithms, classes):
+    """A data set whose boxes have these logarithms of width / height."""
+    width = 40 * np.exp(np.array(logarithms) / 2)
+    height = 40 * np.exp(-np.array(logarithms) / 2)
+    boxes = np.stack([0 * width, 0 * width, width, height], axis=1)
+    data = statistics([(200, 200)], boxes, classes=max(classes) + 1)
+    return replace(data, classes=np.array(classes))
+
+
+def test_only_objects_that_lie_in_every_direction_are_turned():
+    rng = np.random.default_rng(0)
+    any_way = rng.normal(0, 0.9, 300)
+    cfg = base_config("small")[1]
+    turned = derive_settings(cfg, elongated(any_way, [0] * 300), None, Wishes())
+    assert turned.options["INPUT.AUGMENTATION"] == "microscopy"
+    assert "every direction" in dict(turned.notes)["Variation"]
+    # People among them, or all of them; and too few to know.
+    both = elongated([*any_way, *rng.normal(-0.5, 0.5, 40)], [0] * 300 + [1] * 40)
+    upright = elongated(rng.normal(-0.5, 0.5, 300), [0] * 300)
+    few = elongated(any_way[:15], [0] * 15)
+    for data in (both, upright, few):
+        settings = derive_settings(cfg, data, None, Wishes())
+        assert "INPUT.AUGMENTATION" not in settings.options
+    # A handful of another class does not decide.
+    rare = elongated([*any_way, *[-1.0] * 5], [0] * 300 + [1] * 5)
+    assert rare.lies_any_way
+    # What somebody has chosen stays.
+    cfg.INPUT.AUGMENTATION = "none"
+    kept = derive_settings(cfg, elongated(any_way, [0] * 300), None, Wishes())
+    assert "INPUT.AUGMENTATION" not in kept.options

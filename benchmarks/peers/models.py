@@ -1,0 +1,77 @@
+"""RDSNet-lite, its peers, and RDSNet-lite with one element of its recipe changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+LITE = "configs/lite/rdsnet_lite0_96.yaml"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A config file, and keys that differ from it."""
+
+    title: str
+    config: str = LITE
+    options: dict[str, object] = field(default_factory=dict)
+
+
+PEERS = {
+    "lite": Model("RDSNet-lite"),
+    "mask_rcnn": Model("Mask R-CNN", "benchmarks/peers/mask_rcnn_lite0_96.yaml"),
+}
+# Three sizes per octave, from 12 px on P2, without an object's own threshold.
+FIXED_IOU = {
+    "MODEL.RDSNET.ASSIGNMENT.NAME": "iou",
+    "MODEL.ANCHOR_GENERATOR.SIZES": [
+        [12 * 2 ** (level + third / 3) for third in range(3)] for level in range(6)
+    ],
+}
+RECIPE = {
+    "lite": PEERS["lite"],
+    "focal": Model(
+        "focal loss instead of quality focal loss",
+        options={"MODEL.RDSNET.CLASSIFICATION_LOSS": "focal"},
+    ),
+    "no_mask_scoring": Model(
+        "scores without the masks' confidence", options={"MODEL.RDSNET.MASK_SCORING": False}
+    ),
+    "fixed_iou": Model("three anchors and fixed IoU instead of ATSS", options=FIXED_IOU),
+    "giou": Model(
+        "GIoU loss for boxes, weight 2",
+        options={
+            "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": "giou",
+            "MODEL.RDSNET.BOX_LOSS_WEIGHT": 2.0,
+        },
+    ),
+    "detector_p3": Model(
+        "detector from P3",
+        options={
+            "MODEL.RETINANET.IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"],
+            "MODEL.ANCHOR_GENERATOR.SIZES": [[24], [48], [96], [192], [384]],
+        },
+    ),
+    "pixels_p3": Model(
+        "pixel stream from P3",
+        options={"MODEL.RDSNET.PIXEL_STREAM.IN_FEATURES": ["p3", "p4", "p5"]},
+    ),
+    "grid": Model(
+        "mask loss on the grid of psi", options={"MODEL.RDSNET.MASK_LOSS.RESOLUTION": "grid"}
+    ),
+    "expand_10": Model("boxes not expanded", options={"MODEL.RDSNET.TRAIN_EXPAND": 1.0}),
+    "expand_15": Model("boxes expanded by 1.5", options={"MODEL.RDSNET.TRAIN_EXPAND": 1.5}),
+    "no_ohem": Model("without OHEM", options={"MODEL.RDSNET.OHEM.ENABLED": False}),
+    "mask_weight": Model("mask loss times 3", options={"MODEL.RDSNET.MASK_LOSS_WEIGHT": 3.0}),
+    "steps": Model(
+        "learning rate in steps instead of a cosine",
+        options={"SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR"},
+    ),
+    "ema": Model("averaged weights", options={"SOLVER.EMA.ENABLED": True}),
+    "microscopy": Model(
+        "augmentation of images without an upper side",
+        options={"INPUT.AUGMENTATION": "microscopy"},
+    ),
+    "channels_64": Model("64 channels", "configs/lite/rdsnet_lite0_64.yaml"),
+    "scratch": Model("without pretrained weights", options={"MODEL.WEIGHTS": ""}),
+}
+MODELS = PEERS | RECIPE

@@ -1,0 +1,186 @@
+"""Tables and plot from finished runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+from pathlib import Path
+
+from data import DATA_SETS
+from models import PEERS, RECIPE
+
+TASKS = {"bbox": "box AP", "segm": "mask AP"}
+Results = list[dict]
+
+
+def of(results: Results, **fields: object) -> Results:
+    """Those with these values."""
+    return [r for r in results if all(r[name] == value for name, value in fields.items())]
+
+
+def aps(results: Results, task: str) -> list[float]:
+    return [r["AP"][task]["AP"] for r in results if task in r["AP"]]
+
+
+def mean_and_error(values: list[float]) -> str:
+    """ "31.0 ± 0.4": mean and standard error."""
+    if not values:
+        return "-"
+    error = f" ± {standard_error(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{error}"
+
+
+def standard_error(values: list[float]) -> float:
+    return statistics.stdev(values) / len(values) ** 0.5
+
+
+def table(results: Results, times: dict[str, float]) -> str:
+    """A data set's runs: a row for every budget and model."""
+    rows = [
+        "| budget, CPU s | model | iterations | CPU s | box AP without MBRM | box AP | mask AP | "
+        "ms per image |",
+        "| --- " * 8 + "|",
+    ]
+    for budget in sorted({r["budget"] for r in results}):
+        for model, described in PEERS.items():
+            runs = of(results, budget=budget, model=model)
+            if runs:
+                cells = [
+                    str(budget),
+                    described.title,
+                    f"{statistics.mean(r['iterations'] for r in runs):.0f}",
+                    f"{statistics.mean(r['cpu_seconds'] for r in runs):.0f}",
+                    *(
+                        mean_and_error(aps(runs, task))
+                        for task in ("bbox_regressed", "bbox", "segm")
+                    ),
+                    str(times.get(model, "-")),
+                ]
+                rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def gains(results: Results, ours: str, theirs: str) -> list[str]:
+    """How far the AP of ours are ahead, paired by data, budget and seed: one text per task."""
+    texts = []
+    for task in TASKS:
+        pairs = [
+            a["AP"][task]["AP"] - b["AP"][task]["AP"]
+            for a in of(results, model=ours)
+            for b in of(results, model=theirs, **{k: a[k] for k in ("data", "budget", "seed")})
+        ]
+        error = f" ± {standard_error(pairs):.1f}" if len(pairs) > 1 else ", one seed"
+        texts.append(f"{statistics.mean(pairs):+.1f}{error}" if pairs else "-")
+    return texts
+
+
+def differences(results: Results) -> str:
+    """A line for every budget: how far RDSNet-lite is ahead of Mask R-CNN."""
+    lines = []
+    for budget in sorted({r["budget"] for r in results}):
+        box, mask = gains(of(results, budget=budget), "lite", "mask_rcnn")
+        if box != "-":
+            lines.append(
+                f"- RDSNet-lite minus Mask R-CNN at {budget} s: box AP {box}; mask AP {mask}."
+            )
+    return "\n".join(lines)
+
+
+def circumstances(results: Results) -> str:
+    dates = sorted({r["date"] for r in results})
+    days = " to ".join(dict.fromkeys((dates[0], dates[-1])))
+    seeds = ", ".join(str(seed) for seed in sorted({r["seed"] for r in results}))
+    return (
+        "The same EfficientNet-Lite0, images, crops, batches of 4 and AdamW; one thread on a CPU. "
+        "Every budget is a training of its own, with its whole schedule. AP is COCO's, in percent: "
+        f"mean ± standard error over seeds {seeds}. MBRM has the published kernel, the mask "
+        f"threshold is the paper's. {days}, torch {results[0]['torch']}. Made by "
+        "`benchmarks/peers/run.py`."
+    )
+
+
+def write_json(results: Results, times: dict, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    document = {"machine": machine, "milliseconds_per_image": times, "runs": results}
+    path.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def write_peers(results: Results, times: dict[str, dict[str, float]], out: Path) -> str:
+    """peers.json, peers.md and peers.png in ``out``; the text of the tables."""
+    write_json(results, times, out / "peers.json")
+    parts = ["# RDSNet-lite against Mask R-CNN, same CPU time", circumstances(results)]
+    for name, data_set in DATA_SETS.items():
+        own = of(results, data=name)
+        if own:
+            parts += [f"## {data_set.title}", table(own, times.get(name, {})), differences(own)]
+    parts.append(
+        "ms per image: one thread, the models taking turns on the same images, to masks of the "
+        "image's size.\n\n![AP over CPU seconds](peers.png)\n"
+    )
+    text = "\n\n".join(part for part in parts if part)
+    (out / "peers.md").write_text(text)
+    plot(results, {name: model.title for name, model in PEERS.items()}, out / "peers.png")
+    return text
+
+
+def write_recipe(results: Results, out: Path) -> str:
+    """recipe.json and recipe.md in ``out``; the text of the table."""
+    write_json(results, {}, out / "recipe.json")
+    rows = [
+        "| RDSNet-lite with | iterations | CPU s | box AP without MBRM | box AP | gain | mask AP | "
+        "gain |",
+        "| --- " * 8 + "|",
+    ]
+    for name, model in RECIPE.items():
+        runs = of(results, model=name)
+        if runs:
+            box, mask = gains(results, name, "lite") if name != "lite" else ("", "")
+            columns = ("bbox_regressed", "bbox", "segm")
+            regressed, boxes, masks = (mean_and_error(aps(runs, task)) for task in columns)
+            cells = [
+                "its recipe" if name == "lite" else model.title,
+                f"{statistics.mean(r['iterations'] for r in runs):.0f}",
+                f"{statistics.mean(r['cpu_seconds'] for r in runs):.0f}",
+                *(regressed, boxes, box, masks, mask),
+            ]
+            rows.append(f"| {' | '.join(cells)} |")
+    parts = [
+        "# What the elements of RDSNet-lite's recipe are worth",
+        circumstances(results) + " Gains are over the recipe, paired by seed.",
+        "\n".join(rows),
+    ]
+    text = "\n\n".join(parts) + "\n"
+    (out / "recipe.md").write_text(text)
+    return text
+
+
+def plot(results: Results, titles: dict[str, str], path: Path) -> None:
+    """AP over the CPU seconds of the training: a column for every data set."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = [name for name in DATA_SETS if of(results, data=name)]
+    figure = Figure(figsize=(4 * len(names), 6), layout="constrained")
+    grid = figure.subplots(len(TASKS), len(names), squeeze=False, sharex="col")
+    for column, name in enumerate(names):
+        for row, (task, label) in enumerate(TASKS.items()):
+            axes = grid[row][column]
+            for number, (model, title) in enumerate(titles.items()):
+                runs = of(results, data=name, model=model)
+                budgets = sorted({r["budget"] for r in runs})
+                groups = [of(runs, budget=budget) for budget in budgets]
+                x = [statistics.mean(r["cpu_seconds"] for r in group) for group in groups]
+                y = [statistics.mean(aps(group, task)) for group in groups]
+                axes.plot(x, y, "o-", color=f"C{number}", label=title)
+                dots = [(r["cpu_seconds"], r["AP"][task]["AP"]) for r in runs]
+                if dots:
+                    axes.plot(*zip(*dots), ".", color=f"C{number}", alpha=0.4)
+            axes.set_ylabel(label)
+            axes.grid(alpha=0.3)
+        grid[0][column].set_title(DATA_SETS[name].title)
+        grid[-1][column].set_xlabel("training, CPU seconds")
+    grid[0][0].legend()
+    FigureCanvasAgg(figure).print_png(str(path))

@@ -1,0 +1,277 @@
+#!/usr/bin/env python3
+"""RDSNet-lite against Mask R-CNN with the same backbone, data, crops and CPU time; and what every
+element of its recipe is worth.
+
+A model is trained with its whole learning-rate schedule in every budget of CPU seconds. How many
+iterations that makes is measured before its first run on a data set. Runs that are finished are
+skipped, so the same command goes on after an interruption.
+
+    export RDSNET_DATA=...   # the folder that holds nuclei/, waste/ and kudzu/
+    OMP_NUM_THREADS=1 nice python benchmarks/peers/run.py
+    OMP_NUM_THREADS=1 nice python benchmarks/peers/run.py --recipe
+    python benchmarks/peers/run.py --dry-run      # what is finished and what would run
+    python benchmarks/peers/run.py --report-only  # tables and plot from finished runs
+
+Writes peers.json, peers.md and peers.png beside this file; with --recipe recipe.json and recipe.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from data import DATA_SETS
+from models import MODELS, PEERS, RECIPE
+from report import write_peers, write_recipe
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+# CPU seconds of the training: the largest is what 500 iterations of Mask R-CNN take on nuclei.
+BUDGETS = (370, 740, 1480)
+# Of the recipe's rows: a quarter of it, on nuclei.
+RECIPE_BUDGET = 370
+# Iterations to measure with, the first of which do not count.
+MEASURED, WARM_UP = 30, 5
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training."""
+
+    data: str
+    model: str
+    budget: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.data}-{self.model}-{self.budget}-{self.seed}"
+
+
+# ------------------------------------------------------------------------- one run
+
+
+def train(run: Run, args: argparse.Namespace) -> dict:
+    """Train and evaluate; the result is also written into the run's folder."""
+    import torch
+
+    from rdsnet.training.trainer import Trainer
+
+    torch.set_num_threads(1)
+    folder = Path(args.runs) / run.name
+    iterations = args.iterations or iterations_within(run, args)
+    cfg = config(run, args, folder, iterations)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)  # the pretrained backbone
+    cpu = cpu_seconds()
+    trainer.train()
+    cpu = cpu_seconds() - cpu
+    torch.save({"model": trainer.model.state_dict()}, folder / "model_final.pth")
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATASETS.TEST = ("peers_val",)
+    metrics = Trainer.test(cfg, trainer.model.eval())
+    result = {
+        **vars(run),
+        "iterations": iterations,
+        "cpu_seconds": round(cpu, 1),
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+        "AP": {
+            task: {key: metrics[task][key] for key in ("AP", "AP50", "AP75")}
+            for task in ("bbox", "bbox_regressed", "segm")
+            if task in metrics
+        },
+    }
+    (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def iterations_within(run: Run, args: argparse.Namespace) -> int:
+    """Iterations that fit into the budget: measured once for a model and a data set."""
+    from detectron2.engine.hooks import CallbackHook
+
+    from rdsnet.training.trainer import Trainer
+
+    file = Path(args.runs) / f"{run.data}-{run.model}.json"
+    if not file.is_file():
+        cfg = config(run, args, Path(args.runs) / "measured" / run.name, MEASURED)
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=False)
+        spent = []
+        trainer.register_hooks([CallbackHook(after_step=lambda _: spent.append(cpu_seconds()))])
+        trainer.train()
+        seconds = (spent[-1] - spent[WARM_UP - 1]) / (len(spent) - WARM_UP)
+        file.write_text(json.dumps({"seconds_per_iteration": seconds}) + "\n")
+    return max(10, round(run.budget / json.loads(file.read_text())["seconds_per_iteration"]))
+
+
+def config(run: Run, args: argparse.Namespace, folder: Path, iterations: int):
+    """The config of a run, whose data and schedule are the same for all models."""
+    from detectron2.engine import default_argument_parser
+
+    from rdsnet.training import setup
+
+    data_set, model = DATA_SETS[run.data], MODELS[run.model]
+    parts = data_set.prepare(Path(args.data), Path(args.runs) / "data" / run.data)
+    classes = len(json.loads(parts["train"][0].read_text())["categories"])
+    files = [[f"peers_{split}", str(file), str(images)] for split, (file, images) in parts.items()]
+    options = {
+        "DATASETS.COCO_FILES": files,
+        "DATASETS.TRAIN": "('peers_train',)",
+        "DATASETS.TEST": "()",
+        "MODEL.RETINANET.NUM_CLASSES": classes,
+        "MODEL.ROI_HEADS.NUM_CLASSES": classes,
+        "MODEL.DEVICE": "cpu",
+        **data_set.options,
+        "SOLVER.MAX_ITER": iterations,
+        "SOLVER.WARMUP_ITERS": iterations // 10,
+        "SOLVER.CHECKPOINT_PERIOD": 1_000_000,
+        "DATALOADER.NUM_WORKERS": 0,
+        "SEED": run.seed,
+        "OUTPUT_DIR": str(folder),
+        **model.options,
+    }
+    steps = (round(0.8 * iterations), round(0.95 * iterations))
+    options["SOLVER.STEPS"] = steps if iterations >= 20 else ()
+    words = ["--config-file", str(ROOT / model.config)]
+    words += [str(word) for pair in options.items() for word in pair]
+    return setup(default_argument_parser().parse_args(words))
+
+
+def cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def milliseconds_per_image(runs: list[Run], args: argparse.Namespace, images: int = 20) -> dict:
+    """{model: median milliseconds} on validation images of one data set, one thread, the models
+    taking turns on each: from the image to boxes and masks of the image's size.
+    """
+    import torch
+    from detectron2.checkpoint import DetectionCheckpointer
+    from detectron2.data import DatasetCatalog
+    from detectron2.modeling import build_model
+
+    from rdsnet.data.mapper import build_mapper
+
+    torch.set_num_threads(1)
+    models = {}
+    for run in runs:
+        folder = Path(args.runs) / run.name
+        cfg = config(run, args, folder, 10)
+        models[run.model] = build_model(cfg).eval()
+        DetectionCheckpointer(models[run.model]).load(str(folder / "model_final.pth"))
+    times: dict[str, list[float]] = {name: [] for name in models}
+    mapper = build_mapper(cfg, is_train=False)
+    with torch.no_grad():
+        for described in DatasetCatalog.get("peers_val")[:images]:
+            inputs = [mapper(described)]
+            for repetition in range(3):
+                for name, model in models.items():
+                    start = time.perf_counter()
+                    model(inputs)
+                    if repetition > 0:  # the first warms up
+                        times[name].append(1000 * (time.perf_counter() - start))
+    return {name: round(statistics.median(values), 1) for name, values in times.items()}
+
+
+# --------------------------------------------------------------------- command line
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", default=os.environ.get("RDSNET_DATA", ""))
+    parser.add_argument("--runs", default="output/peers", help="folder of the runs")
+    parser.add_argument("--out", default=str(HERE), help="folder of tables and plot")
+    parser.add_argument("--recipe", action="store_true", help="the elements of the recipe")
+    parser.add_argument("--sets", nargs="+", choices=list(DATA_SETS), help="default: all")
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), help="default: all")
+    parser.add_argument("--budgets", nargs="+", type=int, help="CPU seconds")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument(
+        "--iterations", type=int, help="so many instead of the budgets: does it run?"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="list the runs and stop")
+    parser.add_argument("--report-only", action="store_true", help="reports of finished runs")
+    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    args.models = args.models or list(RECIPE if args.recipe else PEERS)
+    args.sets = args.sets or (["nuclei"] if args.recipe else list(DATA_SETS))
+    args.budgets = args.budgets or ([RECIPE_BUDGET] if args.recipe else BUDGETS)
+    return args
+
+
+def launch(run: Run, args: argparse.Namespace, argv: list[str]) -> bool:
+    """One run in a process of its own, its output in the run's folder; whether it went well."""
+    folder = Path(args.runs) / run.name
+    folder.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    with open(folder / "output.txt", "w") as log:
+        one = [run.data, run.model, str(run.budget), str(run.seed)]
+        command = [sys.executable, __file__, *argv, "--one", *one]
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=env).returncode
+    took = f"{time.perf_counter() - start:.0f} s"
+    print(f"{run.name}: {took if code == 0 else f'FAILED, see {log.name}'}", flush=True)
+    return code == 0
+
+
+def finished(run: Run, args: argparse.Namespace) -> dict | None:
+    file = Path(args.runs) / run.name / "result.json"
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    args = parse(argv)
+    if args.one:
+        data, model, budget, seed = args.one
+        train(Run(data, model, int(budget), int(seed)), args)
+        return 0
+    for name in args.sets:
+        if not (Path(args.data) / name).is_dir():
+            raise SystemExit(
+                f"'{Path(args.data) / name}' does not exist: set RDSNET_DATA to the folder that "
+                "holds it, or give --data, or choose other --sets"
+            )
+    # Seeds last: after the first, every cell of the tables has a figure.
+    wanted = [
+        Run(*key)
+        for seed, data, budget in product(args.seeds, args.sets, args.budgets)
+        for key in ((data, model, budget, seed) for model in args.models)
+    ]
+    to_do = [run for run in wanted if finished(run, args) is None]
+    print(f"{len(wanted) - len(to_do)} of {len(wanted)} runs are finished")
+    if args.dry_run:
+        print("\n".join(run.name for run in to_do))
+        return 0
+    all_well = args.report_only or all([launch(run, args, argv) for run in to_do])
+    done = [run for run in wanted if finished(run, args)]
+    results = [finished(run, args) for run in done]
+    out = Path(args.out)
+    if done and args.recipe:
+        print(write_recipe(results, out))
+    elif done:
+        times = {}
+        for name in args.sets:
+            largest = {run.model: run for run in done if run.data == name}
+            times[name] = milliseconds_per_image(list(largest.values()), args) if largest else {}
+        print(write_peers(results, times, out))
+    return 0 if all_well else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""How training images are varied: presets for ``INPUT.AUGMENTATION``.
+
+A preset adds to what Detectron2 makes of the keys ``INPUT.CROP``, ``INPUT.MIN_SIZE_TRAIN`` and
+``INPUT.RANDOM_FLIP``. Masks and boxes follow exactly: turns and flips move whole pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import transforms as T
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a preset adds.
+
+    Attributes:
+        scales: smallest and largest factor of the size; None: the size stays.
+        any_side_up: whether images have no upper side: flipped vertically and turned by 90 degrees.
+        colours: brightness, contrast and saturation vary by up to this share.
+    """
+
+    scales: tuple[float, float] | None = None
+    any_side_up: bool = False
+    colours: float = 0.0
+
+
+PRESETS = {
+    "none": Preset(),
+    "light": Preset(),
+    "strong": Preset(scales=(0.6, 1.5), colours=0.3),
+    "microscopy": Preset(scales=(0.7, 1.4), any_side_up=True, colours=0.2),
+    "aerial": Preset(scales=(0.7, 1.4), any_side_up=True, colours=0.3),
+}
+
+
+class RandomScale(T.Augmentation):
+    """Resize by a factor between two, evenly drawn on a logarithmic scale."""
+
+    def __init__(self, smallest: float, largest: float) -> None:
+        super().__init__()
+        self.smallest, self.largest = smallest, largest
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        height, width = image.shape[:2]
+        factor = math.exp(self._rand_range(math.log(self.smallest), math.log(self.largest)))
+        new_height, new_width = (max(1, round(side * factor)) for side in (height, width))
+        return T.ResizeTransform(height, width, new_height, new_width)
+
+
+class RandomTranspose(T.Augmentation):
+    """Exchange rows and columns of every second image: with flips, all turns by 90 degrees."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        return Transpose() if self._rand_range() < 0.5 else T.NoOpTransform()
+
+
+class Transpose(T.Transform):
+    """(x, y) -> (y, x)."""
+
+    def apply_image(self, image: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(image.swapaxes(0, 1))
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        return coords[:, ::-1].copy()
+
+    def inverse(self) -> T.Transform:
+        return self
+
+
+def with_preset(cfg: CfgNode, augmentations: list[T.Augmentation]) -> list[T.Augmentation]:
+    """Detectron2's augmentations of a config, with those of ``INPUT.AUGMENTATION``.
+
+    Raises:
+        ValueError: there is no such preset.
+    """
+    if cfg.INPUT.AUGMENTATION not in PRESETS:
+        raise ValueError(
+            f"INPUT.AUGMENTATION must be one of {', '.join(PRESETS)}, got "
+            f"'{cfg.INPUT.AUGMENTATION}'"
+        )
+    if cfg.INPUT.AUGMENTATION == "none":
+        return [a for a in augmentations if not isinstance(a, T.RandomFlip)]
+    preset = PRESETS[cfg.INPUT.AUGMENTATION]
+    augmentations = list(augmentations)
+    if preset.scales:
+        # Before a crop, whose size is fixed; after the resizing that would undo it.
+        first = 0 if cfg.INPUT.CROP.ENABLED else len(augmentations)
+        augmentations.insert(first, RandomScale(*preset.scales))
+    if preset.any_side_up:
+        augmentations += [T.RandomFlip(horizontal=False, vertical=True), RandomTranspose()]
+    if preset.colours:
+        low, high = 1 - preset.colours, 1 + preset.colours
+        colours = (T.RandomBrightness, T.RandomContrast, T.RandomSaturation)
+        augmentations += [vary(low, high) for vary in colours]
+    return augmentations
