@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 CLASSIFICATION_LOSSES = ("focal", "quality_focal")
 # A box is looked at in so many rows and columns of points.
-_POINTS = 16
+POINTS = 16
 
 
 def quality_focal_loss(logits: Tensor, qualities: Tensor, gamma: float) -> Tensor:
@@ -33,7 +33,7 @@ def quality_focal_loss(logits: Tensor, qualities: Tensor, gamma: float) -> Tenso
 def mask_confidence(phi: Tensor, psi: Tensor, boxes: Tensor, threshold: float) -> Tensor:
     """How sure masks are of their pixels.
 
-    The mean foreground probability of those of ``_POINTS`` x ``_POINTS`` evenly spread points of the
+    The mean foreground probability of those of ``POINTS`` x ``POINTS`` evenly spread points of the
     box that belong to the mask, 0 where none does. Psi is interpolated as masks are, with which the
     dot product commutes.
 
@@ -47,11 +47,11 @@ def mask_confidence(phi: Tensor, psi: Tensor, boxes: Tensor, threshold: float) -
         (N,), in [0, 1].
     """
     # A grid of -1..1 from the first cell's outer edge to the last one's.
-    steps = (torch.arange(_POINTS, device=boxes.device) + 0.5) / _POINTS
+    steps = (torch.arange(POINTS, device=boxes.device) + 0.5) / POINTS
     x1, y1, x2, y2 = (boxes.to(psi.dtype) * 2).unbind(1)
     x = (x1[:, None] + (x2 - x1)[:, None] * steps) / psi.shape[2] - 1  # (N, P)
     y = (y1[:, None] + (y2 - y1)[:, None] * steps) / psi.shape[1] - 1
-    shape = (-1, _POINTS, _POINTS)
+    shape = (-1, POINTS, POINTS)
     points = torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], dim=-1)
     sampled = F.grid_sample(
         psi[None], points.flatten(1, 2)[None], padding_mode="border", align_corners=False
