@@ -4,6 +4,8 @@
 ``import rdsnet.modeling``. Detectron2 is imported only then, so that the command line starts fast.
 Where it is not installed, ``rdsnet.ops`` and ``rdsnet.modeling.{cropping,mask_loss,mbrm}`` still
 work: they need torch alone.
+
+What happens where, and the way of an image through it all, is in docs/architecture.md.
 """
 
 from importlib import import_module

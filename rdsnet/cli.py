@@ -18,8 +18,8 @@ from importlib import import_module
 from rdsnet import __version__, pipes
 from rdsnet.commands import COMMANDS
 
-USER_ERROR = 2
-INTERRUPTED = 130  # as a shell reports Ctrl-C
+_USER_ERROR = 2
+_INTERRUPTED = 130  # as a shell reports Ctrl-C
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -79,14 +79,14 @@ def _run(argv: Sequence[str] | None) -> int:
         if show_traceback:
             raise
         print("\ninterrupted", file=sys.stderr)
-        return INTERRUPTED
+        return _INTERRUPTED
     except BrokenPipeError:
         raise
     except (OSError, ValueError, ModuleNotFoundError) as error:
         if show_traceback:
             raise
         print(f"rdsnet {args.command}: {_message(error)}", file=sys.stderr)
-        return USER_ERROR
+        return _USER_ERROR
 
 
 def _message(error: Exception) -> str:

@@ -188,8 +188,8 @@ def add_rdsnet_config(cfg: CN) -> None:
     # Their normalisation, as in Detectron2's get_norm ("" for none).
     cfg.MODEL.RDSNET.PIXEL_STREAM.NORM = "GN"
 
-    # Expansion of the boxes that masks are cropped with: of ground-truth boxes in training, of
-    # predicted boxes at inference. Paper: 1.5 and 1.2.
+    # Expansion of boxes to windows: of ground-truth boxes in training, of regressed boxes at
+    # inference. Paper: 1.5 and 1.2.
     cfg.MODEL.RDSNET.TRAIN_EXPAND = 1.5
     cfg.MODEL.RDSNET.TEST_EXPAND = 1.2
     # A pixel belongs to a mask when its foreground probability is larger. Paper: 0.4.

@@ -4,6 +4,7 @@ The rules are the contracts in pyproject.toml; ``lint-imports`` on the command l
 """
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = sorted(path.parent for path in (ROOT / "rdsnet").glob("*/__init__.py"))
 MOST_LINES = 400
+UNORDERED = ("commands", "projects")  # a file per subcommand; packages found where they lie
 
 
 def lint(*arguments, cwd=ROOT):
@@ -61,6 +63,17 @@ def test_arrows_that_follow_from_others_are_left_out():
 def test_every_room_says_what_happens_in_it(room):
     text = ast.get_docstring(ast.parse((room / "__init__.py").read_text(encoding="utf-8")))
     assert text and len(text.split()) >= 8
+
+
+@pytest.mark.parametrize(
+    "room", [room for room in ROOMS if room.name not in UNORDERED], ids=lambda room: room.name
+)
+def test_every_room_says_in_which_order_its_files_are_read(room):
+    text = ast.get_docstring(ast.parse((room / "__init__.py").read_text(encoding="utf-8")))
+    names = {path.stem for path in room.glob("[!_]*.py")}
+    names |= {path.parent.name for path in room.glob("*/__init__.py")}
+    left_out = {name for name in names if not re.search(rf"\b{name}\b", text)}
+    assert not left_out, f"rdsnet/{room.name}/__init__.py does not say when to read {left_out}"
 
 
 def test_files_can_be_read_in_one_sitting():

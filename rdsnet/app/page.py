@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -22,7 +23,7 @@ import pycocotools.mask as coco_mask
 from rdsnet.checkpoint.trained import prediction_config
 from rdsnet.data.datasets import class_metadata
 from rdsnet.data.image_formats import pillow_formats
-from rdsnet.data.images import Picture
+from rdsnet.data.images import ImageFile
 from rdsnet.data.pixels import RefusedError
 from rdsnet.evaluation import instances_to_coco_json
 from rdsnet.formatting import decimal
@@ -31,15 +32,18 @@ from rdsnet.prediction.predictor import CountingPredictor
 from rdsnet.visualization import draw_objects, objects_from_results
 from rdsnet.visualization.objects import class_name
 
+if TYPE_CHECKING:
+    import gradio as gr
+
 # What is opened here, from whoever reaches the page: the most usual of what can be read.
-FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-LOWEST_SCORE = 0.05
-FIRST_SCORE = 0.5
-SHOWN_SIDE = 1600  # pixels of the picture in the browser
-SESSIONS = 20  # whose images are remembered
-SECONDS_KEPT = 3600  # of an image and what was found in it
+_FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+_LOWEST_SCORE = 0.05
+_FIRST_SCORE = 0.5
+_SHOWN_SIDE = 1600  # pixels of the picture in the browser
+_SESSIONS = 20  # whose images are remembered
+_SECONDS_KEPT = 3600  # of an image and what was found in it
 CONTROLS = ("masks", "boxes", "boxes before MBRM")
-HEADERS = ("class", "score", "box: x1, y1, x2, y2", "box before MBRM", "area, px")
+_HEADERS = ("class", "score", "box: x1, y1, x2, y2", "box before MBRM", "area, px")
 
 
 @dataclass
@@ -80,7 +84,7 @@ class Finder:
         trust_checkpoint: bool = False,
         max_detections: int | None = None,
     ) -> None:
-        cfg = prediction_config(config_file, weights, LOWEST_SCORE, opts, max_detections)
+        cfg = prediction_config(config_file, weights, _LOWEST_SCORE, opts, max_detections)
         self.predictor = CountingPredictor(cfg, trust_checkpoint)
         self.class_names, self.category_ids = class_metadata(cfg)
         self.max_megapixels = max_megapixels
@@ -89,25 +93,25 @@ class Finder:
         """Raises ValueError, in words for the person at the browser."""
         path = Path(path)
         pixels, pages = self._read(path)
-        instances = predict_image(self.predictor, pixels, LOWEST_SCORE)
+        instances = predict_image(self.predictor, pixels, _LOWEST_SCORE)
         results = instances_to_coco_json(instances, image_id=1)
         results.sort(key=lambda result: -result["score"])
         return Found(path.name, pixels[:, :, ::-1], results, self.predictor.was_cut_off, pages)
 
     def _read(self, path: Path) -> tuple[np.ndarray, int]:
         """The first page, (H, W, 3) uint8 BGR, and the number of pages."""
-        formats = [name for name in FORMATS if name in (*pillow_formats(), "TIFF")]
+        formats = [name for name in _FORMATS if name in (*pillow_formats(), "TIFF")]
         try:
-            picture = Picture(str(path), formats)
+            file = ImageFile(str(path), formats)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"'{path.name}' is not an image that can be read ({', '.join(formats)})."
             ) from error
-        with picture:
+        with file:
             try:
-                megapixels = picture.pixels() / 1e6
+                megapixels = file.pixels() / 1e6
                 if megapixels <= self.max_megapixels:
-                    return picture.read("BGR"), len(picture)
+                    return file.read("BGR"), len(file)
             except RefusedError as error:
                 raise ValueError(f"'{path.name}' {error.__cause__}") from error
             except (OSError, ValueError) as error:
@@ -131,13 +135,13 @@ class Finder:
                 objects, boxes=np.full((len(objects), 4), -1e4), labels=[""] * len(objects)
             )
         picture = draw_objects(np.ascontiguousarray(found.image), objects)
-        shrink = SHOWN_SIDE / max(picture.shape[:2])
+        shrink = _SHOWN_SIDE / max(picture.shape[:2])
         if shrink < 1:
             picture = cv2.resize(picture, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
         return picture
 
     def table(self, found: Found, score: float) -> list[list]:
-        """Rows under ``HEADERS``."""
+        """Rows under ``_HEADERS``."""
         return [
             [
                 class_name(self.class_names, result["category_id"]),
@@ -178,11 +182,11 @@ def _corners(box: Sequence[float]) -> str:
     return ", ".join(decimal(value) for value in (x, y, x + width, y + height))
 
 
-def build_page(finder: Finder, folder: Path, max_upload_mb: float):
+def _build_page(finder: Finder, folder: Path, max_upload_mb: float) -> gr.Blocks:
     """The page as ``gradio.Blocks``; ``folder`` is where files for download are written."""
     import gradio as gr
 
-    def find(path: str | None, score: float, shown: list[str]):
+    def find(path: str | None, score: float, shown: list[str]) -> tuple:
         if path is None:
             return None, *show(None, score, shown)
         try:
@@ -191,7 +195,7 @@ def build_page(finder: Finder, folder: Path, max_upload_mb: float):
             raise gr.Error(str(error), duration=None, print_exception=False) from error
         return found, *show(found, score, shown)
 
-    def show(found: Found | None, score: float, shown: list[str]):
+    def show(found: Found | None, score: float, shown: list[str]) -> tuple:
         if found is None:
             return None, "", [], gr.update(interactive=False)
         score = min(max(float(score), 0.0), 1.0)
@@ -212,10 +216,10 @@ def build_page(finder: Finder, folder: Path, max_upload_mb: float):
     with gr.Blocks(
         title="RDSNet",
         analytics_enabled=False,
-        delete_cache=(SECONDS_KEPT, SECONDS_KEPT),
+        delete_cache=(_SECONDS_KEPT, _SECONDS_KEPT),
         fill_width=True,
     ) as page:
-        found = gr.State(time_to_live=SECONDS_KEPT)
+        found = gr.State(time_to_live=_SECONDS_KEPT)
         gr.Markdown("# RDSNet\nDrop an image: the model says what is in it, and where.")
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
@@ -227,7 +231,7 @@ def build_page(finder: Finder, folder: Path, max_upload_mb: float):
                     elem_id="image",
                 )
                 score = gr.Slider(
-                    LOWEST_SCORE, 1, FIRST_SCORE, step=0.01, label="Lowest score", elem_id="score"
+                    _LOWEST_SCORE, 1, _FIRST_SCORE, step=0.01, label="Lowest score", elem_id="score"
                 )
                 shown = gr.CheckboxGroup(
                     list(CONTROLS), value=list(CONTROLS), label="Show", elem_id="shown"
@@ -243,7 +247,7 @@ def build_page(finder: Finder, folder: Path, max_upload_mb: float):
                     buttons=["download", "fullscreen"],  # and none that shares it
                 )
                 table = gr.Dataframe(
-                    headers=list(HEADERS), interactive=False, label="Objects", elem_id="objects"
+                    headers=list(_HEADERS), interactive=False, label="Objects", elem_id="objects"
                 )
         outputs = [picture, text, table, download]
         quiet = {"api_visibility": "private"}
@@ -287,7 +291,7 @@ def serve(
         finder = Finder(
             config_file, weights, max_megapixels, opts, trust_checkpoint, max_detections
         )
-        page = build_page(finder, folder, max_upload_mb)
+        page = _build_page(finder, folder, max_upload_mb)
         fonts = ["system-ui", "Segoe UI", "DejaVu Sans", "sans-serif"]
         mono = ["ui-monospace", "DejaVu Sans Mono", "monospace"]
         page.queue(default_concurrency_limit=1, max_size=32)
@@ -298,7 +302,7 @@ def serve(
             prevent_thread_lock=True,
             quiet=True,
             max_file_size=int(max_upload_mb * 2**20),
-            state_session_capacity=SESSIONS,
+            state_session_capacity=_SESSIONS,
             ssr_mode=False,
             enable_monitoring=False,
             footer_links=[],

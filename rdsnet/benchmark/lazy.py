@@ -11,8 +11,8 @@ from rdsnet.benchmark import measure
 from rdsnet.benchmark.scene import ASPECT, DIM, PADDED_TO
 from rdsnet.modeling.lazy_conv import convolve_at
 
-NUM_ANCHORS = 9
-STRIDES = (8, 16, 32, 64, 128)
+_NUM_ANCHORS = 9
+_STRIDES = (8, 16, 32, 64, 128)
 
 
 def run(
@@ -27,10 +27,10 @@ def run(
     """Dense against lazy on the five levels of an image of ``size`` px, one image."""
     g = torch.Generator().manual_seed(0)
     sides = [-(-side // PADDED_TO) * PADDED_TO for side in (size, round(size * ASPECT))]
-    conv = nn.Conv2d(channels, NUM_ANCHORS * 2 * DIM, 3, padding=1).to(device)
-    shapes = [tuple(-(-side // stride) for side in sides) for stride in STRIDES]
+    conv = nn.Conv2d(channels, _NUM_ANCHORS * 2 * DIM, 3, padding=1).to(device)
+    shapes = [tuple(-(-side // stride) for side in sides) for stride in _STRIDES]
     features = [torch.randn(1, channels, *s, generator=g).to(device) for s in shapes]
-    total = sum(h * w * NUM_ANCHORS for h, w in shapes)
+    total = sum(h * w * _NUM_ANCHORS for h, w in shapes)
     places = torch.randint(0, total, (num_objects,), generator=g).to(device)
     first_image = torch.zeros_like(places)
 
@@ -39,7 +39,7 @@ def run(
         return torch.cat(outputs, dim=1)[first_image, places]
 
     def lazy() -> Tensor:
-        return convolve_at(conv, features, first_image, places, NUM_ANCHORS)
+        return convolve_at(conv, features, first_image, places, _NUM_ANCHORS)
 
     def infer(function: Callable[[], Tensor]) -> Tensor:
         with torch.no_grad():

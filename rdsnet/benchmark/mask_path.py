@@ -31,7 +31,7 @@ from rdsnet.ops import assemble_masks, compiled, resize_taps
 from rdsnet.ops.reference import window_areas
 
 PHASES = ("inference", "training", "training at pixels")
-FLOAT = 4  # bytes
+_FLOAT = 4  # bytes
 
 
 @dataclass
@@ -73,7 +73,7 @@ def compare(scene: Scene, phase: str, plan: Plan, limit: dict, device: str) -> d
     """All implementations in turn on one scene."""
     calls = inference_calls(scene) if phase == "inference" else training_calls(scene, phase)
     skipped = {}
-    needed_gb = straightforward_bytes(scene, phase) / 1e9
+    needed_gb = _straightforward_bytes(scene, phase) / 1e9
     if needed_gb > plan.memory_limit_gb:
         del calls["straightforward"]
         skipped["straightforward"] = (
@@ -103,10 +103,10 @@ def inference_calls(scene: Scene) -> dict[str, Callable[[], tuple[list[dict], Te
     mbrm = MBRM(empty_threshold=THRESHOLD).to(scene.psi.device)
     calls = {
         "straightforward": lambda: straightforward.infer(scene, mbrm, TEST_EXPAND, THRESHOLD),
-        "pytorch": _by_definition(lambda: infer(scene, mbrm)),
+        "pytorch": _by_definition(lambda: _infer(scene, mbrm)),
     }
     if _has_operators(scene):
-        calls["compiled"] = lambda: infer(scene, mbrm)
+        calls["compiled"] = lambda: _infer(scene, mbrm)
     return calls
 
 
@@ -115,8 +115,8 @@ def training_calls(
 ) -> dict[str, Callable[[], tuple[Tensor, Tensor, Tensor]]]:
     """Each gives the loss and its gradients for Psi (1, D, h, w) and phi."""
     slow, fast = {
-        "training": (straightforward.train, train),
-        "training at pixels": (straightforward.train_at_pixels, train_at_pixels),
+        "training": (straightforward.train, _train),
+        "training at pixels": (straightforward.train_at_pixels, _train_at_pixels),
     }[phase]
     psi, phi = scene.psi[None].clone().requires_grad_(), scene.phi.clone().requires_grad_()
 
@@ -146,7 +146,7 @@ def _by_definition(call: Callable[[], object]) -> Callable[[], object]:
 
 
 @torch.no_grad()
-def infer(scene: Scene, mbrm: MBRM) -> tuple[list[dict], Tensor]:
+def _infer(scene: Scene, mbrm: MBRM) -> tuple[list[dict], Tensor]:
     """What :meth:`rdsnet.modeling.RDSNet.refine` does, to RLE."""
     windows = expanded_windows(scene.boxes, TEST_EXPAND, scene.output_size)
     taps_y, taps_x = (
@@ -157,7 +157,9 @@ def infer(scene: Scene, mbrm: MBRM) -> tuple[list[dict], Tensor]:
     return masks.rle(), mbrm(masks.column_maxima, masks.row_maxima, scene.boxes)
 
 
-def train(scene: Scene, psi: Tensor, phi: Tensor, expand: float, at_pixels: bool = False) -> Tensor:
+def _train(
+    scene: Scene, psi: Tensor, phi: Tensor, expand: float, at_pixels: bool = False
+) -> Tensor:
     """What :meth:`rdsnet.modeling.RDSNet.losses` does for L_mask."""
     return mask_loss(
         psi,
@@ -173,7 +175,7 @@ def train(scene: Scene, psi: Tensor, phi: Tensor, expand: float, at_pixels: bool
     )
 
 
-train_at_pixels = partial(train, at_pixels=True)
+_train_at_pixels = partial(_train, at_pixels=True)
 
 
 def agreement(scene: Scene) -> dict[str, dict[str, float]]:
@@ -210,7 +212,7 @@ def agreement(scene: Scene) -> dict[str, dict[str, float]]:
 def bound_ms(scene: Scene, phase: str, limit: dict) -> float:
     """The larger of arithmetic and memory traffic that no implementation can do without."""
     dims = len(scene.psi)
-    psi_bytes = scene.psi.numel() * FLOAT
+    psi_bytes = scene.psi.numel() * _FLOAT
     if phase == "inference":
         windows = expanded_windows(scene.boxes, TEST_EXPAND, scene.output_size)
         pixels = int(window_areas(windows).sum())
@@ -233,16 +235,16 @@ def bound_ms(scene: Scene, phase: str, limit: dict) -> float:
     return 1e3 * max(fma / limit["fma_per_s"], traffic / limit["bytes_per_s"])
 
 
-def straightforward_bytes(scene: Scene, phase: str) -> int:
+def _straightforward_bytes(scene: Scene, phase: str) -> int:
     """Peak of the straightforward implementation, from its largest tensors."""
     (h, w), n = scene.psi.shape[1:], len(scene)
     padded = h * w * STRIDE * STRIDE
     if phase == "inference":
         output = scene.output_size[0] * scene.output_size[1]
-        return 2 * n * FLOAT * (padded + output)
+        return 2 * n * _FLOAT * (padded + output)
     if phase == "training at pixels":
-        return n * padded * FLOAT * 12
-    return n * (padded * (FLOAT + 1) + h * w * FLOAT * 8)
+        return n * padded * _FLOAT * 12
+    return n * (padded * (_FLOAT + 1) + h * w * _FLOAT * 8)
 
 
 def _one_line(result: dict) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-PEAK_RESET = "5"  # what /proc/self/clear_refs takes to forget the highest resident size
+_PEAK_RESET = "5"  # what /proc/self/clear_refs takes to forget the highest resident size
 
 
 def alternate(
@@ -84,7 +84,7 @@ def _reset_resident_peak() -> bool:
     try:
         # Free memory that the C library has kept would hide what the call needs.
         ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text(PEAK_RESET)
+        Path("/proc/self/clear_refs").write_text(_PEAK_RESET)
     except (OSError, AttributeError):
         return False
     return True

@@ -4,8 +4,9 @@ Weights are random, and what depends on them is made comparable:
 
 * RetinaNet uses RDSNet's own backbone and head branches, so that it detects the same boxes. The
   difference is what RDSNet adds: representations, pixel stream, masks and MBRM.
-* Score thresholds are set so that CANDIDATES anchor-class pairs (or proposal-class pairs) of the
-  images pass, as with a trained model on a busy image: NMS and masks then have their usual work.
+* Score thresholds are set so that ``_CANDIDATES`` anchor-class pairs (or proposal-class pairs) of
+  the images pass, as with a trained model on a busy image: NMS and masks then have their usual
+  work.
 * Residual branches of the ResNet are scaled down, or activations of random weights would overflow.
 
 RDSNet's inference ends with COCO RLE, as its evaluation does; Mask R-CNN ends with what Detectron2
@@ -33,9 +34,9 @@ from rdsnet.benchmark import measure
 from rdsnet.benchmark.scene import make_scene
 from rdsnet.modeling.retinanet_stream import group_norm
 
-OBJECTS = 20  # per training image
-CANDIDATES = 1000  # per image, anchor-class pairs above the score threshold
-RESIDUAL_SCALE = 0.25
+_OBJECTS = 20  # per training image
+_CANDIDATES = 1000  # per image, anchor-class pairs above the score threshold
+_RESIDUAL_SCALE = 0.25
 
 
 @dataclass
@@ -61,10 +62,10 @@ def run(settings: Settings, progress: Callable[[str], None] = print) -> dict:
     report["results"] = results = []
     with measure.threads(settings.threads), EventStorage():
         start = time.perf_counter()
-        models, batch = build_models(settings), make_batch(settings)
-        counts = calibrate(models, batch, settings)
+        models, batch = _build_models(settings), _make_batch(settings)
+        counts = _calibrate(models, batch, settings)
         progress(f"models built and calibrated in {time.perf_counter() - start:.0f} s")
-        for phase, prepare in (("inference", inference_call), ("training", training_call)):
+        for phase, prepare in (("inference", _inference_call), ("training", _training_call)):
             calls = {name: prepare(model, batch, settings) for name, model in models.items()}
             rounds = settings.rounds if phase == "inference" else (settings.rounds + 1) // 2
             for model in models.values():
@@ -81,7 +82,7 @@ def run(settings: Settings, progress: Callable[[str], None] = print) -> dict:
     return report
 
 
-def build_models(settings: Settings) -> dict[str, nn.Module]:
+def _build_models(settings: Settings) -> dict[str, nn.Module]:
     """RetinaNet, RDSNet and Mask R-CNN with random weights."""
     torch.manual_seed(0)
     cfg = model_zoo.get_config(f"COCO-InstanceSegmentation/rdsnet_R_{settings.depth}_FPN_1x.yaml")
@@ -94,10 +95,10 @@ def build_models(settings: Settings) -> dict[str, nn.Module]:
     mask_cfg.MODEL.DEVICE, mask_cfg.INPUT.MASK_FORMAT = settings.device, "bitmask"
     mask_rcnn = build_model(mask_cfg)
     _scale_residuals(mask_rcnn)
-    return {"RetinaNet": bare_retinanet(cfg, rdsnet), "RDSNet": rdsnet, "Mask R-CNN": mask_rcnn}
+    return {"RetinaNet": _bare_retinanet(cfg, rdsnet), "RDSNet": rdsnet, "Mask R-CNN": mask_rcnn}
 
 
-def bare_retinanet(cfg: CfgNode, rdsnet: nn.Module) -> RetinaNet:
+def _bare_retinanet(cfg: CfgNode, rdsnet: nn.Module) -> RetinaNet:
     """Detectron2's RetinaNet on the backbone and the detection branches of an RDSNet."""
     without_norm = cfg.clone()
     without_norm.MODEL.RETINANET.NORM = ""
@@ -118,20 +119,20 @@ def bare_retinanet(cfg: CfgNode, rdsnet: nn.Module) -> RetinaNet:
 def _scale_residuals(model: nn.Module) -> None:
     for block in model.modules():
         if isinstance(block, BottleneckBlock):
-            block.conv3.norm.weight.fill_(RESIDUAL_SCALE)
+            block.conv3.norm.weight.fill_(_RESIDUAL_SCALE)
 
 
-def make_batch(settings: Settings) -> list[dict]:
+def _make_batch(settings: Settings) -> list[dict]:
     """Random images with the objects of the mask path's scenes as ground truth."""
     batch = []
     for seed in range(settings.images):
-        scene = make_scene(OBJECTS, settings.size, seed=seed)
+        scene = make_scene(_OBJECTS, settings.size, seed=seed)
         g = torch.Generator().manual_seed(seed)
         image = torch.randint(0, 256, (3, *scene.image_size), generator=g, dtype=torch.uint8)
         ground_truth = Instances(
             scene.image_size,
             gt_boxes=Boxes(scene.gt_boxes),
-            gt_classes=torch.randint(0, 80, (OBJECTS,), generator=g),
+            gt_classes=torch.randint(0, 80, (_OBJECTS,), generator=g),
             gt_masks=BitMasks(scene.gt_masks),
         )
         height, width = scene.output_size
@@ -140,7 +141,7 @@ def make_batch(settings: Settings) -> list[dict]:
 
 
 @torch.no_grad()
-def calibrate(models: dict[str, nn.Module], batch: list[dict], settings: Settings) -> dict:
+def _calibrate(models: dict[str, nn.Module], batch: list[dict], settings: Settings) -> dict:
     """Set the score thresholds; returns the number of detections of each model."""
     rdsnet, retinanet, mask_rcnn = models["RDSNet"], models["RetinaNet"], models["Mask R-CNN"]
     scores = []
@@ -154,22 +155,22 @@ def calibrate(models: dict[str, nn.Module], batch: list[dict], settings: Setting
     for model in models.values():
         model.eval()
     for model in (rdsnet, mask_rcnn):
-        inference_call(model, batch, settings)()
+        _inference_call(model, batch, settings)()
     first.remove()
     second.remove()
     thresholds = [
-        s.float().flatten().topk(min(s.numel(), CANDIDATES * len(batch))).values[-1].item()
+        s.float().flatten().topk(min(s.numel(), _CANDIDATES * len(batch))).values[-1].item()
         for s in scores
     ]
     stream.score_threshold = retinanet.test_score_thresh = thresholds[0]
     predictor.test_score_thresh = thresholds[1]
     return {
-        name: sum(len(x["instances"]) for x in inference_call(model, batch, settings)())
+        name: sum(len(x["instances"]) for x in _inference_call(model, batch, settings)())
         for name, model in models.items()
     }
 
 
-def inference_call(
+def _inference_call(
     model: nn.Module, batch: list[dict], settings: Settings
 ) -> Callable[[], list[dict]]:
     def infer() -> list[dict]:
@@ -184,7 +185,7 @@ def inference_call(
     return infer
 
 
-def training_call(
+def _training_call(
     model: nn.Module, batch: list[dict], settings: Settings
 ) -> Callable[[], dict[str, torch.Tensor]]:
     trained = [p for p in model.parameters() if p.requires_grad]

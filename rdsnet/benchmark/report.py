@@ -16,12 +16,12 @@ from tabulate import tabulate
 from rdsnet.benchmark.mask_path import PHASES
 from rdsnet.formatting import decimal
 
-NAMES = {
+_NAMES = {
     "straightforward": "straightforward",
     "pytorch": "PyTorch definition",
     "compiled": "compiled",
 }
-COLOURS = {"straightforward": "tab:red", "pytorch": "tab:orange", "compiled": "tab:blue"}
+_COLOURS = {"straightforward": "tab:red", "pytorch": "tab:orange", "compiled": "tab:blue"}
 
 
 def write(report: dict, folder: Path, name: str, text: str) -> None:
@@ -31,13 +31,13 @@ def write(report: dict, folder: Path, name: str, text: str) -> None:
     (folder / f"{name}.md").write_text(text + "\n")
 
 
-def machine_text(machine: dict) -> str:
+def _machine_text(machine: dict) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in machine.items())
 
 
 def mask_path_text(report: dict) -> str:
     """The results as Markdown, a table per phase and number of threads."""
-    parts = [machine_text(report["machine"])]
+    parts = [_machine_text(report["machine"])]
     for limit in report["limits"]:
         threads = limit["threads"]
         parts.append(
@@ -68,7 +68,7 @@ def _table(results: Sequence[dict]) -> str:
         [
             result["size"],
             result["objects"],
-            NAMES[name],
+            _NAMES[name],
             f"{own['median_ms']:.2f}",
             f"{own['min_ms']:.2f}",
             "?" if own["extra_peak_mb"] is None else f"{own['extra_peak_mb']:.1f}",
@@ -86,7 +86,7 @@ def _table(results: Sequence[dict]) -> str:
 def _agreement(agreement: dict) -> str:
     rows = [
         [
-            NAMES[name],
+            _NAMES[name],
             f"{own['mask_iou']:.4f}",
             f"{100 * own['edges_moved']:.1f} %",
             f"{own['loss']:.1e}",
@@ -130,14 +130,14 @@ def plot_mask_path(report: dict, path: Path) -> None:
     for row, phase in zip(axes, PHASES):
         for ax, size in zip(row, sizes):
             own = [r for r in results if (r["phase"], r["size"]) == (phase, size)]
-            for name, label in NAMES.items():
+            for name, label in _NAMES.items():
                 points = [
                     (r["objects"], r["implementations"][name]["median_ms"])
                     for r in own
                     if name in r["implementations"]
                 ]
                 if points:
-                    ax.plot(*zip(*points), "o-", color=COLOURS[name], label=label)
+                    ax.plot(*zip(*points), "o-", color=_COLOURS[name], label=label)
             bound = [(r["objects"], r["bound_ms"]) for r in own]
             ax.plot(*zip(*bound), "--", color="gray", label="bound")
             ax.set(xscale="log", yscale="log", title=f"{phase}, {size} px")
@@ -178,7 +178,7 @@ def models_text(report: dict) -> str:
     headers += ("over RetinaNet", "detections")
     return "\n\n".join(
         [
-            machine_text(report["machine"]),
+            _machine_text(report["machine"]),
             ", ".join(
                 f"{name.replace('_', ' ')} {_words(v)}" for name, v in report["settings"].items()
             ),

@@ -22,13 +22,13 @@ from rdsnet.ops import mask_targets
 DIM = 32
 STRIDE = 4  # px per cell
 TRAIN_EXPAND, TEST_EXPAND, THRESHOLD = 1.5, 1.2, 0.4
-REFERENCE_SIZE = 800  # px, the shorter side that the sides of objects refer to
-SMALLEST_SIDE = 12.0
+_REFERENCE_SIZE = 800  # px, the shorter side that the sides of objects refer to
+_SMALLEST_SIDE = 12.0
 ASPECT = 1333 / 800
-OUTPUT_SCALE = 0.6
+_OUTPUT_SCALE = 0.6
 PADDED_TO = 32  # px, size_divisibility of the FPN
-FIELDS = ((64, 6), (24, 9), (8, 16))  # (cells per wave, dimensions of Psi), beside a constant one
-LOGIT, RIDGE = 6.0, 1e-3  # of the regression: +-LOGIT inside and outside the ellipse
+_FIELDS = ((64, 6), (24, 9), (8, 16))  # (cells per wave, dimensions of Psi), beside a constant one
+_LOGIT, _RIDGE = 6.0, 1e-3  # of the regression: +-_LOGIT inside and outside the ellipse
 
 
 @dataclass
@@ -61,9 +61,9 @@ def make_scene(num_objects: int, size: int, device: str = "cpu", seed: int = 0) 
     g = torch.Generator().manual_seed(seed)
     height, width = size, round(size * ASPECT)
     grid = [-(-side // PADDED_TO) * PADDED_TO // STRIDE for side in (height, width)]
-    output_size = (round(height * OUTPUT_SCALE), round(width * OUTPUT_SCALE))
+    output_size = (round(height * _OUTPUT_SCALE), round(width * _OUTPUT_SCALE))
 
-    smallest = SMALLEST_SIDE * size / REFERENCE_SIZE
+    smallest = _SMALLEST_SIDE * size / _REFERENCE_SIZE
     sides = smallest * torch.exp(
         torch.rand(num_objects, 2, generator=g, dtype=torch.float64) * math.log(size / smallest)
     )
@@ -74,7 +74,7 @@ def make_scene(num_objects: int, size: int, device: str = "cpu", seed: int = 0) 
 
     # Regressed boxes are off by a few percent.
     shift = torch.randn(num_objects, 4, generator=g) * 0.03 * (high - low).repeat(1, 2)
-    boxes = (gt_boxes + shift) * OUTPUT_SCALE
+    boxes = (gt_boxes + shift) * _OUTPUT_SCALE
     boxes = torch.minimum(boxes.clamp(min=0), torch.tensor(output_size).flip(0).repeat(2))
 
     gt_masks = _ellipses(gt_boxes, height, width)
@@ -95,15 +95,15 @@ def _representations(windows: Tensor, targets: Tensor, g: torch.Generator) -> tu
     """Psi (D, h, w), and the phi (N, 2, D) that fits the targets (N, h, w) in the windows best."""
     h, w = targets.shape[1:]
     fields = [torch.ones(1, h, w)]
-    for cells, count in FIELDS:
+    for cells, count in _FIELDS:
         coarse = torch.randn(1, count, h // cells + 2, w // cells + 2, generator=g)
         fields.append(F.interpolate(coarse, (h, w), mode="bicubic")[0])
     psi = torch.cat(fields)
     foreground = torch.zeros(len(windows), DIM)
     for n, (x1, y1, x2, y2) in enumerate(windows.tolist()):
         pixels = psi[:, y1:y2, x1:x2].flatten(1)
-        logits = LOGIT * (2 * targets[n, y1:y2, x1:x2].flatten().float() - 1)
-        gram = pixels @ pixels.t() + RIDGE * pixels.shape[1] * torch.eye(DIM)
+        logits = _LOGIT * (2 * targets[n, y1:y2, x1:x2].flatten().float() - 1)
+        gram = pixels @ pixels.t() + _RIDGE * pixels.shape[1] * torch.eye(DIM)
         foreground[n] = torch.linalg.solve(gram, pixels @ logits)
     background = 0.1 * torch.randn(len(windows), DIM, generator=g)
     return psi, torch.stack([background, foreground + background], dim=1)

@@ -1,11 +1,13 @@
 """Checkpoints: written so that they survive interruptions, read without running their content.
 
-Read in this order: ``files`` and ``unpickler`` (reading safely), ``atomic`` (writing all or
-nothing), ``checkpointer`` (the checkpoints of a training), ``description`` (the config in a
-checkpoint), ``configs`` and ``trained`` (the config of a run, a trained model from its file),
-``shipped`` and ``packing`` (models in the box), ``transfer`` (a start from other classes),
-``mmdet`` (the authors' names). Nothing is imported before it is asked for: ``Checkpointer``,
-``load_config`` and ``load_model`` need Detectron2, the rest torch alone.
+Read in this order: ``files`` and ``unpickler`` (reading safely), ``trust`` (reading otherwise, on
+demand), ``atomic`` (writing all or nothing), ``checkpointer`` (the checkpoints of a training),
+``description`` (the config in a checkpoint), ``configs`` and ``changes`` (the config of a run, and
+what may differ from that of its checkpoint), ``trained`` (a trained model from its file),
+``shipped`` and ``packing`` (models in the box), ``pretrained`` (weights of a backbone alone),
+``transfer`` (a start from other classes), ``mmdet`` (the authors' names). Nothing is imported
+before it is asked for: ``Checkpointer``, ``load_config`` and ``load_model`` need Detectron2, the
+rest torch alone.
 """
 
 from importlib import import_module

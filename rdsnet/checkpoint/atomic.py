@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-UNFINISHED = ".tmp"
+_UNFINISHED = ".tmp"
 """Ending of a file that is being written."""
 
 
@@ -25,7 +25,7 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], None]) -> Non
         OSError: nothing could be written; the message says how much space is left.
     """
     path = Path(path)
-    unfinished = path.with_name(path.name + UNFINISHED)
+    unfinished = path.with_name(path.name + _UNFINISHED)
     try:
         with open(unfinished, "wb") as file:
             write(file)
@@ -44,7 +44,7 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], None]) -> Non
 
 def remove_unfinished(folder: str | Path) -> None:
     """Remove what a killed process has left half-written."""
-    for path in Path(folder).glob(f"*{UNFINISHED}"):
+    for path in Path(folder).glob(f"*{_UNFINISHED}"):
         path.unlink(missing_ok=True)
 
 

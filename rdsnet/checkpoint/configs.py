@@ -16,7 +16,7 @@ from rdsnet.data.datasets import register_coco_files, with_classes, with_num_cla
 from rdsnet.data.images import limit_pixels
 
 # Anchors near an object that find it, on one level of the pyramid, before NMS leaves one of them.
-CANDIDATES_PER_OBJECT = 10
+_CANDIDATES_PER_OBJECT = 10
 
 
 def load_config(
@@ -53,7 +53,7 @@ def load_config(
     if max_detections:
         cfg.TEST.DETECTIONS_PER_IMAGE = max_detections
         candidates = cfg.MODEL.RETINANET.TOPK_CANDIDATES_TEST
-        candidates = max(candidates, CANDIDATES_PER_OBJECT * max_detections)
+        candidates = max(candidates, _CANDIDATES_PER_OBJECT * max_detections)
         cfg.MODEL.RETINANET.TOPK_CANDIDATES_TEST = candidates
     with naming(f"config options '{' '.join(opts)}'"):
         cfg.merge_from_list(opts)

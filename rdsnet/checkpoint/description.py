@@ -30,13 +30,13 @@ class ModelDescription:
         self._cfg = cfg
 
     def state_dict(self) -> dict[str, str]:
-        return describe(self._cfg)
+        return _describe(self._cfg)
 
     def load_state_dict(self, state: object) -> None:
         """Does nothing: a run keeps its own config."""
 
 
-def describe(cfg: CfgNode) -> dict[str, str]:
+def _describe(cfg: CfgNode) -> dict[str, str]:
     """The entry ``KEY`` of a checkpoint: plain strings."""
     return {"version": rdsnet.__version__, "config": cfg.dump()}
 
@@ -49,7 +49,7 @@ def save_model(
     Raises:
         OSError: it cannot be written. What was there before is unchanged.
     """
-    content = {"model": dict(weights), KEY: describe(cfg), **more}
+    content = {"model": dict(weights), KEY: _describe(cfg), **more}
     write_atomically(path, lambda file: torch.save(content, file))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rdsnet.checkpoint.unpickler import load_plain_pickle
 
-REMEDY = (
+_REMEDY = (
     "which is refused because loading it could run foreign code. If you trust whoever made the "
     "file, add --trust-checkpoint."
 )
@@ -46,7 +46,7 @@ def read_checkpoint(path: str | Path, trust: bool = False) -> object:
         reason = str(error).partition("\n")[0] if is_pickle else _unsupported(error)
         raise ValueError(
             f"'{path}' is not a {kind}, or holds more than {kinds} and plain values "
-            f"({reason}), {REMEDY}"
+            f"({reason}), {_REMEDY}"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise ValueError(

@@ -12,17 +12,17 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-NUM_RATIOS, NUM_SIZES = 3, 3
-NUM_ANCHORS = NUM_RATIOS * NUM_SIZES
-NUM_CONVS = 4
-CHANNELS = 256
-STAGES = ((64, 256), (128, 512), (256, 1024), (512, 2048))  # inner and outer channels
-BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+_NUM_RATIOS, _NUM_SIZES = 3, 3
+_NUM_ANCHORS = _NUM_RATIOS * _NUM_SIZES
+_NUM_CONVS = 4
+_CHANNELS = 256
+_STAGES = ((64, 256), (128, 512), (256, 1024), (512, 2048))  # inner and outer channels
+_BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 # Kernels of MBRM's likelihood that the authors publish in their code, not in all checkpoints.
-MBRM_NAMES = ("mbrm.weight", "mbrm.bias")
+_MBRM_NAMES = ("mbrm.weight", "mbrm.bias")
 
 # (their name, our name, shape)
-Entry = tuple[str, str, tuple[int, ...]]
+_Entry = tuple[str, str, tuple[int, ...]]
 
 
 def convert_mmdet_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -68,7 +68,7 @@ def convert_mmdet_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tens
         for kind in ("weight", "bias"):
             name = f"object_stream.head.{layer}.{kind}"
             converted[name] = _size_major(converted[name])
-    if MBRM_NAMES[0] not in converted:
+    if _MBRM_NAMES[0] not in converted:
         # Imported here: what stands above needs torch alone.
         from rdsnet.modeling.mbrm import MBRM
 
@@ -79,21 +79,21 @@ def convert_mmdet_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tens
 
 def _size_major(channels: Tensor) -> Tensor:
     """Reorder the channels of an anchor-wise layer: (ratio, size, ...) -> (size, ratio, ...)."""
-    by_anchor = channels.view(NUM_RATIOS, NUM_SIZES, -1, *channels.shape[1:])
+    by_anchor = channels.view(_NUM_RATIOS, _NUM_SIZES, -1, *channels.shape[1:])
     return by_anchor.transpose(0, 1).reshape(channels.shape)
 
 
-def _entries(depth: int, num_classes: int, dim: int) -> Iterable[Entry]:
+def _entries(depth: int, num_classes: int, dim: int) -> Iterable[_Entry]:
     """All parameters and buffers of a model, without counters."""
     yield from _resnet(depth)
-    for i, (_, outer) in enumerate(STAGES[1:]):
+    for i, (_, outer) in enumerate(_STAGES[1:]):
         yield from _conv(f"neck.lateral_convs.{i}.conv", f"backbone.fpn_lateral{i + 3}", outer, 1)
-        yield from _conv(f"neck.fpn_convs.{i}.conv", f"backbone.fpn_output{i + 3}", CHANNELS, 3)
-    yield from _conv("neck.fpn_convs.3.conv", "backbone.top_block.p6", STAGES[-1][1], 3)
-    yield from _conv("neck.fpn_convs.4.conv", "backbone.top_block.p7", CHANNELS, 3)
+        yield from _conv(f"neck.fpn_convs.{i}.conv", f"backbone.fpn_output{i + 3}", _CHANNELS, 3)
+    yield from _conv("neck.fpn_convs.3.conv", "backbone.top_block.p6", _STAGES[-1][1], 3)
+    yield from _conv("neck.fpn_convs.4.conv", "backbone.top_block.p7", _CHANNELS, 3)
 
     for theirs, ours in (("cls", "cls"), ("reg", "bbox"), ("rep", "rep")):
-        for i in range(NUM_CONVS):
+        for i in range(_NUM_CONVS):
             # A branch of ours is a sequence of convolution, normalisation, ReLU.
             subnet = f"object_stream.head.{ours}_subnet"
             module = f"bbox_head.{theirs}_convs.{i}"
@@ -104,7 +104,7 @@ def _entries(depth: int, num_classes: int, dim: int) -> Iterable[Entry]:
         ("retina_rep", "rep_pred", 2 * dim),
     ):
         module = f"object_stream.head.{ours}"
-        yield from _conv(f"bbox_head.{theirs}", module, CHANNELS, 3, NUM_ANCHORS * numbers)
+        yield from _conv(f"bbox_head.{theirs}", module, _CHANNELS, 3, _NUM_ANCHORS * numbers)
 
     for theirs, ours in (
         ("lateral_convs.0.0", "p3.0"),
@@ -115,18 +115,18 @@ def _entries(depth: int, num_classes: int, dim: int) -> Iterable[Entry]:
     ):
         module = f"pixel_stream.{ours}"
         yield from _conv_gn(f"mask_head.{theirs}", module, f"{module}.norm")
-    yield from _conv("mask_head.conv_reps", "pixel_stream.predictor", CHANNELS, 1, dim)
+    yield from _conv("mask_head.conv_reps", "pixel_stream.predictor", _CHANNELS, 1, dim)
     yield "mbrm.weight", "mbrm.weight", (1, 1, 9)
     yield "mbrm.bias", "mbrm.bias", (1,)
 
 
-def _resnet(depth: int) -> Iterable[Entry]:
+def _resnet(depth: int) -> Iterable[_Entry]:
     stem = "backbone.bottom_up.stem.conv1"
     yield "backbone.conv1.weight", f"{stem}.weight", (64, 3, 7, 7)
     yield from _batch_norm("backbone.bn1", f"{stem}.norm", 64)
     incoming = 64
     for stage, ((inner, outer), blocks) in enumerate(
-        zip(STAGES, BLOCKS[depth], strict=True), start=1
+        zip(_STAGES, _BLOCKS[depth], strict=True), start=1
     ):
         for block in range(blocks):
             theirs = f"backbone.layer{stage}.{block}"
@@ -143,22 +143,22 @@ def _resnet(depth: int) -> Iterable[Entry]:
             incoming = outer
 
 
-def _batch_norm(theirs: str, ours: str, channels: int) -> Iterable[Entry]:
+def _batch_norm(theirs: str, ours: str, channels: int) -> Iterable[_Entry]:
     for kind in ("weight", "bias", "running_mean", "running_var"):
         yield f"{theirs}.{kind}", f"{ours}.{kind}", (channels,)
 
 
 def _conv(
-    theirs: str, ours: str, in_channels: int, kernel: int, out_channels: int = CHANNELS
-) -> Iterable[Entry]:
+    theirs: str, ours: str, in_channels: int, kernel: int, out_channels: int = _CHANNELS
+) -> Iterable[_Entry]:
     yield f"{theirs}.weight", f"{ours}.weight", (out_channels, in_channels, kernel, kernel)
     yield f"{theirs}.bias", f"{ours}.bias", (out_channels,)
 
 
-def _conv_gn(theirs: str, ours_conv: str, ours_norm: str) -> Iterable[Entry]:
-    yield f"{theirs}.conv.weight", f"{ours_conv}.weight", (CHANNELS, CHANNELS, 3, 3)
+def _conv_gn(theirs: str, ours_conv: str, ours_norm: str) -> Iterable[_Entry]:
+    yield f"{theirs}.conv.weight", f"{ours_conv}.weight", (_CHANNELS, _CHANNELS, 3, 3)
     for kind in ("weight", "bias"):
-        yield f"{theirs}.gn.{kind}", f"{ours_norm}.{kind}", (CHANNELS,)
+        yield f"{theirs}.gn.{kind}", f"{ours_norm}.{kind}", (_CHANNELS,)
 
 
 def _depth(state_dict: Mapping[str, Tensor]) -> int:
@@ -169,7 +169,7 @@ def _depth(state_dict: Mapping[str, Tensor]) -> int:
 def _num_classes(state_dict: Mapping[str, Tensor]) -> int:
     """From the classification layer; the 80 of COCO where there is none."""
     layer = state_dict.get("bbox_head.retina_cls.weight")
-    return len(layer) // NUM_ANCHORS if layer is not None and layer.ndim else 80
+    return len(layer) // _NUM_ANCHORS if layer is not None and layer.ndim else 80
 
 
 def _dim(state_dict: Mapping[str, Tensor]) -> int:
@@ -178,9 +178,9 @@ def _dim(state_dict: Mapping[str, Tensor]) -> int:
     return len(layer) if layer is not None and layer.ndim else 32
 
 
-def _check(state_dict: Mapping[str, Tensor], entries: list[Entry], counters: set[str]) -> None:
+def _check(state_dict: Mapping[str, Tensor], entries: list[_Entry], counters: set[str]) -> None:
     shapes = {theirs: shape for theirs, _, shape in entries}
-    optional = set(MBRM_NAMES) if not any(name in state_dict for name in MBRM_NAMES) else set()
+    optional = set(_MBRM_NAMES) if not any(name in state_dict for name in _MBRM_NAMES) else set()
     problems = {
         "unknown": [name for name in state_dict if name not in shapes and name not in counters],
         "missing": [name for name in shapes if name not in state_dict and name not in optional],

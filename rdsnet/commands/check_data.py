@@ -32,7 +32,7 @@ from functools import partial
 from pathlib import Path
 
 # What --fix may do beside what is beyond doubt, if the user says so; --scale-coordinates and so on.
-FIX_OPTIONS = {
+_FIX_OPTIONS = {
     "scale_coordinates": "images that are a multiple of the declared size were resized after "
     "annotation; scale their polygons, boxes and masks",
     "crowds_are_objects": "make every crowd (iscrowd 1) an object",
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("json", metavar="JSON", help="annotations in COCO's format")
     parser.add_argument("images", metavar="IMAGES", help="folder that 'file_name' is relative to")
     parser.add_argument("--fix", metavar="OUT", help="write a repaired copy of the json")
-    for name, text in FIX_OPTIONS.items():
+    for name, text in _FIX_OPTIONS.items():
         parser.add_argument(_option(name), action="store_true", help=f"with --fix: {text}")
     parser.add_argument(
         "--sheet",
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     from rdsnet.training.base import base_config
     from rdsnet.training.settings import fitting_notes
 
-    wanted = {name: getattr(args, name) for name in FIX_OPTIONS}
+    wanted = {name: getattr(args, name) for name in _FIX_OPTIONS}
     if any(wanted.values()) and not args.fix:
         alone = ", ".join(_option(name) for name, is_given in wanted.items() if is_given)
         raise ValueError(f"{alone} can only be given together with --fix OUT.json")

@@ -23,7 +23,7 @@ import time
 import rdsnet
 
 # (name of the distribution, name of the module)
-PACKAGES = (
+_PACKAGES = (
     ("torch", "torch"),
     ("torchvision", "torchvision"),
     ("detectron2", "detectron2"),
@@ -34,11 +34,11 @@ PACKAGES = (
     ("opencv-python", "cv2"),
     ("pillow", "PIL"),
 )
-INSTALL_DETECTRON2 = (
+_INSTALL_DETECTRON2 = (
     "Install it with 'python tools/install_detectron2.py' (in a checkout of rdsnet) or from its "
     "repository, facebookresearch/detectron2."
 )
-SMOKE_HEIGHT, SMOKE_WIDTH = 240, 320
+_SMOKE_HEIGHT, _SMOKE_WIDTH = 240, 320
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,15 +49,15 @@ def run(args: argparse.Namespace) -> int:
     rows = [
         ("rdsnet", f"{rdsnet.__version__} ({os.path.dirname(rdsnet.__file__)})", True),
         ("python", f"{platform.python_version()} ({sys.executable}), {platform.platform()}", True),
-        *(describe_package(*names) for names in PACKAGES),
+        *(_describe_package(*names) for names in _PACKAGES),
     ]
     installed = {name for name, _, healthy in rows if healthy}
     if "torch" in installed:
-        rows += describe_devices()
-        rows.append(describe_operators())
-        rows += check_operators()
+        rows += _describe_devices()
+        rows.append(_describe_operators())
+        rows += _check_operators()
     if {"torch", "torchvision", "detectron2"} <= installed:
-        rows += smoke_runs()
+        rows += _smoke_runs()
     else:
         rows.append(("smoke run", "left out: it needs torch, torchvision and Detectron2", False))
     for name, text, healthy in rows:
@@ -67,14 +67,14 @@ def run(args: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
-def describe_package(distribution: str, module: str) -> tuple[str, str, bool]:
+def _describe_package(distribution: str, module: str) -> tuple[str, str, bool]:
     """Version and place of a package, and whether it can be imported."""
     try:
         imported = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name != module:
             return distribution, f"cannot be imported: {error}", False
-        remedy = INSTALL_DETECTRON2 if module == "detectron2" else f"pip install {distribution}"
+        remedy = _INSTALL_DETECTRON2 if module == "detectron2" else f"pip install {distribution}"
         return distribution, f"not installed. {remedy}", False
     except Exception as error:  # a broken installation can raise anything
         return distribution, f"cannot be imported: {type(error).__name__}: {error}", False
@@ -84,11 +84,11 @@ def describe_package(distribution: str, module: str) -> tuple[str, str, bool]:
         version = getattr(imported, "__version__", "of unknown version")
     text = f"{version} ({os.path.dirname(imported.__file__)})"
     if module == "detectron2":
-        text += f", {detectron2_origin()}"
+        text += f", {_detectron2_origin()}"
     return distribution, text, True
 
 
-def detectron2_origin() -> str:
+def _detectron2_origin() -> str:
     """In which way the installed Detectron2 was built, and from where."""
     distribution = importlib.metadata.distribution("detectron2")
     if "pure" in distribution.version:
@@ -102,7 +102,7 @@ def detectron2_origin() -> str:
     return f"built from {source}, {state} compiled operators"
 
 
-def describe_devices() -> list[tuple[str, str, bool]]:
+def _describe_devices() -> list[tuple[str, str, bool]]:
     """What torch computes on."""
     import torch
 
@@ -119,7 +119,7 @@ def describe_devices() -> list[tuple[str, str, bool]]:
     return rows
 
 
-def describe_operators() -> tuple[str, str, bool]:
+def _describe_operators() -> tuple[str, str, bool]:
     """Whether rdsnet.ops runs compiled or from its definition."""
     from rdsnet.ops import compiled
 
@@ -127,7 +127,7 @@ def describe_operators() -> tuple[str, str, bool]:
     return "operators", compiled.active_path() + (f": {reason}" if reason else ""), True
 
 
-def check_operators() -> list[tuple[str, str, bool]]:
+def _check_operators() -> list[tuple[str, str, bool]]:
     """Compiled operators beside their definitions, on every device they are compiled for."""
     from rdsnet.ops import compiled
     from rdsnet.ops.self_check import TOLERANCE, largest_differences
@@ -149,7 +149,7 @@ def check_operators() -> list[tuple[str, str, bool]]:
     return rows
 
 
-def smoke_runs() -> list[tuple[str, str, bool]]:
+def _smoke_runs() -> list[tuple[str, str, bool]]:
     """A random image through a small untrained model, on the CPU and on the first GPU."""
     import torch
 
@@ -185,16 +185,16 @@ def smoke_run(device: str) -> str:
     cfg.MODEL.RETINANET.SCORE_THRESH_TEST = 0.0
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[16], [32], [64], [128], [256]]
     model = build_model(cfg).eval()
-    image = torch.randint(0, 256, (3, SMOKE_HEIGHT, SMOKE_WIDTH), dtype=torch.uint8)
+    image = torch.randint(0, 256, (3, _SMOKE_HEIGHT, _SMOKE_WIDTH), dtype=torch.uint8)
     start = time.perf_counter()
     with torch.no_grad():
         instances = model([{"image": image}])[0]["instances"].to("cpu")
     seconds = time.perf_counter() - start
-    expected = (len(instances), SMOKE_HEIGHT, SMOKE_WIDTH)
+    expected = (len(instances), _SMOKE_HEIGHT, _SMOKE_WIDTH)
     if not len(instances) or tuple(instances.pred_masks.shape) != expected:
         raise RuntimeError(
             f"expected masks of shape {expected} with at least one object, "
             f"got {tuple(instances.pred_masks.shape)}"
         )
-    size = f"{SMOKE_HEIGHT} x {SMOKE_WIDTH}"
+    size = f"{_SMOKE_HEIGHT} x {_SMOKE_WIDTH}"
     return f"{len(instances)} objects with masks in a random {size} image, {seconds:.2f} s"

@@ -20,9 +20,14 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rdsnet.checkpoint.trust import add_trust_argument
 from rdsnet.commands.arguments import add_config_options, add_weights, use_weights
+
+if TYPE_CHECKING:
+    from rdsnet.fitting.fit import KernelFit
+    from rdsnet.modeling import MBRM
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"Use it:     rdsnet eval --config-file {folder / 'config.yaml'}")
 
 
-def _report(fit, mbrm) -> str:
+def _report(fit: KernelFit, mbrm: MBRM) -> str:
     """The fitted kernel beside the one that MBRM starts with."""
     from rdsnet.modeling import MBRM
 

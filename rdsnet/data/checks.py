@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 ON_INVALID = ("error", "skip")
 # Pixels. Drawing a polygon takes memory in proportion to its length, so no coordinate may be huge.
-MAX_SIDE = 1_000_000
+_MAX_SIDE = 1_000_000
 
 
 def check_coco(
@@ -144,8 +144,8 @@ def structure_findings(content: dict) -> list[Finding]:
             if not is_count(image.get(key)):
                 message = f"{given_value(image, key)}, expected a whole number of pixels"
                 findings.append(Finding("image", where, message))
-            elif image[key] > MAX_SIDE:
-                message = f"'{key}' is {shortened(image[key])}, more than {MAX_SIDE} pixels"
+            elif image[key] > _MAX_SIDE:
+                message = f"'{key}' is {shortened(image[key])}, more than {_MAX_SIDE} pixels"
                 findings.append(Finding("image", where, message))
     image_ids = {image["id"] for image in content["images"] if _has_id(image)}
     findings += _id_findings(content["annotations"], "annotation")
@@ -272,8 +272,8 @@ def polygon_problem(polygon: object) -> str | None:
         return f"polygon has an odd count of numbers, {len(polygon)}: {shortened(polygon)}"
     if len(polygon) < 6:
         return f"polygon has fewer than three points: {shortened(polygon)}"
-    if max(map(abs, polygon)) > MAX_SIDE:
-        return f"polygon has a point more than {MAX_SIDE} pixels away: {shortened(polygon)}"
+    if max(map(abs, polygon)) > _MAX_SIDE:
+        return f"polygon has a point more than {_MAX_SIDE} pixels away: {shortened(polygon)}"
     return None
 
 

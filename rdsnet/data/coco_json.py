@@ -8,7 +8,7 @@ import mmap
 import os
 import re
 
-EXPECTED = (
+_EXPECTED = (
     "expected COCO's instances format, a json object with the lists 'images', 'annotations' and "
     "'categories'"
 )
@@ -44,12 +44,14 @@ def read_coco_json(json_path: str | os.PathLike) -> dict:
         raise ValueError(f"{json_path} cannot be read: it has {reason}. Repair it.") from error
     if not isinstance(content, dict):
         hint = " (a list is what COCO uses for results)" if isinstance(content, list) else ""
-        raise ValueError(f"{json_path}: {EXPECTED}, got a {type(content).__name__}{hint}")
+        raise ValueError(f"{json_path}: {_EXPECTED}, got a {type(content).__name__}{hint}")
     for key in ("images", "annotations", "categories"):
         if key not in content:
-            raise ValueError(f"{json_path}: {EXPECTED}; '{key}' is missing, found {list(content)}")
+            raise ValueError(f"{json_path}: {_EXPECTED}; '{key}' is missing, found {list(content)}")
         if not isinstance(content[key], list):
-            raise ValueError(f"{json_path}: {EXPECTED}; '{key}' is a {type(content[key]).__name__}")
+            raise ValueError(
+                f"{json_path}: {_EXPECTED}; '{key}' is a {type(content[key]).__name__}"
+            )
     return content
 
 

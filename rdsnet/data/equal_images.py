@@ -16,13 +16,13 @@ from rdsnet.data.findings import Finding, first_of
 from rdsnet.data.ids import shown_id
 from rdsnet.data.threads import for_each_file
 
-SAMPLE = 1 << 12  # bytes from the middle of a file
-BLOCK = 1 << 20  # bytes read at once
+_SAMPLE = 1 << 12  # bytes from the middle of a file
+_BLOCK = 1 << 20  # bytes read at once
 
-K = TypeVar("K", bound=Hashable)
+_K = TypeVar("K", bound=Hashable)
 
 
-def equal_images(paths: Mapping[K, str]) -> list[list[K]]:
+def equal_images(paths: Mapping[_K, str]) -> list[list[_K]]:
     """Groups of two or more images whose files have the same content.
 
     Files of one size are compared by a sample of their bytes, and those that are still alike by all
@@ -72,8 +72,8 @@ def _size(path: str) -> int | str:
 def _sample(path: str) -> bytes | str:
     try:
         with open(path, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - SAMPLE) // 2)
-            return file.read(SAMPLE)
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _SAMPLE) // 2)
+            return file.read(_SAMPLE)
     except OSError:
         return path
 
@@ -82,7 +82,7 @@ def _digest(path: str) -> bytes | str:
     digest = hashlib.blake2b()
     try:
         with open(path, "rb") as file:
-            while block := file.read(BLOCK):
+            while block := file.read(_BLOCK):
                 digest.update(block)
     except OSError:
         return path

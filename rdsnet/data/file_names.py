@@ -2,7 +2,7 @@
 
 Annotation tools write names with backslashes, URL codes, folders of their own and other cases. Such
 a name is compared with the files of the folder from its end, part by part ("sub/a.png" has two
-parts): first as it is written, then more and more leniently (``SPELLINGS``). It fits a file
+parts): first as it is written, then more and more leniently (``_SPELLINGS``). It fits a file
 
 - that lies in more folders than the name says, or in fewer: "a.png" and "sub/a.png";
 - in other folders only when the name is that of another machine, an absolute path or an address:
@@ -26,8 +26,8 @@ from urllib.parse import unquote
 from rdsnet.data.findings import printable
 
 # A folder with more files is hardly the one that is meant, and is not searched.
-MOST_FILES = 1_000_000
-SHOWN = 3  # files that a message shows
+_MOST_FILES = 1_000_000
+_SHOWN = 3  # files that a message shows
 
 
 def _decoded(text: str) -> str:
@@ -37,7 +37,7 @@ def _decoded(text: str) -> str:
 
 
 # What may differ, and what makes such texts equal, each on top of those before it.
-SPELLINGS: tuple[tuple[str, Callable[[str], str]], ...] = (
+_SPELLINGS: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("backslashes", lambda text: text.replace("\\", "/")),
     ("URL codes", _decoded),
     ("Unicode form", lambda text: unicodedata.normalize("NFC", text)),
@@ -83,9 +83,9 @@ class Fit:
         return self.spelling, -self.parts
 
     def __str__(self) -> str:
-        shown = ", ".join(f"'{printable(file)}'" for file in self.files[:SHOWN])
+        shown = ", ".join(f"'{printable(file)}'" for file in self.files[:_SHOWN])
         if len(self.files) > 1:
-            more = ", ..." if len(self.files) > SHOWN else ""
+            more = ", ..." if len(self.files) > _SHOWN else ""
             return f"{len(self.files)} files fit, and none better than another: {shown}{more}"
         if self.rival:
             return f"{shown} fits, but '{printable(self.rival)}' means the same file"
@@ -108,7 +108,7 @@ def fitting_files(
     files = _files(image_root) if names else []
     fits: dict[str, Fit] = {}
     left = _comparable(names, files)
-    for spelling in range(len(SPELLINGS)):
+    for spelling in range(len(_SPELLINGS)):
         if not left:
             break
         index = _Index(files, os.path.abspath(image_root), spelling)
@@ -162,7 +162,7 @@ def _comparable(names: Collection[str], files: Sequence[str]) -> list[str]:
 
     (Of a wrong folder, these are none, and that is known soon.)
     """
-    most_lenient = len(SPELLINGS) - 1
+    most_lenient = len(_SPELLINGS) - 1
     ends = {_parts(file, most_lenient)[-1:] for file in files} - {()}
     return [
         name
@@ -194,13 +194,13 @@ def _files(root: str) -> list[str]:
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         inside = os.path.relpath(folder, root).replace(os.sep, "/")
         found += [name if inside == "." else f"{inside}/{name}" for name in sorted(names)]
-        if len(found) > MOST_FILES:
+        if len(found) > _MOST_FILES:
             return []
     return found
 
 
 def _spelled(text: str, spelling: int, without: int = -1) -> str:
-    for number, (_, simplify) in enumerate(SPELLINGS[: spelling + 1]):
+    for number, (_, simplify) in enumerate(_SPELLINGS[: spelling + 1]):
         text = text if number == without else simplify(text)
     return text
 
@@ -220,13 +220,13 @@ def _place(name: str) -> str:
 
 
 def _differences(name: str, file: str, spelling: int, parts: int) -> tuple[str, ...]:
-    """Those of ``SPELLINGS`` without which the two would not agree in so many parts, and others."""
+    """Those of ``_SPELLINGS`` without which the two would agree in fewer parts, and others."""
     place = _place(name) if spelling else name
     ours, theirs = _parts(place, spelling), _parts(file, spelling)
     agreeing = min(parts, len(theirs))  # the rest is the folder's own path
     found = [
         text
-        for number, (text, _) in enumerate(SPELLINGS[: spelling + 1])
+        for number, (text, _) in enumerate(_SPELLINGS[: spelling + 1])
         if _parts(place, spelling, number)[-agreeing:] != _parts(file, spelling, number)[-agreeing:]
     ]
     found += ["address"] if place != name else []

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from rdsnet.data.ids import id_order, shown_id
 
-SHOWN = 5  # offenders of each kind that a message shows
+_SHOWN = 5  # offenders of each kind that a message shows
 
-# What to do about a kind of finding. The first group is structure, the second single annotations.
+# What to do about a kind of finding: those of structure and files first, then of annotations.
 REMEDIES = {
     "category": "Give every category its own 'id', an integer or text, and a 'name'.",
     "image": "Give every image its own 'id', an integer or text, a 'file_name', and 'height' and "
@@ -67,9 +67,9 @@ def finding_lines(findings: Iterable[Finding], remedies: Mapping[str, str]) -> l
     lines = []
     for kind, found in by_kind.items():
         lines.append(f"  {kind}: {len(found)}. {remedies[kind]}")
-        lines += [f"    {finding.where}: {finding.message}" for finding in found[:SHOWN]]
-        if len(found) > SHOWN:
-            lines.append(f"    ... and {len(found) - SHOWN} more")
+        lines += [f"    {finding.where}: {finding.message}" for finding in found[:_SHOWN]]
+        if len(found) > _SHOWN:
+            lines.append(f"    ... and {len(found) - _SHOWN} more")
     return lines
 
 
@@ -106,7 +106,7 @@ def listed(ids: set[int | str], most: int = 10) -> str:
     return f"{shown}, ... ({len(ids)} in all)" if len(ids) > most else shown
 
 
-def first_of(texts: Iterable[str], most: int = SHOWN) -> str:
+def first_of(texts: Iterable[str], most: int = _SHOWN) -> str:
     """The first of some names, and how many there are."""
     texts = [printable(text) for text in texts]
     more = f", ... ({len(texts)} in all)" if len(texts) > most else ""

@@ -12,7 +12,7 @@ from rdsnet.data.findings import Finding
 from rdsnet.data.ids import is_id, shown_id
 from rdsnet.data.image_paths import file_problem
 from rdsnet.data.image_sizes import Disagreement
-from rdsnet.data.images import Picture, read_image
+from rdsnet.data.images import ImageFile, read_image
 from rdsnet.data.threads import for_each_file
 
 
@@ -85,8 +85,8 @@ def _page_count(path: str) -> int:
     try:
         if file_problem(path) is not None:
             return 1
-        with Picture(path) as picture:
-            return 1 if picture.has_side_pictures else len(picture)
+        with ImageFile(path) as file:
+            return 1 if file.has_side_images else len(file)
     except (OSError, ValueError):
         return 1
 

@@ -1,4 +1,4 @@
-"""Which files are pictures: Pillow and tifffile are asked what they read.
+"""Which files are images: Pillow and tifffile are asked what they read.
 
 A name tells by its ending, and a file without a telling name by its first bytes.
 """
@@ -16,7 +16,7 @@ from tifffile import TIFF
 from rdsnet.data.tiff import SIGNATURES
 
 # What Pillow would open and should not, and what the message says about it.
-REFUSED = {
+_REFUSED = {
     "EPS": "is PostScript, a program rather than pixels. Convert it to PNG.",  # Ghostscript's
     "FITS": "is a FITS file, whose numbers are measurements. Convert it to PNG or TIFF.",
     "MCIDAS": "is a McIDAS file, whose numbers are measurements. Convert it to PNG or TIFF.",
@@ -24,8 +24,8 @@ REFUSED = {
     "XVTHUMB": "is a thumbnail of the program xv. Use the picture itself.",
 }
 # Endings that belong to a format which is opened as another.
-OPENED_AS = {"MPO": "JPEG"}
-HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_OPENED_AS = {"MPO": "JPEG"}
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 HEAD = 32  # bytes by which formats are recognised
 
 
@@ -43,30 +43,30 @@ def pillow_formats() -> tuple[str, ...]:
     def is_read(name: str, opener: object) -> bool:
         is_name_alone = isinstance(opener, type) and issubclass(opener, ImageFile.StubImageFile)
         is_video = Image.MIME.get(name, "").startswith("video/")
-        return not (is_name_alone or is_video or name == "TIFF" or name in REFUSED)
+        return not (is_name_alone or is_video or name == "TIFF" or name in _REFUSED)
 
     return tuple(name for name, (opener, _) in Image.OPEN.items() if is_read(name, opener))
 
 
 @cache
-def image_endings() -> frozenset[str]:
+def _image_endings() -> frozenset[str]:
     """Endings of the files that can be read, with the dot and in lower case."""
     formats = pillow_formats()
     pillow = (
         ending
         for ending, name in Image.registered_extensions().items()
-        if OPENED_AS.get(name, name) in formats
+        if _OPENED_AS.get(name, name) in formats
     )
     return frozenset((*pillow, *(f".{ending}" for ending in TIFF.FILE_EXTENSIONS)))
 
 
 def has_image_ending(path: str | os.PathLike) -> bool:
-    return os.path.splitext(path)[1].lower() in image_endings()
+    return os.path.splitext(path)[1].lower() in _image_endings()
 
 
 def why_refused(head: bytes) -> str | None:
-    """What ``REFUSED`` says of a file that begins like this."""
-    for name, reason in REFUSED.items():
+    """What ``_REFUSED`` says of a file that begins like this."""
+    for name, reason in _REFUSED.items():
         accepts = Image.OPEN[name][1]
         if accepts is not None and accepts(head[:16]):
             return reason
@@ -79,11 +79,11 @@ def is_tiff(head: bytes) -> bool:
 
 def is_heif(head: bytes) -> bool:
     """HEIC photos and their relatives, which need the package pillow-heif."""
-    return head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS
+    return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
 
 
 def has_image_content(path: str | os.PathLike) -> bool:
-    """Whether a file is a picture, whatever its name: by signature and, where it fits, header.
+    """Whether a file is an image, whatever its name: by signature and, where it fits, header.
 
     Formats without a signature are known by their endings alone.
     """
@@ -101,7 +101,7 @@ def has_image_content(path: str | os.PathLike) -> bool:
                 file.seek(0)
                 Image.open(file, formats=formats)
             return bool(formats)
-    except Image.DecompressionBombError:  # a picture, which will be refused
+    except Image.DecompressionBombError:  # an image, which will be refused
         return True
     except Exception:  # whatever Pillow makes of foreign bytes
         return False

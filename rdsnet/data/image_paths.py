@@ -67,7 +67,7 @@ def missing_image_findings(content: dict, image_root: str | os.PathLike) -> list
         problem = "is a file, not a folder" if is_file else file_problem(root)
         message = f"the image folder {printable(root)} {problem}"
         return [Finding("image file", f"all {len(content['images'])} images", message)]
-    problems = image_problems(content["images"], root)
+    problems = _image_problems(content["images"], root)
     fits = _fits(problems, root)
     findings = []
     for image in content["images"]:
@@ -81,7 +81,7 @@ def missing_image_findings(content: dict, image_root: str | os.PathLike) -> list
     return findings
 
 
-def image_problems(images: Iterable[dict], root: str) -> dict[str, str | None]:
+def _image_problems(images: Iterable[dict], root: str) -> dict[str, str | None]:
     """{``file_name``: :func:`file_problem` of the file} of images."""
     names = dict.fromkeys(image["file_name"] for image in images)
     return {name: file_problem(os.path.join(root, name)) for name in names}
@@ -99,7 +99,7 @@ def with_fitting_names(content: dict, image_root: str | os.PathLike) -> tuple[di
     """
     root = os.fspath(image_root)
     named = [image for image in content["images"] if _has_name(image)]
-    fits = _fits(image_problems(named, root), root)
+    fits = _fits(_image_problems(named, root), root)
     images, renamed = [], []
     for image in content["images"]:
         fit = fits.get(image["file_name"]) if _has_name(image) else None

@@ -22,7 +22,7 @@ from rdsnet.data.ids import is_count, is_id, plain_number, shown_id
 from rdsnet.data.rle import compressed_rle, run_sums
 
 # Annotation tools let coordinates end so many pixels outside of the image.
-TOLERANCE = 1.0
+_TOLERANCE = 1.0
 
 # Kinds of disagreement, as of REMEDIES in rdsnet.data.findings.
 DECLARED_WRONG = "image size"
@@ -201,7 +201,7 @@ def _fits(mask: list | dict, size: tuple[float, float]) -> bool:
     xs = [x for polygon in mask for x in polygon[0::2]]
     ys = [y for polygon in mask for y in polygon[1::2]]
     overhang = max(-min(xs), -min(ys), max(xs) - width, max(ys) - height)
-    return overhang <= TOLERANCE
+    return overhang <= _TOLERANCE
 
 
 def _declared_size(image: dict) -> tuple[float, float] | None:

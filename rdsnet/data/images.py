@@ -1,4 +1,4 @@
-"""Reading a picture: one reader for training, checks, prediction and the page.
+"""Reading an image: one reader for training, checks, prediction and the page.
 
 TIFF is read by tifffile (:mod:`rdsnet.data.tiff`), all else by Pillow (:mod:`rdsnet.data.pillow`).
 A file is recognised by its content; its name may be any.
@@ -58,11 +58,11 @@ def read_image(file_name: str, format: str, page: int = 0) -> np.ndarray:
         OSError: it is a folder, or may not be read.
         ValueError: the file is not an image, is cut off, or has pixels whose meaning is not known.
     """
-    with Picture(file_name) as opened:
-        return opened.read(format, page)
+    with ImageFile(file_name) as file:
+        return file.read(format, page)
 
 
-class Picture:
+class ImageFile:
     """An open image file, a context manager: its pages are read one at a time.
 
     Args:
@@ -81,7 +81,7 @@ class Picture:
             self._stream = PathManager.open(file_name, "rb")
             self._pages = _open_pages(self._stream, formats or pillow_formats())
 
-    def __enter__(self) -> Picture:
+    def __enter__(self) -> ImageFile:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -98,13 +98,13 @@ class Picture:
             self._pages.check_whole()
 
     @property
-    def has_side_pictures(self) -> bool:
+    def has_side_images(self) -> bool:
         """Whether pages after the first are previews, depth maps or layers of it."""
-        return self._pages.has_side_pictures
+        return self._pages.has_side_images
 
     @property
     def channels(self) -> int:
-        """How many channels of one picture the pages are, as far as the file says; 1: none are."""
+        """How many channels of one image the pages are, as far as the file says; 1: none are."""
         with explained(self.file_name):
             return self._pages.channels
 
@@ -118,7 +118,7 @@ class Picture:
         """As :func:`read_image`."""
         with explained(self.file_name):
             _check_pixels(*self._pages.size(page))
-            return detection_utils.convert_PIL_to_numpy(self._pages.picture(page), format)
+            return detection_utils.convert_PIL_to_numpy(self._pages.image(page), format)
 
 
 @contextmanager

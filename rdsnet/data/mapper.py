@@ -63,7 +63,7 @@ class RDSNetDatasetMapper(DatasetMapper):
         """
         dataset_dict = dict(dataset_dict)
         image = read_image(dataset_dict["file_name"], self.image_format)
-        check_size(dataset_dict, image)
+        _check_size(dataset_dict, image)
         augmented = self.augmentation_input(image, dataset_dict)
         transforms = self.augmentations(augmented)
         image = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
@@ -117,11 +117,11 @@ class RDSNetDatasetMapper(DatasetMapper):
             if not self.use_instance_mask:
                 obj.pop("segmentation", None)
             elif as_polygons:
-                obj["segmentation"] = float_polygons(obj["segmentation"])
+                obj["segmentation"] = _float_polygons(obj["segmentation"])
             else:
                 # Detectron2 would clip polygons before drawing them, for which it needs shapely.
                 segmentation = obj.pop("segmentation", None)
-                obj["mask"] = augmented_mask(segmentation, transforms, original_size, size)
+                obj["mask"] = _augmented_mask(segmentation, transforms, original_size, size)
             detection_utils.transform_instance_annotations(
                 obj, transforms, size, keypoint_hflip_indices=self.keypoint_hflip_indices
             )
@@ -136,7 +136,7 @@ class RDSNetDatasetMapper(DatasetMapper):
         return detection_utils.filter_empty_instances(instances)
 
 
-def check_size(dataset_dict: dict, image: np.ndarray) -> None:
+def _check_size(dataset_dict: dict, image: np.ndarray) -> None:
     """Complete ``height`` and ``width`` of a dataset dict from its image (H, W, C), or check them.
 
     Raises:
@@ -153,12 +153,12 @@ def check_size(dataset_dict: dict, image: np.ndarray) -> None:
         ) from None
 
 
-def float_polygons(polygons: list) -> list[np.ndarray]:
+def _float_polygons(polygons: list) -> list[np.ndarray]:
     """Copies (P, 2) float64 of polygons. Transforms work in place: whole numbers stay whole."""
     return [np.array(polygon, dtype=np.float64).reshape(-1, 2) for polygon in polygons]
 
 
-def augmented_mask(
+def _augmented_mask(
     segmentation: list | dict | np.ndarray | None,
     transforms: T.TransformList,
     original_size: tuple[int, int],
@@ -183,7 +183,7 @@ def augmented_mask(
             "or RLE, or set MODEL.MASK_ON False to train boxes only."
         )
     if isinstance(segmentation, list):
-        polygons = [transforms.apply_coords(p).reshape(-1) for p in float_polygons(segmentation)]
+        polygons = [transforms.apply_coords(p).reshape(-1) for p in _float_polygons(segmentation)]
         return polygons_to_bitmask(polygons, *size)
     mask = segmentation
     if isinstance(segmentation, dict):

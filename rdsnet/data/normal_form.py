@@ -73,11 +73,11 @@ def read_as_lines(findings: Iterable[Finding]) -> list[str]:
 
 
 # A change: kind of finding, key, new value, message.
-Change = tuple[str, str, object, str]
+_Change = tuple[str, str, object, str]
 
 
 def _normal_entries(
-    entries: list, name: str, changes_of: Callable[[dict], list[Change]]
+    entries: list, name: str, changes_of: Callable[[dict], list[_Change]]
 ) -> tuple[list, list[Finding]]:
     normal, findings = [], []
     for entry in entries:
@@ -90,14 +90,14 @@ def _normal_entries(
     return normal, findings
 
 
-def _category_changes(category: dict) -> list[Change]:
+def _category_changes(category: dict) -> list[_Change]:
     changes = _id_changes(category)
     if type(category.get("name")) in (int, float):
         changes.append(_change("name as number", category, "name", str(category["name"])))
     return changes
 
 
-def _image_changes(image: dict) -> list[Change]:
+def _image_changes(image: dict) -> list[_Change]:
     changes = _id_changes(image)
     for key in ("width", "height"):
         whole = whole_number(image.get(key))
@@ -108,7 +108,7 @@ def _image_changes(image: dict) -> list[Change]:
 
 def _annotation_changes(
     annotation: dict, image_ids: References, category_ids: References
-) -> list[Change]:
+) -> list[_Change]:
     changes = _id_changes(annotation)
     for key, ids in (("image_id", image_ids), ("category_id", category_ids)):
         given = annotation.get(key)
@@ -133,13 +133,13 @@ def _annotation_changes(
     return changes
 
 
-def _id_changes(entry: dict) -> list[Change]:
+def _id_changes(entry: dict) -> list[_Change]:
     if type(entry.get("id")) is not float or (whole := whole_number(entry["id"])) is None:
         return []
     return [_change("id as float", entry, "id", whole)]
 
 
-def _change(kind: str, entry: dict, key: str, value: object) -> Change:
+def _change(kind: str, entry: dict, key: str, value: object) -> _Change:
     return kind, key, value, f"'{key}' {shortened(entry[key])} is read as {shortened(value)}"
 
 

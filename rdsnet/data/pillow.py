@@ -1,4 +1,4 @@
-"""Image files that Pillow reads: photographs, animations, pictures of any depth."""
+"""Image files that Pillow reads: photographs, animations, images of any depth."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from rdsnet.data.pixels import (
     eight_bit,
     is_floating,
     on_white,
-    picture,
+    opaque_image,
     upright,
 )
 
-# Their further pictures are previews, depth maps and other shots beside the one that is meant.
-SIDE_PICTURES = ("HEIF", "MPO")
-LAYERED = "PSD"  # its further pictures are layers of the first
-TRANSPARENT = ("RGBA", "RGBa", "LA", "La", "PA")
-PNG_DEPTH = 24  # place of the byte in the file that says how many bits a sample has
+# Their further images are previews, depth maps and other shots beside the one that is meant.
+_SIDE_IMAGES = ("HEIF", "MPO")
+_LAYERED = "PSD"  # its further images are layers of the first
+_TRANSPARENT = ("RGBA", "RGBa", "LA", "La", "PA")
+_PNG_DEPTH = 24  # place of the byte in the file that says how many bits a sample has
 
 
 class PillowPages:
@@ -39,22 +39,22 @@ class PillowPages:
         PIL.UnidentifiedImageError: it is none of them.
     """
 
-    channels = 1  # that the pages are
+    channels = 1  # the pages are no channels of one image
 
     def __init__(self, stream: BinaryIO, formats: Sequence[str]) -> None:
         self._stream, self._formats = stream, formats
         self._image = Image.open(stream, formats=formats)
         self._main = self._image.tell()  # what programs show; in HEIC files it may be any
-        self.has_side_pictures = self._image.format in SIDE_PICTURES
+        self.has_side_images = self._image.format in _SIDE_IMAGES
 
     def __len__(self) -> int:
-        return 1 if self._image.format == LAYERED else getattr(self._image, "n_frames", 1)
+        return 1 if self._image.format == _LAYERED else getattr(self._image, "n_frames", 1)
 
     def check_whole(self) -> None:
         """All pages are known from the beginning: reading them tells."""
 
     def size(self, number: int) -> tuple[int, int]:
-        """Width and height of a page, before it is turned. Page 0 is the main picture."""
+        """Width and height of a page, before it is turned. Page 0 is the main image."""
         before_main = 0 < number <= self._main
         frame = number - 1 if before_main else number or self._main
         if frame < self._image.tell():  # going back, Pillow loses its way in some files
@@ -64,13 +64,13 @@ class PillowPages:
             self._image.seek(frame)
         return self._image.size
 
-    def picture(self, number: int) -> Image.Image:
-        """The picture of a page."""
+    def image(self, number: int) -> Image.Image:
+        """A page, opaque, upright and of 8 bits per channel."""
         self.size(number)  # goes to the page
         return upright(self._opaque(), _orientation(self._image))
 
     def _opaque(self) -> Image.Image:
-        """The picture as it lies in the file."""
+        """The same, not yet turned."""
         image = self._image
         if image.mode.startswith("F"):
             raise is_floating("floating-point")
@@ -78,13 +78,13 @@ class PillowPages:
         if samples is not None:
             count = 3 if samples.shape[-1] >= 3 else 1
             alpha = eight_bit(samples[..., count]) if samples.shape[-1] > count else None
-            return picture(eight_bit(samples[..., :count]), alpha)
+            return opaque_image(eight_bit(samples[..., :count]), alpha)
         transparent = image.info.get("transparency")
         if image.mode.startswith("I"):
             grey = np.asarray(image)
             alpha = None if transparent is None else (grey != transparent) * np.uint8(255)
-            return picture(eight_bit(grey), alpha)
-        if image.mode in TRANSPARENT or transparent is not None:
+            return opaque_image(eight_bit(grey), alpha)
+        if image.mode in _TRANSPARENT or transparent is not None:
             return on_white(image)
         return image
 
@@ -109,7 +109,7 @@ class PillowPages:
         image = self._image
         if image.format == "JPEG2000":  # of any depth: it shows when it is decoded
             return imagecodecs.jpeg2k_decode
-        if image.format == "PNG" and self._byte(PNG_DEPTH) == 16:
+        if image.format == "PNG" and self._byte(_PNG_DEPTH) == 16:
             return imagecodecs.png_decode
         if image.format == "PPM" and isinstance(arguments := image.tile[0].args, tuple):
             most = arguments[1]
@@ -136,5 +136,5 @@ def _decode_pnm(data: bytes, most: int) -> np.ndarray:
 def _orientation(image: Image.Image) -> int:
     try:
         return image.getexif().get(ORIENTATION, 1)
-    except Exception:  # a damaged entry beside a whole picture
+    except Exception:  # a damaged entry beside a whole image
         return 1

@@ -1,6 +1,6 @@
 """From pixels as files have them, of any depth and with transparency, to 8 bits as people see them.
 
-A *picture* below is a Pillow image in a mode without transparency and of 8 bits per channel.
+Images are Pillow's; an *opaque* one has no transparency, and 8 bits per channel.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 ORIENTATION = 0x0112  # the EXIF tag, and the TIFF tag of that meaning
 # The depths that cameras and scanners have, whatever the depth of the file; 24 and 32 bits are
 # those of files that were summed or converted.
-DEPTHS = (8, 10, 12, 14, 16, 24, 32)
+_DEPTHS = (8, 10, 12, 14, 16, 24, 32)
 
 
 class RefusedError(ValueError):
@@ -23,9 +23,9 @@ class RefusedError(ValueError):
 
 
 def eight_bit(levels: np.ndarray) -> np.ndarray:
-    """Levels 0 .. 2^n - 1 as 0 .. 255, n being the smallest of ``DEPTHS`` that holds them all.
+    """Levels 0 .. 2^n - 1 as 0 .. 255, n being the smallest of ``_DEPTHS`` that holds them all.
 
-    Cameras put 12 bits into files of 16: the picture says what its depth is, not the file. All
+    Cameras put 12 bits into files of 16: the image says what its depth is, not the file. All
     channels are on one scale, so that colours stay.
 
     Args:
@@ -43,7 +43,7 @@ def eight_bit(levels: np.ndarray) -> np.ndarray:
             f"has negative levels (from {least}), whose range is unknown. Convert it to 8 or 16 "
             "bit without sign."
         )
-    bits = next((n for n in DEPTHS if most < 2**n), None)
+    bits = next((n for n in _DEPTHS if most < 2**n), None)
     if bits is None:
         raise RefusedError(f"has levels up to {most}. Convert it to 8 or 16 bit.")
     return levels.astype(np.uint8) if bits == 8 else (levels >> (bits - 8)).astype(np.uint8)
@@ -54,8 +54,8 @@ def is_floating(kind: str) -> RefusedError:
     return RefusedError(f"has {kind} pixels, whose range is unknown. Convert it to 8 or 16 bit.")
 
 
-def picture(colours: np.ndarray, alpha: np.ndarray | None = None) -> Image.Image:
-    """A picture from its channels; what is transparent is white.
+def opaque_image(colours: np.ndarray, alpha: np.ndarray | None = None) -> Image.Image:
+    """An opaque image from its channels; what is transparent is white.
 
     Args:
         colours: (H, W) or (H, W, 1) grey, or (H, W, 3) RGB, uint8, not multiplied by alpha.

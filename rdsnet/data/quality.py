@@ -15,20 +15,20 @@ from rdsnet.data.ids import shown_id
 from rdsnet.data.statistics import DataStatistics, data_statistics, mask_boxes
 
 # A box and the extent of its mask may differ by so many pixels, or by this share of the box.
-BOX_TOLERANCE, BOX_TOLERANCE_SHARE = 2.0, 0.1
+_BOX_TOLERANCE, _BOX_TOLERANCE_SHARE = 2.0, 0.1
 # Masks are learnt on a grid of 4 px: of an object with a shorter side than this, little is seen.
-TINY_SIDE = 4
+_TINY_SIDE = 4
 # Fewer objects of a class than this are hardly enough to learn it.
-FEW_OBJECTS = 20
+_FEW_OBJECTS = 20
 # A class with this many times fewer objects than the most frequent one is rarely found.
-IMBALANCE = 100
+_IMBALANCE = 100
 
 REMEDIES = {
     "mask and box differ": "Both should enclose the same object: COCO's 'bbox' is the smallest box "
     "around the mask.",
     "box beyond the image": "The part outside is cut off in training.",
     "annotated twice": "Same image, class and box: keep one of them.",
-    "tiny object": f"A side shorter than {TINY_SIDE} px: enlarge the images, or leave these out.",
+    "tiny object": f"A side shorter than {_TINY_SIDE} px: enlarge the images, or leave these out.",
     "image without objects": "Training leaves these images out (DATALOADER."
     "FILTER_EMPTY_ANNOTATIONS); evaluation counts what is found in them as wrong.",
     "same class name": "They are learnt as different classes and told apart by their ids; if they "
@@ -68,7 +68,7 @@ def box_differs_from_mask(boxes: np.ndarray, masks: np.ndarray) -> np.ndarray:
         (N,) bool.
     """
     sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
-    tolerance = np.maximum(BOX_TOLERANCE, BOX_TOLERANCE_SHARE * sides)
+    tolerance = np.maximum(_BOX_TOLERANCE, _BOX_TOLERANCE_SHARE * sides)
     return ~(np.abs(boxes - masks) <= tolerance).all(1)
 
 
@@ -112,7 +112,7 @@ def _box_findings(content: dict) -> Iterator[Finding]:
         if min(x, y, columns - x - width, rows - y - height) < -1:
             message = f"'bbox' {annotation['bbox']}, the image has {columns} x {rows} pixels"
             yield Finding("box beyond the image", _where(annotation), message)
-        if min(width, height) < TINY_SIDE and not annotation.get("iscrowd", 0):
+        if min(width, height) < _TINY_SIDE and not annotation.get("iscrowd", 0):
             yield Finding("tiny object", _where(annotation), f"{width:g} x {height:g} px")
     for annotation in repeats(content["annotations"]):
         yield Finding("annotated twice", _where(annotation), f"'bbox' {annotation['bbox']}")
@@ -130,9 +130,9 @@ def _class_findings(statistics: DataStatistics) -> Iterator[Finding]:
     counts = statistics.objects_per_class
     most = int(counts.max(initial=0))
     for name, count in zip(statistics.class_names, counts.tolist(), strict=True):
-        if count < FEW_OBJECTS:
+        if count < _FEW_OBJECTS:
             yield Finding("rare class", f"'{name}'", f"{count} objects")
-        elif count * IMBALANCE < most:
+        elif count * _IMBALANCE < most:
             yield Finding("rare class", f"'{name}'", f"{count} objects; most have {most}")
 
 

@@ -40,18 +40,18 @@ from rdsnet.data.quality import box_differs_from_mask, repeats, xyxy_boxes
 from rdsnet.data.statistics import mask_boxes
 
 # What becomes of images whose size is not that of their file, by kind of disagreement.
-CORRECTED = {
+_CORRECTED = {
     DECLARED_WRONG: "image sizes corrected",
     RESIZED: "resized images whose coordinates were scaled",
 }
-LEFT_OUT = {
+_LEFT_OUT = {
     RESIZED: "resized images left out (--scale-coordinates keeps them)",
     TURNED: "turned images left out, whose coordinates may be those of the stored pixels",
     UNCLEAR: "images of another size left out, whose coordinates don't prove which size is right",
 }
-NO_SIZE = "images left out, whose 'width' or 'height' is missing or no whole number of pixels"
+_NO_SIZE = "images left out, whose 'width' or 'height' is missing or no whole number of pixels"
 # So many of the images that are left out are named.
-NAMES_SHOWN = 100
+_NAMES_SHOWN = 100
 
 
 class Done(Counter):
@@ -74,8 +74,10 @@ class Done(Counter):
         lines = []
         for description, number in (+self).items():
             names = self.names[description]
-            more = f", ... and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-            shown = ": " + ", ".join(names[:NAMES_SHOWN]) + more if names else ""
+            more = (
+                f", ... and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+            )
+            shown = ": " + ", ".join(names[:_NAMES_SHOWN]) + more if names else ""
             lines.append(f"  {number:>6} {description}{shown}")
         return lines
 
@@ -215,11 +217,11 @@ def _repair_images(
             done.add("unreadable images left out", image["file_name"])
         elif id_ in differing and differing[id_].kind in corrected:
             kept.append({**image, "height": size[0], "width": size[1]})
-            done[CORRECTED[differing[id_].kind]] += 1
+            done[_CORRECTED[differing[id_].kind]] += 1
         elif not all(is_count(image.get(key)) for key in ("height", "width")):
-            done.add(NO_SIZE, image["file_name"])
+            done.add(_NO_SIZE, image["file_name"])
         elif id_ in differing:
-            done.add(LEFT_OUT[differing[id_].kind], image["file_name"])
+            done.add(_LEFT_OUT[differing[id_].kind], image["file_name"])
         else:
             kept.append(image)
     if not kept:

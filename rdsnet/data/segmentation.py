@@ -14,7 +14,7 @@ from itertools import chain
 from rdsnet.data.ids import plain_number, whole_number
 
 # Lists inside of each other: GeoJSON's MultiPolygon has four.
-MOST_NESTED = 6
+_MOST_NESTED = 6
 
 
 def normal_segmentation(value: object) -> tuple[list | dict, str] | None:
@@ -32,19 +32,19 @@ def normal_segmentation(value: object) -> tuple[list | dict, str] | None:
         if not value or all(map(_is_plain_polygon, value)) and not _are_pairs(value):
             return None
         if len(value) == 1 and _is_rle(value[0]):
-            return normal_rle(value[0]) or value[0], "[RLE]"
+            return _normal_rle(value[0]) or value[0], "[RLE]"
         rings = _rings(value)
         if rings is None or rings == value:
             return None
         are_whole = all(len(ring) % 2 == 0 for ring in rings)
         has_polygon = any(len(ring) >= 6 for ring in rings)
         return (rings, _form(value)) if are_whole and has_polygon else None
-    if isinstance(value, dict) and (rle := normal_rle(value)):
+    if isinstance(value, dict) and (rle := _normal_rle(value)):
         return rle, "RLE with floats or text as numbers"
     return None
 
 
-def normal_rle(rle: dict) -> dict | None:
+def _normal_rle(rle: dict) -> dict | None:
     """RLE with integers in place of floats and text that say one; None where nothing changes."""
     changed = {}
     for key in ("size", "counts"):
@@ -67,7 +67,7 @@ def _is_rle(value: object) -> bool:
 
 def _rings(value: object, depth: int = 0) -> list[list[float]] | None:
     """Every polygon in lists inside of each other; None where an innermost list may be anything."""
-    if not isinstance(value, list) or depth > MOST_NESTED:
+    if not isinstance(value, list) or depth > _MOST_NESTED:
         return None
     if not value or plain_number(value[0]) is not None:
         numbers = [plain_number(v) for v in value]

@@ -19,21 +19,21 @@ from PIL import Image
 
 CLASSES = ("ellipse", "triangle", "rectangle", "star", "ring")
 
-MIN_RADIUS = 5.0  # pixels, of the circle around a shape
-MIN_VISIBLE_PIXELS = 20  # fewer are not annotated
-MIN_VISIBLE_SHARE = 0.4  # of a shape's area, after the border and later shapes
-STAR_NOTCH = 0.5  # inner radius / outer radius of a star
-RING_HOLE = 0.55  # inner radius / outer radius of a ring
+_MIN_RADIUS = 5.0  # pixels, of the circle around a shape
+_MIN_VISIBLE_PIXELS = 20  # fewer are not annotated
+_MIN_VISIBLE_SHARE = 0.4  # of a shape's area, after the border and later shapes
+_STAR_NOTCH = 0.5  # inner radius / outer radius of a star
+_RING_HOLE = 0.55  # inner radius / outer radius of a ring
 
 # Every class has colours of its own, so that a few minutes of training tell the classes apart.
-COLORS = {
+_COLORS = {
     "ellipse": ((239, 71, 75), (247, 110, 64)),
     "triangle": ((252, 191, 73), (240, 214, 120)),
     "rectangle": ((46, 140, 226), (64, 100, 214)),
     "star": ((226, 82, 160), (160, 84, 214)),
     "ring": ((118, 186, 88), (32, 178, 140)),
 }
-BACKGROUNDS = np.array(
+_BACKGROUNDS = np.array(
     [(58, 66, 84), (84, 98, 96), (104, 92, 86), (150, 148, 138), (172, 164, 146), (126, 142, 158)],
     dtype=np.float32,
 )
@@ -128,7 +128,7 @@ class Shape:
         return cos * x + sin * y, cos * y - sin * x
 
     def window(self, size: tuple[int, int]) -> tuple[slice, slice]:
-        """Rows and columns of an image of (H, W) = ``size`` that its picture can touch."""
+        """Rows and columns of an image of (H, W) = ``size`` that it can touch when it is drawn."""
         reach = 4 + 1.3 * self.radius
         return tuple(
             slice(max(0, math.floor(c - reach)), max(0, min(side, math.ceil(c + reach))))
@@ -145,7 +145,7 @@ class Shape:
             return scaled * (scaled - 1) / np.maximum(slope, 1e-9)
         if self.kind == "ring":
             distance = np.hypot(u, v)
-            return np.maximum(distance - r, RING_HOLE * r - distance)
+            return np.maximum(distance - r, _RING_HOLE * r - distance)
         if self.kind == "rectangle":
             half_width = r / math.hypot(1, self.aspect)
             over_u, over_v = np.abs(u) - half_width, np.abs(v) - half_width * self.aspect
@@ -159,7 +159,7 @@ class Shape:
         directions = -math.pi / 2 + 2 * math.pi * np.arange(points) / points
         corners = self.radius * np.stack([np.cos(directions), np.sin(directions)], axis=1)
         if self.kind == "star":
-            corners[1::2] *= STAR_NOTCH
+            corners[1::2] *= _STAR_NOTCH
         else:
             corners[:, 1] *= self.aspect
         return corners
@@ -196,7 +196,7 @@ def draw_scene(
             distance = shape.signed_distance(x[window], y[window])
             mask = distance < 0
             hidden = np.bincount(top[window][mask] + 1, minlength=len(shapes) + 1)[1:]
-            needed_of_shape = MIN_VISIBLE_SHARE * _area(shape)
+            needed_of_shape = _MIN_VISIBLE_SHARE * _area(shape)
             if (visible - hidden >= needed).all() and mask.sum() >= needed_of_shape:
                 _paint(rng, image[window], shape, distance, x[window], y[window])
                 top[window][mask] = len(shapes)
@@ -205,7 +205,7 @@ def draw_scene(
                 shapes.append(shape)
                 break
     image += 2.5 * rng.standard_normal(image.shape, dtype=np.float32)
-    listed = np.flatnonzero(visible >= MIN_VISIBLE_PIXELS)
+    listed = np.flatnonzero(visible >= _MIN_VISIBLE_PIXELS)
     return Scene(
         np.clip(np.rint(image), 0, 255).astype(np.uint8),
         [shapes[i] for i in listed],
@@ -220,9 +220,9 @@ def draw_scene(
 def _random_radii(
     rng: np.random.Generator, size: tuple[int, int], num_shapes: tuple[int, int]
 ) -> np.ndarray:
-    """Radii from MIN_RADIUS to a quarter of the image, more of them large than tiny."""
+    """Radii from ``_MIN_RADIUS`` to a quarter of the image, more of them large than tiny."""
     count = rng.integers(num_shapes[0], num_shapes[1] + 1)
-    return MIN_RADIUS * (min(size) / 4 / MIN_RADIUS) ** rng.beta(2.4, 1.2, count)
+    return _MIN_RADIUS * (min(size) / 4 / _MIN_RADIUS) ** rng.beta(2.4, 1.2, count)
 
 
 def _random_shape(
@@ -255,7 +255,7 @@ def _area(shape: Shape) -> float:
     if shape.kind == "ellipse":
         return math.pi * r * r * shape.aspect
     if shape.kind == "ring":
-        return math.pi * r * r * (1 - RING_HOLE**2)
+        return math.pi * r * r * (1 - _RING_HOLE**2)
     if shape.kind == "rectangle":
         return 4 * r * r * shape.aspect / (1 + shape.aspect**2)
     (x, y), (next_x, next_y) = shape.corners().T, np.roll(shape.corners(), -1, axis=0).T
@@ -309,7 +309,7 @@ def _paint(
     shadow = shape.signed_distance(x - 0.5 * reach, y - 0.8 * reach)
     image *= _as_channel(1 - 0.4 * np.clip(0.5 - shadow / (2 * reach), 0, 1))
 
-    colors = COLORS[shape.kind]
+    colors = _COLORS[shape.kind]
     color = np.array(colors[rng.integers(len(colors))], dtype=np.float32)
     other = _mixed(color, 255.0 if rng.random() < 0.5 else 25.0, rng.uniform(0.35, 0.65))
     period = float(max(4.0, shape.radius * rng.uniform(0.25, 0.6)))
@@ -324,7 +324,7 @@ def _paint(
 
 
 def _background(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    color = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
+    color = _BACKGROUNDS[rng.integers(len(_BACKGROUNDS))]
     color = (color + rng.uniform(-12, 12, 3)).astype(np.float32)
     other = _mixed(color, 255.0 if rng.random() < 0.5 else 0.0, rng.uniform(0.08, 0.2))
     angle = float(rng.uniform(0, 2 * math.pi))

@@ -17,10 +17,10 @@ from rdsnet.data.ids import id_order
 from rdsnet.data.rle import compressed_rle
 
 # Annotations whose polygons are looked at together, to bound memory.
-BATCH = 10_000
+_BATCH = 10_000
 # Objects of a class from which its mean elongation means something, and the least of classes that
 # stand or lie: the mean logarithm of width / height (10 %; people have -0.6, bottles -1.1).
-ENOUGH, UPRIGHT = 20, 0.1
+_ENOUGH, _UPRIGHT = 20, 0.1
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,15 @@ class DataStatistics:
         """Whether the images seem to have no upper side: no class is wider than high, or higher
         than wide, in the mean, as people, bottles and cars are.
 
-        Classes of fewer than ``ENOUGH`` objects say nothing; without any other this is False.
+        Classes of fewer than ``_ENOUGH`` objects say nothing; without any other this is False.
         """
         sides = self.boxes[:, 2:] - self.boxes[:, :2]
         known = (sides > 0).all(1)
         elongation = np.log(sides[known, 0] / sides[known, 1])
         of_classes = [elongation[self.classes[known] == k] for k in range(len(self.class_names))]
-        of_classes = [values for values in of_classes if len(values) >= ENOUGH]
+        of_classes = [values for values in of_classes if len(values) >= _ENOUGH]
         return bool(of_classes) and all(
-            abs(values.mean()) < UPRIGHT + 2 * values.std() / len(values) ** 0.5
+            abs(values.mean()) < _UPRIGHT + 2 * values.std() / len(values) ** 0.5
             for values in of_classes
         )
 
@@ -115,7 +115,7 @@ def mask_boxes(annotations: Sequence[dict], sizes: Sequence[tuple[int, int]]) ->
         found[:, 2:] += found[:, :2]
         boxes[coded] = found
     polygons = np.flatnonzero(~np.array(is_coded, dtype=bool))
-    for part in np.split(polygons, range(BATCH, len(polygons), BATCH)):
+    for part in np.split(polygons, range(_BATCH, len(polygons), _BATCH)):
         if len(part):
             boxes[part] = _extents([annotations[n]["segmentation"] for n in part])
     limits = np.array([(width, height) for height, width in sizes], dtype=np.float64)

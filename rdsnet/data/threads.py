@@ -10,22 +10,22 @@ from typing import TypeVar
 from tqdm import tqdm
 
 # Reading files, decoding images and hashing let other threads run at the same time.
-THREADS = min(8, os.cpu_count() or 1)
-PROGRESS_AFTER = 2.0  # seconds
+_THREADS = min(8, os.cpu_count() or 1)
+_PROGRESS_AFTER = 2.0  # seconds
 
-T = TypeVar("T")
+_T = TypeVar("T")
 
 
-def for_each_file(work: Callable[[str], T], paths: Collection[str], description: str) -> list[T]:
+def for_each_file(work: Callable[[str], _T], paths: Collection[str], description: str) -> list[_T]:
     """``[work(path) for path in paths]``; the progress bar is called ``description``."""
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(_THREADS) as pool:
         return list(
             tqdm(
                 pool.map(work, paths),
                 total=len(paths),
                 desc=description,
                 unit="image",
-                delay=PROGRESS_AFTER,
+                delay=_PROGRESS_AFTER,
                 disable=None,
                 leave=False,
             )

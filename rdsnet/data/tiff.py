@@ -1,7 +1,7 @@
-"""TIFF files, read by tifffile: which of their pages are pictures, and what their pixels mean.
+"""TIFF files, read by tifffile: which of their pages are images, and what their pixels mean.
 
 TIFF is a container of many layouts. Those that were compared with a second reader are read, all
-others are refused with the reason: a wrong picture would be worse than none. tifffile undoes
+others are refused with the reason: a wrong image would be worse than none. tifffile undoes
 tiles, planes, compression and byte order; here samples become colours.
 """
 
@@ -16,28 +16,35 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from tifffile import COMPRESSION, PHOTOMETRIC, TIFF, TiffFile, TiffPage, xml2dict
 
-from rdsnet.data.pixels import ORIENTATION, RefusedError, eight_bit, is_floating, picture, upright
+from rdsnet.data.pixels import (
+    ORIENTATION,
+    RefusedError,
+    eight_bit,
+    is_floating,
+    opaque_image,
+    upright,
+)
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the latter two: BigTIFF
 
 # Compressions of plain bytes, and those whose strips and tiles are image files of their own.
-BYTES = frozenset(
+_BYTES = frozenset(
     COMPRESSION[name]
     for name in (
         "NONE CCITTRLE CCITT_T4 CCITT_T6 LZW DEFLATE ADOBE_DEFLATE PACKBITS LZMA ZSTD".split()
     )
 )
-PREDICTED = frozenset(
+_PREDICTED = frozenset(
     COMPRESSION[name] for name in ("LZW", "DEFLATE", "ADOBE_DEFLATE", "LZMA", "ZSTD")
 )
-EMBEDDED = {
+_EMBEDDED = {
     COMPRESSION.JPEG: "JPEG",
     COMPRESSION.JPEG2000: "JPEG2000",
     COMPRESSION.APERIO_JP2000_RGB: "JPEG2000",
     COMPRESSION.WEBP: "WEBP",
 }
 # Samples per pixel that are colours; what more there is may be transparency.
-COLOURS = {
+_COLOURS = {
     PHOTOMETRIC.MINISWHITE: 1,
     PHOTOMETRIC.MINISBLACK: 1,
     PHOTOMETRIC.RGB: 3,
@@ -46,16 +53,16 @@ COLOURS = {
     PHOTOMETRIC.YCBCR: 3,
     PHOTOMETRIC.CIELAB: 3,
 }
-CAMERA_RAW = (
+_CAMERA_RAW = (
     "is a camera's raw file: develop it to a TIFF or JPEG first, as the camera's software does."
 )
-REWRITE = "Save it as RGB or grey with LZW or Deflate compression, or as PNG."
-MOST_CHANNELS = 16  # with those that are no colours: all are unpacked
-# A tile may be so much larger than its picture; beyond, it is meant to fill memory.
-LARGE_TILE = 2**24
-PREMULTIPLIED, STRAIGHT = 1, 2  # kinds of ExtraSamples that are transparency
+_REWRITE = "Save it as RGB or grey with LZW or Deflate compression, or as PNG."
+_MOST_CHANNELS = 16  # with those that are no colours: all are unpacked
+# A tile may be so much larger than its image; beyond, it is meant to fill memory.
+_LARGE_TILE = 2**24
+_PREMULTIPLIED, _STRAIGHT = 1, 2  # kinds of ExtraSamples that are transparency
 # Formats of whole slides: the pages after the first are smaller copies, labels, overviews.
-SLIDES = frozenset(("bif", "ndpi", "philips", "scn", "svs"))
+_SLIDES = frozenset(("bif", "ndpi", "philips", "scn", "svs"))
 
 # tifffile logs what it finds odd about a file, without its name; errors are raised all the same.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -68,8 +75,8 @@ class TiffPages:
     read one at a time, so memory does not depend on their number.
     """
 
-    # Whether further pages are side pictures of the first, such as previews.
-    has_side_pictures = False
+    # Whether further pages belong to the first, such as previews.
+    has_side_images = False
 
     def __init__(self, stream: BinaryIO) -> None:
         self._file = TiffFile(stream)
@@ -99,22 +106,22 @@ class TiffPages:
         page = self._page(number)
         return page.imagewidth, page.imagelength
 
-    def picture(self, number: int) -> Image.Image:
-        """The picture of a page."""
+    def image(self, number: int) -> Image.Image:
+        """A page, opaque, upright and of 8 bits per channel."""
         page = self._page(number)
-        check_layout(page)
+        _check_layout(page)
         if number < len(self._places):
             samples = page.asarray(maxworkers=1)
         else:
             samples = self._plane(page, number)
         if page.axes == "SYX":
             samples = np.moveaxis(samples, 0, -1)
-        image = colours(page, samples.reshape(page.imagelength, page.imagewidth, -1))
+        image = _colours(page, samples.reshape(page.imagelength, page.imagewidth, -1))
         return upright(image, page.tags.valueof(ORIENTATION, 1))
 
     @property
     def channels(self) -> int:
-        """How many channels the pages are, each a picture of its own; 1: pages are no channels."""
+        """How many channels the pages are, each an image of its own; 1: pages are no channels."""
         try:
             if self._file.is_imagej:
                 return int(self._file.imagej_metadata.get("channels", 1))
@@ -144,7 +151,7 @@ class TiffPages:
 
     def _find_next(self) -> bool:
         """Look at one more page of the chain; False at its end."""
-        if self._places and self._file.flags & SLIDES:
+        if self._places and self._file.flags & _SLIDES:
             return False
         try:
             page = self._file.pages.get(self._next)
@@ -177,7 +184,7 @@ class TiffPages:
         return samples.reshape(page.shape)
 
 
-def check_layout(page: TiffPage) -> None:
+def _check_layout(page: TiffPage) -> None:
     """Check that the pixels of a page are certain, and that its data are there.
 
     Raises:
@@ -188,17 +195,17 @@ def check_layout(page: TiffPage) -> None:
     if kind:
         raise is_floating(kind)
     if "DNGVersion" in page.tags or page.photometric in (PHOTOMETRIC.CFA, PHOTOMETRIC.LINEAR_RAW):
-        raise RefusedError(CAMERA_RAW)
+        raise RefusedError(_CAMERA_RAW)
     if page.axes not in ("YX", "YXS", "SYX"):
         raise RefusedError("holds a volume in one page. Save its slices as pages of their own.")
     for trouble in filter(None, (_unknown_colours(page), _unknown_compression(page))):
-        raise RefusedError(f"{trouble}. {REWRITE}")
+        raise RefusedError(f"{trouble}. {_REWRITE}")
     ends = np.add(page.dataoffsets, page.databytecounts)
     if len(ends) < np.prod(page.chunked) or ends.max() > page.parent.filehandle.size:
         raise ValueError("it is cut off")
-    if np.prod(page.chunks) > max(LARGE_TILE, 4 * page.size):
+    if np.prod(page.chunks) > max(_LARGE_TILE, 4 * page.size):
         raise ValueError(f"its tiles of {page.chunks} are larger than the picture of {page.shape}")
-    if page.compression in EMBEDDED:
+    if page.compression in _EMBEDDED:
         _check_embedded(page)
 
 
@@ -207,12 +214,12 @@ def _unknown_colours(page: TiffPage) -> str | None:
     photometric, bits = page.photometric, page.bitspersample
     if "PhotometricInterpretation" not in page.tags:
         return "does not say what its numbers mean (PhotometricInterpretation)"
-    if photometric not in COLOURS:
+    if photometric not in _COLOURS:
         return f"has colours of the kind {_name(photometric)}"
     if page.dtype is None or isinstance(bits, tuple):
         return f"has samples of {bits} bits"
-    extra = page.samplesperpixel - COLOURS[photometric]
-    most = 1 if COLOURS[photometric] == 1 else MOST_CHANNELS - COLOURS[photometric]
+    extra = page.samplesperpixel - _COLOURS[photometric]
+    most = 1 if _COLOURS[photometric] == 1 else _MOST_CHANNELS - _COLOURS[photometric]
     if not 0 <= extra <= most:
         return f"has {page.samplesperpixel} channels that are called {_name(photometric)}"
     if photometric == PHOTOMETRIC.YCBCR and (
@@ -224,7 +231,7 @@ def _unknown_colours(page: TiffPage) -> str | None:
     if photometric == PHOTOMETRIC.SEPARATED and page.tags.valueof("InkSet", 1) != 1:
         return "has inks other than CMYK"
     kind, _ = _transparency(page)
-    if kind == PREMULTIPLIED and photometric not in (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB):
+    if kind == _PREMULTIPLIED and photometric not in (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB):
         return f"has {_name(photometric)} colours that are multiplied by their transparency"
     return None
 
@@ -232,15 +239,15 @@ def _unknown_colours(page: TiffPage) -> str | None:
 def _unknown_compression(page: TiffPage) -> str | None:
     """Why it is not certain what the data unpack to."""
     compression = page.compression
-    if compression not in BYTES and compression not in EMBEDDED:
+    if compression not in _BYTES and compression not in _EMBEDDED:
         return f"has the compression {_name(compression)}"
     if compression != COMPRESSION.NONE and compression not in TIFF.DECOMPRESSORS:
         return f"has the compression {_name(compression)}, for which this tifffile is too old"
-    if compression in EMBEDDED and page.photometric == PHOTOMETRIC.PALETTE:
+    if compression in _EMBEDDED and page.photometric == PHOTOMETRIC.PALETTE:
         return f"has a palette and the compression {_name(compression)}"
-    if page.predictor != 1 and compression not in PREDICTED:
+    if page.predictor != 1 and compression not in _PREDICTED:
         return f"has a predictor with the compression {_name(compression)}"
-    if EMBEDDED.get(compression) == "JPEG2000" and page.bitspersample > 8 and not _is_little(page):
+    if _EMBEDDED.get(compression) == "JPEG2000" and page.bitspersample > 8 and not _is_little(page):
         # Encoders are handed swapped bytes by some programs, and swapped back by others.
         return "is big-endian with JPEG 2000 of more than 8 bits, which programs write in two ways"
     return None
@@ -249,7 +256,7 @@ def _unknown_compression(page: TiffPage) -> str | None:
 def _check_embedded(page: TiffPage) -> None:
     """Refuse image files in strips or tiles that are larger than these: they would fill memory."""
     rows, columns = page.chunks[-2:] if page.axes != "YXS" else page.chunks[-3:-1]
-    format = EMBEDDED[page.compression]
+    format = _EMBEDDED[page.compression]
     handle = page.parent.filehandle
     for data, _ in handle.read_segments(page.dataoffsets, page.databytecounts):
         if data is None:
@@ -257,30 +264,30 @@ def _check_embedded(page: TiffPage) -> None:
         try:
             width, height = Image.open(io.BytesIO(data), formats=[format]).size
         except UnidentifiedImageError:
-            raise RefusedError(f"has {format} data of an uncommon kind. {REWRITE}") from None
+            raise RefusedError(f"has {format} data of an uncommon kind. {_REWRITE}") from None
         if width > columns or height > rows:
             raise ValueError(f"a tile of {columns} x {rows} pixels holds {width} x {height}")
 
 
-def colours(page: TiffPage, samples: np.ndarray) -> Image.Image:
-    """The picture that the samples (H, W, S) of a page mean, as it lies in the file."""
-    count = COLOURS[page.photometric]
+def _colours(page: TiffPage, samples: np.ndarray) -> Image.Image:
+    """The opaque image that the samples (H, W, S) of a page mean, not yet turned."""
+    count = _COLOURS[page.photometric]
     kind, place = _transparency(page)
-    if kind == PREMULTIPLIED:
+    if kind == _PREMULTIPLIED:
         levels = _eight_bit(page, np.dstack((samples[..., :count], samples[..., place])))
         alpha = levels[..., -1:]
-        return picture(np.minimum(levels[..., :-1], alpha) + (255 - alpha))
-    alpha = _eight_bit(page, samples[..., place]) if kind == STRAIGHT else None
-    return picture(_shown(page, samples[..., :count]), alpha)
+        return opaque_image(np.minimum(levels[..., :-1], alpha) + (255 - alpha))
+    alpha = _eight_bit(page, samples[..., place]) if kind == _STRAIGHT else None
+    return opaque_image(_shown(page, samples[..., :count]), alpha)
 
 
 def _transparency(page: TiffPage) -> tuple[int, int]:
     """The kind of transparency, 0: none, and the sample that has it."""
-    count = COLOURS[page.photometric]
+    count = _COLOURS[page.photometric]
     if "ExtraSamples" not in page.tags:  # a fourth channel without a word: alpha, as Pillow has it
-        return (STRAIGHT if page.samplesperpixel == count + 1 else 0), count
+        return (_STRAIGHT if page.samplesperpixel == count + 1 else 0), count
     for place, kind in enumerate(page.extrasamples, count):
-        if kind in (PREMULTIPLIED, STRAIGHT):
+        if kind in (_PREMULTIPLIED, _STRAIGHT):
             return int(kind), place
     return 0, count
 

@@ -34,7 +34,7 @@ from rdsnet.data.seeding import SAMPLE, seeded
 logger = logging.getLogger(__name__)
 
 # How often a mapper may refuse an image (return None) before that is taken for an error.
-MAX_REFUSALS = 100
+_MAX_REFUSALS = 100
 
 
 def build_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict | None]) -> TrainLoader:
@@ -62,13 +62,13 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict | None]) -> T
         # Without a seed in the config the processes agree on one; a checkpoint keeps it.
         seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
         batch_size=cfg.SOLVER.IMS_PER_BATCH,
-        sampler=lambda dataset, seed: build_sampler(cfg, dataset, seed),
+        sampler=lambda dataset, seed: _build_sampler(cfg, dataset, seed),
         group_by_shape=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
 
 
-def build_sampler(cfg: CfgNode, dataset: list[dict], seed: int) -> TrainingSampler:
+def _build_sampler(cfg: CfgNode, dataset: list[dict], seed: int) -> TrainingSampler:
     """The sampler that ``DATALOADER.SAMPLER_TRAIN`` names."""
     name = cfg.DATALOADER.SAMPLER_TRAIN
     if name == "TrainingSampler":
@@ -191,12 +191,12 @@ class _Samples(Dataset):
     def __getitem__(self, sample: tuple[int, int]) -> dict:
         number, index = sample
         with seeded(self._seed, SAMPLE, number):
-            for _ in range(MAX_REFUSALS):
+            for _ in range(_MAX_REFUSALS):
                 mapped = self._mapper(self._dataset[index])
                 if mapped is not None:
                     return mapped
                 index = random.randrange(len(self._dataset))
-        raise ValueError(f"the data mapper has refused {MAX_REFUSALS} images in a row")
+        raise ValueError(f"the data mapper has refused {_MAX_REFUSALS} images in a row")
 
 
 def _ignore_signals(_worker: int) -> None:

@@ -20,7 +20,7 @@ class ImageBoxes(NamedTuple):
     """Detections of one image."""
 
     image_id: int | str
-    boxes: Tensor  # (N, 4) XYXY, pixels of the original image
+    boxes: Tensor  # (N, 4) XYXY, output pixels
     scores: Tensor  # (N,)
     classes: Tensor  # (N,) int64, 0 .. K-1
 

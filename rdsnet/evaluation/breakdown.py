@@ -15,7 +15,12 @@ import numpy as np
 from pycocotools.cocoeval import COCOeval
 
 FILE_NAME = "breakdown.json"
-SIZES = ("all", "small", "medium", "large")  # COCO's: below 32^2, below 96^2, from there on, pixels
+_SIZES = (
+    "all",
+    "small",
+    "medium",
+    "large",
+)  # COCO's: below 32^2, below 96^2, from there on, pixels
 
 
 def ap_breakdown(evaluation: COCOeval, class_names: Sequence[str]) -> dict[str, Any]:
@@ -36,7 +41,7 @@ def ap_breakdown(evaluation: COCOeval, class_names: Sequence[str]) -> dict[str, 
         "thresholds": [round(float(t), 2) for t in evaluation.params.iouThrs],
         "sizes": {
             name: [_mean(at_threshold[..., area]) for at_threshold in precision]
-            for area, name in enumerate(SIZES)
+            for area, name in enumerate(_SIZES)
         },
         "classes": [
             {

@@ -1,4 +1,4 @@
-"""Predictions of the model in COCO's result format."""
+"""Detections of the model in COCO's result format."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def instances_to_coco_json(instances: Instances, image_id: int | str) -> list[di
     """One entry of a COCO result file per object.
 
     Args:
-        instances: predictions on the CPU: pred_boxes, scores, pred_classes and, where there are,
+        instances: detections on the CPU: pred_boxes, scores, pred_classes and, where there are,
             regressed_boxes (boxes before MBRM) and pred_masks, a (N, H, W) tensor or
             :class:`~rdsnet.ops.CompactMasks`, which are never made dense.
         image_id: written into every entry.

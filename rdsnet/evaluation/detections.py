@@ -20,9 +20,9 @@ from pycocotools.coco import COCO
 from rdsnet.data.class_names import metadata_names
 from rdsnet.evaluation.errors import ImageObjects, match
 
-RESULTS_FILE = "coco_instances_results.json"
+_RESULTS_FILE = "coco_instances_results.json"
 # The field of a result or an annotation that holds its region in each task.
-REGIONS = {"bbox": "bbox", "bbox_regressed": "bbox_regressed", "segm": "segmentation"}
+_REGIONS = {"bbox": "bbox", "bbox_regressed": "bbox_regressed", "segm": "segmentation"}
 
 
 class Detections:
@@ -43,7 +43,7 @@ class Detections:
     """
 
     def __init__(self, dataset_name: str, folder: str | Path) -> None:
-        path = Path(folder) / RESULTS_FILE
+        path = Path(folder) / _RESULTS_FILE
         if not path.is_file():
             raise FileNotFoundError(f"'{path}' does not exist: no evaluation has written it")
         records = DatasetCatalog.get(dataset_name)
@@ -71,7 +71,7 @@ class Detections:
     def tasks(self) -> list[str]:
         """Those of "bbox", "bbox_regressed" and "segm" that the results have."""
         first = next((of_image[0] for of_image in self.results.values()), {})
-        return [task for task, field in REGIONS.items() if field in first]
+        return [task for task, field in _REGIONS.items() if field in first]
 
     def image(self, image_id: int | str, task: str) -> ImageObjects:
         """Detections, by falling score, and objects of one image."""
@@ -83,7 +83,7 @@ class Detections:
         else:
             gt_regions = [a["bbox"] for a in annotations]
         return ImageObjects(
-            regions=[result[REGIONS[task]] for result in results],
+            regions=[result[_REGIONS[task]] for result in results],
             scores=np.array([result["score"] for result in results], float),
             classes=np.array([result["category_id"] for result in results], int),
             gt_regions=gt_regions,

@@ -26,9 +26,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pycocotools.mask as coco_mask
 
-FOREGROUND_IOU, BACKGROUND_IOU = 0.5, 0.1
+_FOREGROUND_IOU, _BACKGROUND_IOU = 0.5, 0.1
 KINDS = ("classification", "location", "both", "duplicate", "background", "missed")
-RECALLS = np.linspace(0, 1, 101)  # where COCO reads precision
+_RECALLS = np.linspace(0, 1, 101)  # where COCO reads precision
 
 
 @dataclass
@@ -102,7 +102,7 @@ def error_breakdown(images: Iterable[ImageObjects]) -> Errors:
     return Errors(ap50, counts, costs)
 
 
-def match(image: ImageObjects, threshold: float = FOREGROUND_IOU) -> tuple[np.ndarray, np.ndarray]:
+def match(image: ImageObjects, threshold: float = _FOREGROUND_IOU) -> tuple[np.ndarray, np.ndarray]:
     """COCO's matching.
 
     Returns:
@@ -110,7 +110,7 @@ def match(image: ImageObjects, threshold: float = FOREGROUND_IOU) -> tuple[np.nd
         count, since it lies in a crowd of its class; iou (N, M) with what is not to be ignored
         (0 elsewhere).
     """
-    iou = overlap(image)
+    iou = _overlap(image)
     candidates = iou * (image.classes[:, None] == image.gt_classes[None])
     found = np.full(len(image.scores), -1)
     if iou.size == 0:
@@ -131,7 +131,7 @@ def match(image: ImageObjects, threshold: float = FOREGROUND_IOU) -> tuple[np.nd
     return found, iou
 
 
-def overlap(image: ImageObjects) -> np.ndarray:
+def _overlap(image: ImageObjects) -> np.ndarray:
     """(N, M) IoU of all detections with all objects."""
     if not len(image.regions) or not len(image.gt_regions):
         return np.zeros((len(image.regions), len(image.gt_regions)))
@@ -175,14 +175,14 @@ def _kind(iou: np.ndarray, same: np.ndarray, taken: np.ndarray) -> tuple[str, in
         return "background", -1
     own, other = iou * same, iou * ~same
     best = int(own.argmax())
-    if BACKGROUND_IOU <= own[best] <= FOREGROUND_IOU:
+    if _BACKGROUND_IOU <= own[best] <= _FOREGROUND_IOU:
         return "location", best
     best = int(other.argmax())
-    if other[best] >= FOREGROUND_IOU:
+    if other[best] >= _FOREGROUND_IOU:
         return "classification", best
-    if (own * taken).max() >= FOREGROUND_IOU:
+    if (own * taken).max() >= _FOREGROUND_IOU:
         return "duplicate", -1
-    return ("background" if iou.max() <= BACKGROUND_IOU else "both"), -1
+    return ("background" if iou.max() <= _BACKGROUND_IOU else "both"), -1
 
 
 def _mean_ap(
@@ -206,5 +206,5 @@ def average_precision(scores: np.ndarray, hits: np.ndarray, num_objects: int) ->
     hits = hits[np.argsort(-scores, kind="mergesort")]
     true = hits.cumsum()
     precision = np.maximum.accumulate((true / np.arange(1, len(hits) + 1))[::-1])[::-1]
-    place = np.searchsorted(true / num_objects, RECALLS, side="left")
+    place = np.searchsorted(true / num_objects, _RECALLS, side="left")
     return float(np.append(precision, 0.0)[place].mean())

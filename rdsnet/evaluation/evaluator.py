@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils import comm
+from pycocotools.cocoeval import COCOeval
 
 from rdsnet.data.class_names import metadata_names
 from rdsnet.evaluation.breakdown import ap_breakdown, write_breakdown
@@ -137,7 +138,12 @@ class RDSNetEvaluator(COCOEvaluator):
         results.move_to_end("bbox_regressed", last=False)
         results.move_to_end("bbox", last=False)
 
-    def _derive_coco_results(self, coco_eval, iou_type: str, class_names=None) -> dict[str, float]:
+    def _derive_coco_results(
+        self,
+        coco_eval: COCOeval | None,
+        iou_type: str,
+        class_names: Sequence[str] | None = None,
+    ) -> dict[str, float]:
         if class_names is not None:
             class_names = metadata_names(self._metadata)  # each is to have its own AP
         results = super()._derive_coco_results(coco_eval, iou_type, class_names)

@@ -1,8 +1,9 @@
 """A trained model as one file that runs without this package: ONNX, or a program of torch.export.
 
-``graph``   the model from a uint8 image to boxes, scores, classes and masks, as it is traced
-``files``   writing and reading both formats, with what a user of the file must know inside it
-``check``   whether the graph and the file find what the model finds
+Read in this order: ``exporting`` (the whole way, from a checkpoint to a file that was checked),
+``graph`` (the model from a uint8 image to boxes, scores, classes and masks, as it is traced),
+``files`` (writing and reading both formats, with what a user of the file must know inside it),
+``check`` (whether the graph and the file find what the model finds).
 """
 
 from rdsnet.export.exporting import ExportSummary, export

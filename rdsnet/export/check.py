@@ -11,10 +11,10 @@ from rdsnet.data.shapes import draw_scene
 from rdsnet.export.graph import Objects
 
 # How far rounding may move a box (pixels) and a score, and how much of a mask it must leave.
-BOX, SCORE, MASK_IOU = 0.1, 1e-3, 0.99
+_BOX, _SCORE, _MASK_IOU = 0.1, 1e-3, 0.99
 # Where two scores or overlaps are as good as equal, rounding decides which object is kept, and
 # where two pixels are equally likely as an edge, which MBRM takes.
-REQUIRED_SHARE = 0.75
+_REQUIRED_SHARE = 0.75
 
 
 def made_up_image(size: tuple[int, int]) -> Tensor:
@@ -50,10 +50,10 @@ def agreeing_objects(expected: Objects, found: Objects) -> Tensor:
     union = (expected.masks | theirs).flatten(1).sum(1)
     iou = (expected.masks & theirs).flatten(1).sum(1) / union.clamp(min=1)
     iou = torch.where(union > 0, iou, 1)
-    return (distance < BOX) & (boxes < BOX) & (scores < SCORE) & (iou >= MASK_IOU)
+    return (distance < _BOX) & (boxes < _BOX) & (scores < _SCORE) & (iou >= _MASK_IOU)
 
 
 def enough_agree(expected: Objects, found: Objects) -> bool:
-    """Whether at least :data:`REQUIRED_SHARE` of the objects of each are in the other."""
+    """Whether at least :data:`_REQUIRED_SHARE` of the objects of each are in the other."""
     most = max(len(expected.scores), len(found.scores))
-    return int(agreeing_objects(expected, found).sum()) >= REQUIRED_SHARE * most
+    return int(agreeing_objects(expected, found).sum()) >= _REQUIRED_SHARE * most

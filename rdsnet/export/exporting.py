@@ -16,7 +16,7 @@ from rdsnet.export.files import FORMATS, describe, read, require_packages, trace
 from rdsnet.export.graph import ImageToObjects, Objects
 from rdsnet.modeling import RDSNet
 
-CANDIDATES = 300
+_CANDIDATES = 300
 
 
 @dataclass
@@ -88,7 +88,7 @@ def export(
         ModuleNotFoundError: without onnx or onnxscript, for ONNX.
     """
     output = Path(output)
-    file_format = file_format or format_of(output)
+    file_format = file_format or _format_of(output)
     if output.is_dir():
         raise ValueError(f"--output '{output}' is a folder: name a file in it")
     require_packages(file_format)
@@ -133,7 +133,7 @@ def export(
     )
 
 
-def format_of(path: Path) -> str:
+def _format_of(path: Path) -> str:
     """The name of the format that a file's ending stands for."""
     for name, ending in FORMATS.items():
         if path.suffix.lower() == ending:
@@ -166,7 +166,7 @@ def input_size(cfg: CfgNode, model: RDSNet) -> tuple[int, int]:
     return tuple(math.ceil(side / divisor) * divisor for side in (short, max(short, long)))
 
 
-def model_objects(model: RDSNet, image: torch.Tensor) -> Objects:
+def _model_objects(model: RDSNet, image: torch.Tensor) -> Objects:
     """What the model itself finds in an image (3, H, W)."""
     return check.objects_of(model([{"image": image}])[0]["instances"])
 
@@ -184,7 +184,7 @@ def check_graph(graph: ImageToObjects, image: torch.Tensor) -> str:
     threshold = stream.score_threshold
     try:
         stream.score_threshold = min(threshold, usable_threshold(graph, image))
-        expected, found = model_objects(model, image), Objects(*graph(image))
+        expected, found = _model_objects(model, image), Objects(*graph(image))
     except NotImplementedError as error:
         raise ValueError(
             f"{type(stream).__name__} cannot be exported: it has no method scores(), see "
@@ -202,13 +202,13 @@ def check_graph(graph: ImageToObjects, image: torch.Tensor) -> str:
 
 
 def usable_threshold(graph: ImageToObjects, image: torch.Tensor) -> float:
-    """A score that :data:`CANDIDATES` anchor-class pairs of an image exceed."""
+    """A score that :data:`_CANDIDATES` anchor-class pairs of an image exceed."""
     stream = graph.model.object_stream
     _, predictions, _ = graph.predict(image)
     scores = torch.cat(
         [stream.scores(predictions, i).flatten() for i in range(len(predictions.anchors))]
     )
-    return float(scores.topk(min(CANDIDATES, len(scores))).values[-2:].mean())
+    return float(scores.topk(min(_CANDIDATES, len(scores))).values[-2:].mean())
 
 
 def check_file(path: Path, file_format: str, graph: ImageToObjects, image: torch.Tensor) -> str:

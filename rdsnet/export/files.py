@@ -27,8 +27,8 @@ from rdsnet.export.graph import Objects
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 """Name of a format -> ending of its files."""
 
-EXTRA_FILE = "rdsnet.json"
-REMEDY = "pip install 'rdsnet[export]'"
+_EXTRA_FILE = "rdsnet.json"
+_REMEDY = "pip install 'rdsnet[export]'"
 
 
 def describe(
@@ -69,7 +69,7 @@ def require_packages(file_format: str) -> None:
     """Raise ModuleNotFoundError, with the remedy, when a format cannot be written here."""
     for name in ("onnx", "onnxscript") if file_format == "onnx" else ():
         if find_spec(name) is None:
-            raise ModuleNotFoundError(f"ONNX files need {name}: {REMEDY}", name=name)
+            raise ModuleNotFoundError(f"ONNX files need {name}: {_REMEDY}", name=name)
 
 
 def trace(graph: torch.nn.Module, image: Tensor) -> torch.export.ExportedProgram:
@@ -92,12 +92,12 @@ def write(
     path: Path, program: torch.export.ExportedProgram, file_format: str, texts: dict[str, str]
 ) -> None:
     """Write one of :data:`FORMATS`; the file is there completely or not at all."""
-    to_bytes = {"onnx": onnx_bytes, "torch": torch_bytes}[file_format]
+    to_bytes = {"onnx": _onnx_bytes, "torch": _torch_bytes}[file_format]
     content = to_bytes(program, texts)
     write_atomically(path, lambda file: file.write(content))
 
 
-def onnx_bytes(program: torch.export.ExportedProgram, texts: dict[str, str]) -> bytes:
+def _onnx_bytes(program: torch.export.ExportedProgram, texts: dict[str, str]) -> bytes:
     """The file of an ONNX model, checked by ONNX itself."""
     import onnx
 
@@ -124,10 +124,10 @@ def onnx_bytes(program: torch.export.ExportedProgram, texts: dict[str, str]) -> 
     return model.SerializeToString()
 
 
-def torch_bytes(program: torch.export.ExportedProgram, texts: dict[str, str]) -> bytes:
+def _torch_bytes(program: torch.export.ExportedProgram, texts: dict[str, str]) -> bytes:
     """The file of a program of torch.export."""
     buffer = io.BytesIO()
-    torch.export.save(program, buffer, extra_files={EXTRA_FILE: json.dumps(texts)})
+    torch.export.save(program, buffer, extra_files={_EXTRA_FILE: json.dumps(texts)})
     return buffer.getvalue()
 
 

@@ -6,11 +6,11 @@ length (:mod:`rdsnet.modeling.padded`), and masks are computed for all objects a
 number of objects, is the only size in the results that depends on the image.
 
 Masks follow the definition (:mod:`rdsnet.ops.reference`) with the same identities: one product with
-phi_fg - phi_bg on the feature grid, one bilinear interpolation to the output, comparison of logits.
+phi_fg - phi_bg on the grid, one bilinear interpolation to the output, comparison of logits.
 But a whole map (H, W) is computed for every object, where the operators stay inside its window: a
 graph has no loop over windows.
 
-Shapes: N objects, D representation dimensions, (h, w) feature grid, (H, W) image.
+Shapes: N objects, D representation dimensions, (h, w) grid, (H, W) image.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class ImageToObjects(nn.Module):
         """Size of the network's input before padding, dense predictions, and psi (D, h, w)."""
         model = self.model
         pixels = model.network_input(image)
-        features = model.backbone(pad(pixels, model.size_divisibility)[None])
+        features = model.backbone(_pad(pixels, model.size_divisibility)[None])
         return (
             tuple(pixels.shape[1:]),
             model.object_stream(features),
@@ -112,7 +112,7 @@ class ImageToObjects(nn.Module):
         return masks, model.mbrm(logits.amax(1).sigmoid(), logits.amax(2).sigmoid(), boxes)
 
 
-def pad(pixels: Tensor, divisor: int) -> Tensor:
+def _pad(pixels: Tensor, divisor: int) -> Tensor:
     """Zeros at the right and the bottom of (3, H, W), up to multiples of ``divisor``."""
     if divisor <= 1:
         return pixels

@@ -61,7 +61,7 @@ def fit_mbrm(cfg: CfgNode, trust_checkpoint: bool = False) -> tuple[MBRM, Kernel
 
     Args:
         cfg: of the trained model, with ``MODEL.WEIGHTS``. ``MODEL.RDSNET.MBRM`` says which prior,
-            radius and read-out, ``MODEL.RDSNET.MBRM.FIT`` how long.
+            radius and readout, ``MODEL.RDSNET.MBRM.FIT`` how long.
 
     Raises:
         ValueError: if there are no weights or no training set, or the model finds no object.
@@ -95,11 +95,11 @@ def fit_kernel(
         state_file: where to keep the state every 100 iterations, and to go on from if it is there
             and belongs to the same fit. Removed in the end.
     """
-    loss_initial, _ = mean_loss(mbrm, objects)
+    loss_initial, _ = _mean_loss(mbrm, objects)
     with torch.no_grad():
         mbrm.weight.zero_()
         mbrm.bias.zero_()
-    loss_prior, within_reach = mean_loss(mbrm, objects)
+    loss_prior, within_reach = _mean_loss(mbrm, objects)
     share = within_reach / (4 * len(objects))
     logger.info(
         f"{len(objects)} detections have found an object; of their {4 * len(objects)} edges "
@@ -125,7 +125,7 @@ def fit_kernel(
         if (iteration + 1) % CHECKPOINT_PERIOD == 0:
             logger.info(f"iteration {iteration + 1}: loss {loss.item():.4f}")
             _save_state(state_file, identity, parts, iteration + 1)
-    final_loss, _ = mean_loss(mbrm, objects)
+    final_loss, _ = _mean_loss(mbrm, objects)
     if state_file is not None:
         state_file.unlink(missing_ok=True)
     return KernelFit(
@@ -142,7 +142,7 @@ def fit_kernel(
 
 
 @torch.no_grad()
-def mean_loss(mbrm: MBRM, objects: ObjectProfiles) -> tuple[float, int]:
+def _mean_loss(mbrm: MBRM, objects: ObjectProfiles) -> tuple[float, int]:
     """L_refine over all objects, and the number of edges within reach of the prior."""
     total, edges = 0.0, 0
     for index in torch.arange(len(objects)).split(1024):

@@ -4,7 +4,7 @@ MBRM sees of an image only its regressed boxes and, of every mask, the largest f
 probability per column and row. With these kept, fitting a kernel or measuring another prior takes
 seconds, and the network runs once over the data.
 
-Boxes are XYXY in pixels of the original image, continuous coordinates.
+Boxes are XYXY in output pixels, continuous coordinates.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from rdsnet.data.mapper import build_mapper
 logger = logging.getLogger(__name__)
 
 # A detection shows where an object's edges are only if it is that object's.
-MATCH_IOU = 0.5
+_MATCH_IOU = 0.5
 
 IMAGES_PER_FILE = 200
-FORMAT = b"ids as json"  # of the files: those in another one are made anew
+_FORMAT = b"ids as json"  # of the files: those in another one are made anew
 
 
 @dataclass
@@ -118,7 +118,7 @@ class ObjectProfiles:
         if not keep.any():
             raise ValueError(
                 f"none of the {len(keep)} detections in {len(images)} images has found an object "
-                f"(same class, IoU at least {MATCH_IOU}). MBRM is fitted to a model that is "
+                f"(same class, IoU at least {_MATCH_IOU}). MBRM is fitted to a model that is "
                 "trained already: check MODEL.WEIGHTS and DATASETS.TRAIN."
             )
         self.objects = keep.nonzero()[:, 0].to(device)
@@ -225,7 +225,7 @@ def match_detections(
     iou[classes[:, None] != gt_classes] = 0
     for n in range(len(boxes)):
         best, index = iou[n].max(0)
-        if best >= MATCH_IOU:
+        if best >= _MATCH_IOU:
             matches[n] = index
             iou[:, index] = 0
     return matches
@@ -290,7 +290,7 @@ def _image_profiles(record: dict, instances: Instances) -> ImageProfiles:
 
 def _fingerprint(cfg: CfgNode, model: nn.Module, records: list[dict]) -> str:
     """Changes when the profiles would: with the weights, the model's settings or the data."""
-    digest = hashlib.sha256(FORMAT)
+    digest = hashlib.sha256(_FORMAT)
     for name, tensor in model.state_dict().items():
         if not name.startswith("mbrm."):
             digest.update(name.encode())

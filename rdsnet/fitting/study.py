@@ -75,17 +75,17 @@ def compare_methods(cfg: CfgNode, mbrm: MBRM, dataset_name: str) -> dict[str, di
         once more with the kernel of the authors' public code: {metric: value}}, metrics of
         :class:`~rdsnet.evaluation.box_ap.BoxAP` and :func:`edge_errors`.
     """
-    images = collect_test_profiles(cfg, dataset_name)
+    images = _collect_test_profiles(cfg, dataset_name)
     box_ap = BoxAP(dataset_name, cfg.TEST.DETECTIONS_PER_IMAGE)
     methods: dict[str, nn.Module | None] = {
         "none": None,
         "direct": EnclosingBoxes(cfg.MODEL.RDSNET.MASK_THRESHOLD),
-        "MBRM": variant(mbrm, readout="argmax"),
-        "MBRM, sub-pixel": variant(mbrm, readout="expectation"),
+        "MBRM": _variant(mbrm, readout="argmax"),
+        "MBRM, sub-pixel": _variant(mbrm, readout="expectation"),
     }
     if 2 * mbrm.radius + 1 == len(PUBLISHED_KERNEL[0]):
         for name in ("MBRM", "MBRM, sub-pixel"):
-            published = variant(methods[name])
+            published = _variant(methods[name])
             published.reset_parameters()
             methods[f"{name}, published kernel"] = published
     results = {}
@@ -109,7 +109,7 @@ def sweep(
     Returns:
         {s: {gamma: AP}}
     """
-    images = collect_test_profiles(cfg, dataset_name)
+    images = _collect_test_profiles(cfg, dataset_name)
     box_ap = BoxAP(dataset_name, cfg.TEST.DETECTIONS_PER_IMAGE)
     regressed = box_ap(refine(images, None), sizes=False)["AP"]
     objects = training_objects(cfg, load_unrefined_model(cfg))
@@ -121,7 +121,7 @@ def sweep(
         for gamma in gammas:
             ap = regressed
             if gamma > 0:
-                ap = box_ap(refine(images, variant(mbrm, gamma=gamma)), sizes=False)["AP"]
+                ap = box_ap(refine(images, _variant(mbrm, gamma=gamma)), sizes=False)["AP"]
             results[radius][gamma] = ap
             logger.info(f"s = {radius}, gamma = {gamma:g}: box AP {ap:.2f}")
     return results
@@ -148,13 +148,13 @@ def sweep_table(results: dict[int, dict[float, float]]) -> str:
     return _table(["box AP", *(f"gamma = {g:g}" for g in gammas)], rows)
 
 
-def collect_test_profiles(cfg: CfgNode, dataset_name: str) -> list[ImageProfiles]:
+def _collect_test_profiles(cfg: CfgNode, dataset_name: str) -> list[ImageProfiles]:
     """All detections of a data set; the model is run over it where profiles are missing."""
     model = load_unrefined_model(cfg)
     return collect_profiles(cfg, model, dataset_name, output_folder(cfg) / "profiles")
 
 
-def variant(mbrm: MBRM, **changes) -> MBRM:
+def _variant(mbrm: MBRM, **changes) -> MBRM:
     """A copy on the CPU with another gamma, readout, ... (arguments of MBRM)."""
     names = ("gamma", "radius", "min_sigma", "empty_threshold", "readout")
     copy = MBRM(**{**{name: getattr(mbrm, name) for name in names}, **changes})

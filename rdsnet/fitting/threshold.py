@@ -33,7 +33,7 @@ from rdsnet.modeling import RDSNet
 logger = logging.getLogger(__name__)
 
 THRESHOLDS = tuple(step / 20 for step in range(4, 13))  # 0.2, 0.25, ..., 0.6
-IOUS = np.linspace(0.5, 0.95, 10)
+_IOUS = np.linspace(0.5, 0.95, 10)
 
 
 @dataclass
@@ -43,7 +43,7 @@ class ThresholdFit:
     Attributes:
         threshold: the best one.
         objects: how many have been found.
-        quality: per threshold the share of :data:`IOUS` that masks reach, 0..1.
+        quality: per threshold the share of :data:`_IOUS` that masks reach, 0..1.
     """
 
     threshold: float
@@ -86,7 +86,7 @@ def fit_threshold(cfg: CfgNode, model: RDSNet) -> ThresholdFit:
             # The loader keeps the order of the records.
             progress = tqdm(loader, desc=f"{name}, mask threshold", unit="image", disable=None)
             for record, inputs in zip(records, progress, strict=True):
-                ious.append(mask_ious(model, inputs, record, THRESHOLDS))
+                ious.append(_mask_ious(model, inputs, record, THRESHOLDS))
     finally:
         model.train(training)
     of_objects = np.concatenate(ious, axis=1)
@@ -96,7 +96,7 @@ def fit_threshold(cfg: CfgNode, model: RDSNet) -> ThresholdFit:
             f"the model finds no object in {', '.join(cfg.DATASETS.TEST)} (same class, IoU of the "
             "box at least 0.5)"
         )
-    quality = (of_objects[..., None] >= IOUS).mean((1, 2))
+    quality = (of_objects[..., None] >= _IOUS).mean((1, 2))
     best = int(quality.argmax())
     return ThresholdFit(
         THRESHOLDS[best], count, dict(zip(THRESHOLDS, quality.round(4).tolist(), strict=True))
@@ -104,7 +104,7 @@ def fit_threshold(cfg: CfgNode, model: RDSNet) -> ThresholdFit:
 
 
 @torch.no_grad()
-def mask_ious(
+def _mask_ious(
     model: RDSNet, inputs: list[dict], record: dict, thresholds: Sequence[float]
 ) -> np.ndarray:
     """IoUs of masks with those of the N objects of an image that were found: (thresholds, N).

@@ -49,16 +49,16 @@ def convolve_at(
     patches, order = [], []
     for i, feature in enumerate(features):
         here = (level == i).nonzero().squeeze(1)
-        cells = torch.stack([image_index[here], y[here], x[here]], dim=1)
+        locations = torch.stack([image_index[here], y[here], x[here]], dim=1)
         if tower is None:
-            patches.append(neighbourhoods(feature, cells, radius)[0])
+            patches.append(_neighbourhoods(feature, locations, radius)[0])
         else:
-            patches.append(tower_at(tower, feature, cells, radius))
+            patches.append(_tower_at(tower, feature, locations, radius))
         order.append(here)
     order = torch.cat(order)
     patches = torch.cat(patches).flatten(1)
 
-    # One matrix product per anchor shape: objects of the same shape share their rows of weights.
+    # One matrix product per anchor shape: anchors of the same shape share their rows of weights.
     weights = conv.weight.view(num_anchors, -1, *conv.weight.shape[1:])
     weights = weights.permute(0, 1, 3, 4, 2).flatten(2)  # (A, E, k * k * C)
     biases = conv.bias.view(num_anchors, -1)
@@ -88,15 +88,15 @@ def is_local(layers: Iterable[nn.Module]) -> bool:
     )
 
 
-def tower_at(tower: nn.Sequential, feature: Tensor, cells: Tensor, radius: int) -> Tensor:
-    """Neighbourhoods of chosen cells in the output of a tower, (N, 2 r + 1, 2 r + 1, C).
+def _tower_at(tower: nn.Sequential, feature: Tensor, locations: Tensor, radius: int) -> Tensor:
+    """Neighbourhoods of chosen locations in the output of a tower, (N, 2 r + 1, 2 r + 1, C).
 
-    Arguments as in :func:`neighbourhoods`. Where the cells are so many that their neighbourhoods
-    are more work than the whole map, the whole map is evaluated.
+    Arguments as in :func:`_neighbourhoods`. Where the locations are so many that their
+    neighbourhoods are more work than the whole map, the whole map is evaluated.
     """
     height, width = feature.shape[-2:]
     # Anchors of one location share it.
-    keys, index = ((cells[:, 0] * height + cells[:, 1]) * width + cells[:, 2]).unique(
+    keys, index = ((locations[:, 0] * height + locations[:, 1]) * width + locations[:, 2]).unique(
         return_inverse=True
     )
     unique = torch.stack([keys // (height * width), keys // width % height, keys % width], dim=1)
@@ -104,8 +104,8 @@ def tower_at(tower: nn.Sequential, feature: Tensor, cells: Tensor, radius: int) 
     # Sides of the patches that each convolution leaves.
     sides = [2 * (radius + sum(reaches[i + 1 :])) + 1 for i in range(len(reaches))]
     if len(unique) * sum(side**2 for side in sides) >= feature[:, 0].numel() * len(reaches):
-        return neighbourhoods(tower(feature), cells, radius)[0]
-    patches, inside = neighbourhoods(feature, unique, radius + sum(reaches))
+        return _neighbourhoods(tower(feature), locations, radius)[0]
+    patches, inside = _neighbourhoods(feature, unique, radius + sum(reaches))
     patches, inside = patches.permute(0, 3, 1, 2), inside[:, None]
     for layer in tower:
         if isinstance(layer, nn.Conv2d):
@@ -116,28 +116,28 @@ def tower_at(tower: nn.Sequential, feature: Tensor, cells: Tensor, radius: int) 
         else:
             patches = layer(patches)
     patches = patches.permute(0, 2, 3, 1)
-    rows = F.embedding(index, patches.flatten(1))  # see cells_of
-    return rows.view(len(cells), *patches.shape[1:])
+    rows = F.embedding(index, patches.flatten(1))  # see _features_at
+    return rows.view(len(locations), *patches.shape[1:])
 
 
-def neighbourhoods(feature: Tensor, cells: Tensor, radius: int) -> tuple[Tensor, Tensor]:
-    """Square neighbourhoods of chosen cells of a map.
+def _neighbourhoods(feature: Tensor, locations: Tensor, radius: int) -> tuple[Tensor, Tensor]:
+    """Square neighbourhoods of chosen locations of a map.
 
     Args:
         feature: (B, C, H, W).
-        cells: (N, 3) int64: image, y, x.
+        locations: (N, 3) int64: image, y, x.
         radius: r.
 
     Returns:
-        (N, 2 r + 1, 2 r + 1, C), zero beyond the map, and (N, 2 r + 1, 2 r + 1) bool, the cells
+        (N, 2 r + 1, 2 r + 1, C), zero beyond the map, and (N, 2 r + 1, 2 r + 1) bool, the locations
         that lie on it.
     """
     height, width = feature.shape[-2:]
-    reach = torch.arange(-radius, radius + 1, device=cells.device)
-    image, y, x = (part[:, None, None] for part in cells.unbind(1))
+    reach = torch.arange(-radius, radius + 1, device=locations.device)
+    image, y, x = (part[:, None, None] for part in locations.unbind(1))
     rows, columns = y + reach[:, None], x + reach
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    patches = cells_of(feature, image, rows.clamp(0, height - 1), columns.clamp(0, width - 1))
+    patches = _features_at(feature, image, rows.clamp(0, height - 1), columns.clamp(0, width - 1))
     return patches * inside[..., None], inside
 
 
@@ -146,13 +146,14 @@ def _convolve_at_any(
 ) -> Tensor:
     """:func:`convolve_at` without sizes that depend on how many anchors lie where.
 
-    All levels are one list of cells, each level with a rim of zeros; every neighbourhood meets the
-    weights of all A anchors, and its own are chosen. More work, but the same graph for any anchors.
+    All levels are one list of locations, each level with a rim of zeros; every neighbourhood meets
+    the weights of all A anchors, and its own are chosen. More work, but the same graph for any
+    anchors.
     """
     level, y, x, anchor = locate(places, [f.shape[-2:] for f in features], num_anchors)
     reach = conv.padding[0]
     padded = [F.pad(feature, (reach, reach, reach, reach)) for feature in features]
-    cells = torch.cat([p.permute(0, 2, 3, 1).flatten(0, 2) for p in padded])
+    vectors = torch.cat([p.permute(0, 2, 3, 1).flatten(0, 2) for p in padded])
     sizes = torch.tensor([p.shape for p in padded], device=level.device)
     counts = sizes[:, 0] * sizes[:, 2] * sizes[:, 3]
     starts, heights, widths = counts.cumsum(0) - counts, sizes[:, 2], sizes[:, 3]
@@ -161,12 +162,12 @@ def _convolve_at_any(
     rows = (image_index * heights + y)[:, None] + steps  # (N, k)
     index = (starts[:, None] + rows * widths[:, None] + x[:, None])[:, :, None] + steps
     weights = conv.weight.permute(0, 2, 3, 1).flatten(1)  # (A * E, k * k * C)
-    outputs = F.linear(cells[index].flatten(1), weights, conv.bias)
+    outputs = F.linear(vectors[index].flatten(1), weights, conv.bias)
     outputs = outputs.view(-1, num_anchors, conv.out_channels // num_anchors)
     return outputs.gather(1, anchor[:, None, None].expand(-1, 1, outputs.shape[2]))[:, 0]
 
 
-def cells_of(feature: Tensor, image_index: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def _features_at(feature: Tensor, image_index: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """``feature[image_index, :, rows, columns]`` with gradients that are the same every time.
 
     Neighbourhoods overlap, and the CPU's threads add up the gradient of plain indexing in whatever
@@ -175,8 +176,8 @@ def cells_of(feature: Tensor, image_index: Tensor, rows: Tensor, columns: Tensor
     if not (torch.is_grad_enabled() and feature.requires_grad):
         return feature[image_index, :, rows, columns]
     _, _, height, width = feature.shape
-    cells = feature.permute(0, 2, 3, 1).flatten(0, 2)  # (B * Hi * Wi, C)
-    return F.embedding((image_index * height + rows) * width + columns, cells)
+    vectors = feature.permute(0, 2, 3, 1).flatten(0, 2)  # (B * Hi * Wi, C)
+    return F.embedding((image_index * height + rows) * width + columns, vectors)
 
 
 def locate(
@@ -188,5 +189,5 @@ def locate(
     level = (places[:, None] >= ends).sum(1)
     widths = torch.tensor([w for _, w in sizes], device=places.device)[level]
     within = places - (ends - counts)[level]
-    cell = within // num_anchors
-    return level, cell // widths, cell % widths, within % num_anchors
+    location = within // num_anchors
+    return level, location // widths, location % widths, within % num_anchors

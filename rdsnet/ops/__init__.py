@@ -7,7 +7,7 @@
 ``object_losses``             either from ground truth at the resolution of the images
 ``mask_targets``              ground-truth masks on the grid of the pixel representations
 ``assemble_masks``            masks and their row and column maxima at the output resolution
-``resize_taps``               the linear map between feature grid and output, per axis
+``resize_taps``               the linear map between grid and output, per axis
 ``expanded_windows``          the pixels that an object looks at, from its box
 ``refine_edges``              boxes with their edges where the maxima of the masks say (MBRM)
 ``edge_log_posteriors``       how probable given edges are, for fitting MBRM
@@ -16,8 +16,12 @@
 Each is one function (:mod:`rdsnet.ops.operators`, :mod:`rdsnet.ops.losses`) that checks its
 arguments and hands over to the compiled kernel, where there is one that serves them
 (:mod:`rdsnet.ops.compiled`), else to the definition in PyTorch (:mod:`rdsnet.ops.reference`);
-``active_path()`` says whether there are kernels. Read the definitions first: the kernels compute
-the same. All need torch alone.
+``active_path()`` says whether there are kernels. All need torch alone.
+
+Read the definitions first: the kernels compute the same. Then ``operators`` and ``losses``, with
+``arguments`` (what is checked), ``taps`` and ``masks`` (what is taken and given); ``compiled`` and
+``registration`` (the kernels, as PyTorch knows them); ``self_check`` (do they agree, on this
+machine?).
 
 Windows are x1, y1, x2, y2 in pixels of the map, end exclusive; what lies outside the map is cut
 off, and an empty or reversed window has no pixels. The channels of ``phi`` (N, 2, D) are

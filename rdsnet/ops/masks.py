@@ -1,4 +1,4 @@
-"""Instance masks that cost as much memory as their outline.
+"""Masks that cost as much memory as their outline.
 
 A mask is kept as the run lengths of COCO's RLE (column by column over the whole image,
 background first) beside what MBRM and evaluation ask of it: its area, and the maxima of its
@@ -153,7 +153,9 @@ def encode_runs(run_lengths: Tensor, run_offsets: Tensor) -> tuple[Tensor, Tenso
     return characters, ends[run_offsets]
 
 
-def run_lengths_from_window(bits: Tensor, window: tuple[int, int, int, int], size) -> Tensor:
+def run_lengths_from_window(
+    bits: Tensor, window: tuple[int, int, int, int], size: tuple[int, int]
+) -> Tensor:
     """COCO's uncompressed RLE counts of one object whose foreground lies in a window.
 
     Args:

@@ -1,4 +1,4 @@
-"""From the feature grid to the output, one axis at a time.
+"""From the grid to the output, one axis at a time.
 
 Bilinear interpolation is separable and linear, so any chain of bilinear resizes between the
 pixel representations and the output image is, per axis, one table: for every output pixel the

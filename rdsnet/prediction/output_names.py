@@ -8,8 +8,8 @@ import unicodedata
 # Linux allows 255 bytes; endings and numbers need some.
 MOST_BYTES = 200
 # Digits of the number behind the name of a frame or page.
-DIGITS = 6
-_NUMBERED = re.compile(rf"(.*)_\d{{{DIGITS},}}", re.DOTALL)
+_DIGITS = 6
+_NUMBERED = re.compile(rf"(.*)_\d{{{_DIGITS},}}", re.DOTALL)
 
 
 class OutputNames:
@@ -17,8 +17,8 @@ class OutputNames:
 
     Two names are the same when a file system may take them so: without regard to case and to how
     accents are written (NFC, NFD). A sequence, such as a video, also has the names of its frames,
-    ``clip_000000``, ``clip_000001``, ...: neither is a picture called as one of them, nor a
-    sequence as the beginning of a picture's name, in whatever order they come.
+    ``clip_000000``, ``clip_000001``, ...: neither is an image called as one of them, nor a
+    sequence as the beginning of an image's name, in whatever order they come.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class OutputNames:
 
 def numbered(name: str, index: int) -> str:
     """The name of a frame or page of a sequence: "clip_000012"."""
-    return f"{name}_{index:0{DIGITS}d}"
+    return f"{name}_{index:0{_DIGITS}d}"
 
 
 def as_file_name(stem: str) -> str:

@@ -14,16 +14,16 @@ import numpy as np
 
 from rdsnet.data.findings import counted, printable
 from rdsnet.data.image_formats import has_image_content, has_image_ending
-from rdsnet.data.images import Picture, check_is_file, explained
+from rdsnet.data.images import ImageFile, check_is_file, explained
 from rdsnet.data.videos import is_video, path_for_opencv
 from rdsnet.prediction.output_names import OutputNames, numbered
 
 # Where a video or camera does not say.
-FRAMES_PER_SECOND = 25.0
+_FRAMES_PER_SECOND = 25.0
 # A video that ends before this share of the frames that it announces is cut off.
-WHOLE_VIDEO = 0.9
-# Files that systems put beside pictures; what begins with a dot is hidden anyway.
-COMPANIONS = ("thumbs.db", "desktop.ini", "ehthumbs.db")
+_WHOLE_VIDEO = 0.9
+# Files that systems put beside images; what begins with a dot is hidden anyway.
+_COMPANIONS = ("thumbs.db", "desktop.ini", "ehthumbs.db")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Frame:
     image: np.ndarray
     video: str | None = None
     index: int = 0
-    frames_per_second: float = FRAMES_PER_SECOND
+    frames_per_second: float = _FRAMES_PER_SECOND
     is_one_of_many: bool = False
 
 
@@ -88,7 +88,7 @@ class Source:
             names: gives the outputs their names.
             most: frames of a video, or pages, at most; None: all.
             pages: whether a page of a file with several is wanted, see :func:`chosen_pages`.
-            say: is told in a sentence what is done with a file of several pictures.
+            say: is told in a sentence what is done with a file of several images.
 
         Raises:
             OSError, ValueError: the file cannot be read, or not to its end.
@@ -105,22 +105,22 @@ class Source:
         wanted: Callable[[int], bool],
         say: Callable[[str], None],
     ) -> Iterator[Frame]:
-        with Picture(str(self.path)) as picture:
-            count = len(picture)
-            if count > 1 and picture.has_side_pictures:
+        with ImageFile(str(self.path)) as file:
+            count = len(file)
+            if count > 1 and file.has_side_images:
                 say(
                     f"{printable(self.path)} has {count} pictures, the first is read: the others "
                     "are previews, layers or depth maps of it."
                 )
                 count = 1
             if count == 1:
-                image = picture.read("BGR")
+                image = file.read("BGR")
                 yield Frame(names.new(self.path.stem), self.path, image)
                 return
-            if picture.channels > 1:
+            if file.channels > 1:
                 say(
                     f"{printable(self.path)}: the file says that its pages are "
-                    f"{picture.channels} channels of one picture; they are read as pictures of "
+                    f"{file.channels} channels of one picture; they are read as pictures of "
                     "their own (--pages chooses)."
                 )
             chosen = [page for page in range(count) if wanted(page)][:most]
@@ -130,9 +130,9 @@ class Source:
                 )
             name = names.new(self.path.stem, is_sequence=True)
             for page in chosen:
-                image = picture.read("BGR", page)
+                image = file.read("BGR", page)
                 yield Frame(numbered(name, page), self.path, image, index=page, is_one_of_many=True)
-            picture.check_whole()
+            file.check_whole()
 
     def _video_frames(self, names: OutputNames, most: int | None) -> Iterator[Frame]:
         shown = printable(self.path)
@@ -142,7 +142,7 @@ class Source:
                 raise ValueError(f"{shown} cannot be opened: no video that OpenCV can read")
             name = names.new(self.path.stem, is_sequence=True)
             rate = video.get(cv2.CAP_PROP_FPS)
-            rate = rate if 0 < rate <= 1000 else FRAMES_PER_SECOND
+            rate = rate if 0 < rate <= 1000 else _FRAMES_PER_SECOND
             index = 0
             while most is None or index < most:
                 there, image = video.read()
@@ -164,7 +164,7 @@ class Source:
             return cv2.VideoCapture(path)
 
     def _check_end(self, index: int, announced: float) -> None:
-        if index == 0 or (self.camera is None and index < WHOLE_VIDEO * announced):
+        if index == 0 or (self.camera is None and index < _WHOLE_VIDEO * announced):
             raise ValueError(
                 f"{printable(self.path)} ends after {index} frames"
                 + (f" of {announced:.0f}: the file is cut off" if announced > index else "")
@@ -256,7 +256,7 @@ def _in_folder(folder: str, given: str, left_out: Counter[str]) -> list[Source]:
     sources = []
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.name.startswith(".") or entry.name.lower() in COMPANIONS:
+            if entry.name.startswith(".") or entry.name.lower() in _COMPANIONS:
                 continue
             if has_image_ending(entry.name):
                 sources.append(Source(Path(entry.path)))

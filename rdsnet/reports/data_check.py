@@ -38,13 +38,13 @@ from rdsnet.data.repair import Done, repair_coco, write_repaired
 from rdsnet.data.statistics import DataStatistics, data_statistics
 from rdsnet.visualization import captioned, contact_sheet, draw_objects, objects_from_annotations
 
-SHEET_IMAGES, SHEET_COLUMNS, CELL_WIDTH = 12, 4, 480
-# Annotations from which on one may wonder whether something is going on.
-MANY = 20_000
-# Images with these problems cannot be repaired.
-LEFT_OUT_BY_FIX = {"image file", "unreadable image", RESIZED, TURNED, UNCLEAR}
+_SHEET_IMAGES, _SHEET_COLUMNS, _CELL_WIDTH = 12, 4, 480
+# From so many annotations on, people are told that the check is at work.
+_MANY = 20_000
+# Kinds of problems whose images --fix leaves out.
+_LEFT_OUT_BY_FIX = {"image file", "unreadable image", RESIZED, TURNED, UNCLEAR}
 # Classes that a report lists.
-CLASSES_SHOWN = 10
+_CLASSES_SHOWN = 10
 
 
 @dataclass
@@ -101,7 +101,7 @@ def check_data(
     content, read_as = normal_form(read_coco_json(json_file))
     if crowds_are_objects:
         content, _ = crowds_as_objects(content)
-    if len(content["annotations"]) > MANY:  # takes some seconds
+    if len(content["annotations"]) > _MANY:  # takes some seconds
         print(f"Checking {len(content['annotations'])} annotations ...", file=sys.stderr)
     if sizes is None:
         sizes = read_sizes(content, image_root) if read_images else {}
@@ -227,15 +227,15 @@ def draw_sheet(check: DataCheck, image_root: str | os.PathLike, path: str | os.P
     for record in _chosen(records):
         image = read_image(record["file_name"], "RGB")
         objects = objects_from_annotations(record, names)
-        picture = draw_objects(image, objects, min_side=CELL_WIDTH)
+        picture = draw_objects(image, objects, min_side=_CELL_WIDTH)
         name = os.path.basename(record["file_name"])
         text = f"{name}: {counted(len(record['annotations']), 'annotation')}"
-        pictures.append(captioned(picture, text, CELL_WIDTH))
+        pictures.append(captioned(picture, text, _CELL_WIDTH))
     if not pictures:
         return 0
-    rows = [pictures[k : k + SHEET_COLUMNS] for k in range(0, len(pictures), SHEET_COLUMNS)]
+    rows = [pictures[k : k + _SHEET_COLUMNS] for k in range(0, len(pictures), _SHEET_COLUMNS)]
     footer = f"{check.json_file}: {counted(len(pictures), 'image')}, from few objects to many"
-    sheet = contact_sheet(rows, footer=footer, cell_width=CELL_WIDTH)
+    sheet = contact_sheet(rows, footer=footer, cell_width=_CELL_WIDTH)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(cv2.imencode(".png", sheet[:, :, ::-1])[1].tobytes())
@@ -243,10 +243,10 @@ def draw_sheet(check: DataCheck, image_root: str | os.PathLike, path: str | os.P
 
 
 def _chosen(records: list[dict]) -> Iterable[dict]:
-    """At most SHEET_IMAGES of those with objects, evenly from the emptiest to the fullest."""
+    """At most ``_SHEET_IMAGES`` of those with objects, evenly from the emptiest to the fullest."""
     records = [r for r in records if any(not a["iscrowd"] for a in r["annotations"])]
     records.sort(key=lambda record: len(record["annotations"]))
-    places = np.linspace(0, len(records) - 1, min(SHEET_IMAGES, len(records))).round().astype(int)
+    places = np.linspace(0, len(records) - 1, min(_SHEET_IMAGES, len(records))).round().astype(int)
     return [records[k] for k in places]
 
 
@@ -255,8 +255,8 @@ def _numbers(statistics: DataStatistics) -> list[str]:
     heights, widths = statistics.image_sizes.T
     counts = statistics.objects_per_class
     order = np.argsort(-counts, kind="stable")
-    classes = [f"{statistics.class_names[k]} {counts[k]}" for k in order[:CLASSES_SHOWN]]
-    more = f", ... ({len(counts)} classes)" if len(counts) > CLASSES_SHOWN else ""
+    classes = [f"{statistics.class_names[k]} {counts[k]}" for k in order[:_CLASSES_SHOWN]]
+    more = f", ... ({len(counts)} classes)" if len(counts) > _CLASSES_SHOWN else ""
     low, middle, high = np.quantile(sizes, [0.05, 0.5, 0.95])
     return [
         f"  {'Classes':<12}{', '.join(classes)}{more}",
@@ -272,7 +272,7 @@ def _numbers(statistics: DataStatistics) -> list[str]:
 
 def _verdict(check: DataCheck) -> str:
     if check.problems:
-        left_out = {finding.where for finding in check.problems if finding.kind in LEFT_OUT_BY_FIX}
+        left_out = {finding.where for finding in check.problems if finding.kind in _LEFT_OUT_BY_FIX}
         if len(left_out) >= check.counts[0] > 0:
             return "Training would fail, and --fix would leave every image out: do as said above."
         fix = "--fix OUT.json"

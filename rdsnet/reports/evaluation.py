@@ -11,7 +11,6 @@ import numpy as np
 from tqdm import tqdm
 
 from rdsnet.data.images import read_image
-from rdsnet.evaluation.breakdown import FILE_NAME as BREAKDOWN_FILE
 from rdsnet.evaluation.breakdown import read_breakdown
 from rdsnet.evaluation.detections import Detections, Quality, edge_shifts, image_quality
 from rdsnet.evaluation.errors import Errors, error_breakdown, match
@@ -26,12 +25,10 @@ from rdsnet.visualization import (
 )
 from rdsnet.visualization.page import Figure, Picture, Section, Table, picture_uri
 
-__all__ = ["BREAKDOWN_FILE", "Evaluation"]
-
 logger = logging.getLogger(__name__)
 
-IMAGES_SHOWN = 4  # the best, and as many of the worst
-MANY_CLASSES = 20
+_IMAGES_SHOWN = 4  # the best, and as many of the worst
+_MANY_CLASSES = 20
 
 
 class Evaluation:
@@ -41,6 +38,7 @@ class Evaluation:
         name: of the data set.
         folder: where its evaluation has written its files.
         results: {task: {metric: value or None}}; empty if there was nothing to evaluate with.
+        breakdown: {task: its APs in parts}, see :func:`rdsnet.evaluation.breakdown.ap_breakdown`.
         detections: None if there are none.
         quality: of every image; None without detections.
     """
@@ -124,7 +122,7 @@ def classes_section(evaluation: Evaluation) -> Section | None:
         by_class.append((name, counts[k], [math.nan if ap is None else ap for ap in aps]))
     by_class.sort(key=lambda row: -math.inf if math.isnan(row[2][-1]) else row[2][-1], reverse=True)
     rows = [(name, f"{count:,}", *map(decimal, aps)) for name, count, aps in by_class]
-    many = len(rows) > MANY_CLASSES
+    many = len(rows) > _MANY_CLASSES
     bars = {} if many else {2 + k: 100.0 for k in range(len(tasks))}
     headers = ("class", "objects", *(f"{title} AP" for _, title in tasks))
     caption = "Best first; – where the data set has no object of the class."
@@ -152,7 +150,7 @@ def errors_section(evaluation: Evaluation) -> Section | None:
         return None
     kinds = list(next(iter(errors.values())).counts)
     rows = [
-        (f"{kind}: {EXPLANATIONS[kind]}", *(f"{e.counts[kind]:,}" for e in errors.values()))
+        (f"{kind}: {_EXPLANATIONS[kind]}", *(f"{e.counts[kind]:,}" for e in errors.values()))
         for kind in kinds
     ]
     titles = {"bbox": "boxes", "segm": "masks"}
@@ -177,7 +175,7 @@ def errors_section(evaluation: Evaluation) -> Section | None:
     )
 
 
-EXPLANATIONS = {
+_EXPLANATIONS = {
     "classification": "in the right place, of the wrong class",
     "location": "of the right class, IoU between 0.1 and 0.5",
     "both": "of the wrong class, IoU between 0.1 and 0.5",
@@ -225,7 +223,7 @@ def examples_sections(evaluation: Evaluation) -> Iterator[Section]:
         return
     quality = evaluation.quality
     order = sorted(quality.images, key=quality.images.get, reverse=True)
-    shown = min(IMAGES_SHOWN, max(1, len(order) // 2))
+    shown = min(_IMAGES_SHOWN, max(1, len(order) // 2))
     text = (
         "Annotated objects on the left, predictions on the right (dashed: boxes before MBRM), with "
         f"a score of at least {quality.score_threshold:.2f}, where F1 is best on this data set "

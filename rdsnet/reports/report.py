@@ -22,6 +22,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from rdsnet import __version__
+from rdsnet.evaluation.breakdown import FILE_NAME as BREAKDOWN_FILE
 from rdsnet.formatting import decimal
 from rdsnet.reports import evaluation as parts
 from rdsnet.reports.evaluation import Evaluation
@@ -33,7 +34,7 @@ from rdsnet.visualization.page import Figure, Page, Section
 
 logger = logging.getLogger(__name__)
 
-FILE_NAME = "report.html"
+_FILE_NAME = "report.html"
 
 
 class ReportHook(HookBase):
@@ -113,7 +114,7 @@ def write_report(cfg: CfgNode, model: nn.Module | None = None) -> Path:
         quality = evaluations[0].quality if evaluations else None
         _add(page, "Representations", lambda: representations_section(cfg, model, quality))
     page.facts = _facts(cfg, curves)
-    path = output / FILE_NAME
+    path = output / _FILE_NAME
     output.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(page.html(), encoding="utf-8")
@@ -135,7 +136,7 @@ def _add(page: Page, title: str, make: Callable[[], Section | Iterable[Section] 
 def _evaluate(cfg: CfgNode, name: str, evaluations: list[Evaluation]) -> None:
     folder = Path(cfg.OUTPUT_DIR) / "inference"
     folder = folder / name if len(cfg.DATASETS.TEST) > 1 else folder
-    if (folder / parts.BREAKDOWN_FILE).is_file():
+    if (folder / BREAKDOWN_FILE).is_file():
         evaluations.append(Evaluation(name, folder))
 
 

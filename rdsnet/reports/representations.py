@@ -23,9 +23,9 @@ from rdsnet.visualization.representations import colors, reduce_representations
 
 logger = logging.getLogger(__name__)
 
-IMAGES_SHOWN = 3
-OBJECTS_SHOWN = 20
-PIXELS_SHOWN = 1500
+_IMAGES_SHOWN = 3
+_OBJECTS_SHOWN = 20
+_PIXELS_SHOWN = 1500
 
 
 def representations_section(
@@ -67,11 +67,11 @@ def _choose(records: list[dict], quality: Quality | None) -> list[dict]:
         good = quality.images.get(record["image_id"], 0.0) if quality else 0.0
         return few, good
 
-    return sorted(records, key=rank, reverse=True)[:IMAGES_SHOWN]
+    return sorted(records, key=rank, reverse=True)[:_IMAGES_SHOWN]
 
 
 @torch.no_grad()
-def represent(model: nn.Module, inputs: dict) -> tuple[Tensor, Tensor, Instances]:
+def _represent(model: nn.Module, inputs: dict) -> tuple[Tensor, Tensor, Instances]:
     """Psi (D, h, w) of the image without its padding, phi (N, D) of the objects' foreground, and
     the objects themselves, N by falling score.
     """
@@ -81,9 +81,9 @@ def represent(model: nn.Module, inputs: dict) -> tuple[Tensor, Tensor, Instances
     try:
         images = model.preprocess_image([inputs])
         features = model.backbone(images.tensor)
-        objects = model.object_stream(features)
+        predictions = model.object_stream(features)
         psi = model.pixel_stream(features)[0]
-        (detections,) = model.represented(objects, images.image_sizes, [inputs])
+        (detections,) = model.represented(predictions, images.image_sizes, [inputs])
         instances = model.refine(detections, psi, images.image_sizes[0]).to("cpu")
     finally:
         model.train(training)
@@ -97,8 +97,8 @@ def represent(model: nn.Module, inputs: dict) -> tuple[Tensor, Tensor, Instances
 def _row(
     model: nn.Module, inputs: dict, record: dict, threshold: float, rng: np.random.Generator
 ) -> list[Picture | Figure]:
-    psi, phi, instances = represent(model, inputs)
-    kept = (instances.scores >= threshold).nonzero()[:OBJECTS_SHOWN, 0]
+    psi, phi, instances = _represent(model, inputs)
+    kept = (instances.scores >= threshold).nonzero()[:_OBJECTS_SHOWN, 0]
     instances, phi = instances[kept], phi[kept]
     reduced = reduce_representations(psi.numpy(), phi.numpy())
     object_colors = colors(reduced.objects)
@@ -115,7 +115,7 @@ def _row(
     size = overlay.shape[1], overlay.shape[0]
     pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_NEAREST)
     dots = reduced.pixels.reshape(-1, 3)
-    dots = dots[rng.choice(len(dots), min(PIXELS_SHOWN, len(dots)), replace=False)]
+    dots = dots[rng.choice(len(dots), min(_PIXELS_SHOWN, len(dots)), replace=False)]
     sphere = figures.points_figure(dots, colors(dots), reduced.objects, object_colors)
     return [
         Picture(picture_uri(overlay, 480), f"{len(objects)} objects in their own colours"),

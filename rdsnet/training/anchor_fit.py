@@ -1,6 +1,6 @@
 """Do the anchors fit the objects, and by which factor would they fit better?
 
-Objects are compared with the anchors as matching will: at the places where anchors are, by IoU.
+Objects are compared with the anchors as matching will: at the locations where anchors are, by IoU.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import numpy as np
 from detectron2.config import CfgNode
 
 # Objects looked at, drawn at random if there are more.
-MAX_OBJECTS = 20_000
+_MAX_OBJECTS = 20_000
 # Factors that are tried: powers of the fourth root of 2 between a quarter and four.
-FACTORS = tuple(2.0 ** (k / 4) for k in range(-8, 9))
+_FACTORS = tuple(2.0 ** (k / 4) for k in range(-8, 9))
 # Smaller anchors than this, in pixels, are below what a grid of stride 8 can tell apart.
-SMALLEST_ANCHOR = 8.0
+_SMALLEST_ANCHOR = 8.0
 # The usual anchors are kept unless others match at least this share of the objects more.
-WORTH_A_CHANGE = 0.02
+_WORTH_A_CHANGE = 0.02
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ def fit_anchors(cfg: CfgNode, boxes: np.ndarray) -> AnchorFit:
     usual = coverage(1.0) if len(boxes) else 1.0
     factor, best = 1.0, usual
     smallest = min(map(min, sizes))
-    for candidate in sorted(FACTORS, key=lambda f: abs(np.log(f))):  # small changes first
-        if len(boxes) and candidate * smallest >= SMALLEST_ANCHOR:
+    for candidate in sorted(_FACTORS, key=lambda f: abs(np.log(f))):  # small changes first
+        if len(boxes) and candidate * smallest >= _SMALLEST_ANCHOR:
             found = coverage(candidate)
-            if found > best + WORTH_A_CHANGE / 4 and found > usual + WORTH_A_CHANGE:
+            if found > best + _WORTH_A_CHANGE / 4 and found > usual + _WORTH_A_CHANGE:
                 factor, best = candidate, found
     best_sizes = [[round(size * factor, 4) for size in level] for level in sizes]
     return AnchorFit(sizes, usual, factor, best_sizes, best, iou)
@@ -91,9 +91,9 @@ def best_ious(
     sides = boxes[:, 2:] - boxes[:, :2]
     best = np.zeros(len(boxes))
     for level, stride in zip(sizes, strides, strict=True):
-        # The nearest place overlaps most, whatever the shape.
-        place = (np.floor(centres / stride - offset + 0.5) + offset) * stride
-        distance = np.abs(centres - place)
+        # The anchor of the nearest location overlaps most, whatever its shape.
+        location = (np.floor(centres / stride - offset + 0.5) + offset) * stride
+        distance = np.abs(centres - location)
         for size in level:
             for ratio in ratios:
                 anchor = np.array([size / np.sqrt(ratio), size * np.sqrt(ratio)])
@@ -105,6 +105,6 @@ def best_ious(
 
 
 def _sample(boxes: np.ndarray) -> np.ndarray:
-    if len(boxes) <= MAX_OBJECTS:
+    if len(boxes) <= _MAX_OBJECTS:
         return boxes
-    return boxes[np.random.default_rng(0).choice(len(boxes), MAX_OBJECTS, replace=False)]
+    return boxes[np.random.default_rng(0).choice(len(boxes), _MAX_OBJECTS, replace=False)]

@@ -13,7 +13,7 @@ from detectron2.utils.logger import setup_logger
 
 from rdsnet import pipes
 
-LOGGERS = ({}, {"name": "fvcore"}, {"name": "rdsnet"})
+_LOGGERS = ({}, {"name": "fvcore"}, {"name": "rdsnet"})
 """Arguments of Detectron2's ``setup_logger``; without a name it is Detectron2's own."""
 
 
@@ -23,7 +23,7 @@ def setup_loggers(output_dir: str) -> None:
     Detectron2 remembers these calls, so that its own, with equal arguments, add nothing. A console
     that is a closed pipe (``| head``) is no reason to end: the log goes on alone.
     """
-    for name in LOGGERS:
+    for name in _LOGGERS:
         logger = setup_logger(output_dir, distributed_rank=comm.get_rank(), **name)
         for handler in _on_console(logger):
             handler.handleError = partial(_discard_if_closed, handler)
@@ -44,7 +44,7 @@ def _discard_if_closed(handler: logging.StreamHandler, record: logging.LogRecord
 @contextmanager
 def details_in_log_alone(wanted: bool = True) -> Iterator[None]:
     """Inside, the console shows warnings only: not the environment, the whole config, the model."""
-    names = [logger.get("name", "detectron2") for logger in LOGGERS if wanted]
+    names = [logger.get("name", "detectron2") for logger in _LOGGERS if wanted]
     handlers = [handler for name in names for handler in _on_console(logging.getLogger(name))]
     levels = [handler.level for handler in handlers]
     for handler in handlers:

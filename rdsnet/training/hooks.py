@@ -37,7 +37,7 @@ class WeightAverage(HookBase):
     def __init__(self, model: nn.Module, decay: float) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"SOLVER.EMA.DECAY must be at least 0 and below 1, got {decay}")
-        self._model = unwrapped(model)
+        self._model = _unwrapped(model)
 
         @torch.no_grad()
         def update(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
@@ -81,7 +81,7 @@ class BestModelHook(hooks.EvalHook):
             (evaluations without a better value after which training stops; 0: never) and
             ``OUTPUT_DIR``.
         model: what is evaluated.
-        average: whose weights it is to have then, if any.
+        average: where there is one, its weights are evaluated and kept in place of the model's.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class BestModelHook(hooks.EvalHook):
                 "TEST.PATIENCE counts evaluations that are not better: set TEST.EVAL_PERIOD above "
                 "0 and TEST.BEST_METRIC, for example to 'segm/AP'"
             )
-        self._cfg, self._model, self._average = cfg, unwrapped(model), average
+        self._cfg, self._model, self._average = cfg, _unwrapped(model), average
         self._path = Path(cfg.OUTPUT_DIR) / BEST_MODEL
         self._best, self._best_iteration = -math.inf, -1
 
@@ -189,6 +189,6 @@ def with_own_hooks(trainer: DefaultTrainer, found: list[HookBase | None]) -> lis
     return [average, *evaluating]  # the average of an iteration is part of its checkpoint
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def _unwrapped(model: nn.Module) -> nn.Module:
     """The model inside DistributedDataParallel, or itself."""
     return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model

@@ -17,6 +17,7 @@ from pathlib import Path
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 
+from rdsnet.checkpoint.checkpointer import Checkpointer
 from rdsnet.data.seeding import ITERATION, seed_everything
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ LOG_PERIOD = 20
 """Iterations between two lines of ``metrics.json``, as in Detectron2."""
 
 # Losses are logged as the median of the last 20 iterations.
-HISTORY = 20
+_HISTORY = 20
 
 
 class SeedIterations(HookBase):
@@ -59,7 +60,7 @@ class MetricsHistory(HookBase):
         storage = self.trainer.storage
         hints = storage.smoothing_hints()
         return {
-            name: {"smooth": hints[name], "values": history.values()[-HISTORY:]}
+            name: {"smooth": hints[name], "values": history.values()[-_HISTORY:]}
             for name, history in storage.histories().items()
         }
 
@@ -116,7 +117,7 @@ def _iteration(line: bytes) -> int | None:
 
 
 class PeriodicWriter(hooks.PeriodicWriter):
-    """Detectron2's, which leaves what an interrupted training has not logged to the resumed one."""
+    """Detectron2's; an interrupted training writes no last line: the resumed one will."""
 
     def after_train(self) -> None:
         if self.trainer.iter >= self.trainer.max_iter:
@@ -142,7 +143,7 @@ class StopOnSignal(HookBase):
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-    def __init__(self, checkpointer) -> None:
+    def __init__(self, checkpointer: Checkpointer) -> None:
         self._checkpointer = checkpointer
         self._received = 0
         self._in_iteration = True
@@ -168,7 +169,7 @@ class StopOnSignal(HookBase):
     def after_train(self) -> None:
         self._restore_handlers()
 
-    def _receive(self, number: int, _frame) -> None:
+    def _receive(self, number: int, _frame: object) -> None:
         self._received = number
         self._restore_handlers()
         if not self._in_iteration:

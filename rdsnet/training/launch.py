@@ -18,9 +18,7 @@ from rdsnet.checkpoint.changes import check_other_use, described, refuse_other_r
 from rdsnet.checkpoint.checkpointer import last_checkpoint
 from rdsnet.checkpoint.configs import load_config
 from rdsnet.checkpoint.trust import add_trust_argument
-from rdsnet.data.datasets import (
-    check_num_classes,
-)
+from rdsnet.data.datasets import check_num_classes
 from rdsnet.reports.report import report_run
 from rdsnet.training.console import details_in_log_alone, setup_loggers
 from rdsnet.training.finish import finish
@@ -57,12 +55,12 @@ def setup(args: argparse.Namespace) -> CfgNode:
         logger.info(f"Changed since the checkpoint: {described(changes)}")
     if Path(args.config_file).suffix == ".pth":  # Detectron2 would log it as text
         args = argparse.Namespace(**{**vars(args), "config_file": ""})
-    with details_in_log_alone(is_own_data(args)):
+    with details_in_log_alone(_is_own_data(args)):
         default_setup(cfg, args)
     return cfg
 
 
-def is_own_data(args: argparse.Namespace) -> bool:
+def _is_own_data(args: argparse.Namespace) -> bool:
     """Whether this is ``rdsnet train --data``, which has said already what it is about to do."""
     return bool(getattr(args, "data", None))
 
@@ -78,7 +76,7 @@ def main(args: argparse.Namespace, trainer_class: type[Trainer] = Trainer) -> Or
         results = trainer_class.test(cfg, model)
         report_run(cfg, model)
         return results
-    with details_in_log_alone(is_own_data(args)):
+    with details_in_log_alone(_is_own_data(args)):
         trainer = trainer_class(cfg, trust_checkpoint=trust)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()
@@ -102,7 +100,7 @@ def run(args: argparse.Namespace, trainer_class: type[Trainer] = Trainer) -> Ord
             results = main(args, trainer_class)
             is_first = comm.is_main_process()
     else:
-        check_gpus(args.num_gpus)
+        _check_gpus(args.num_gpus)
         results = launch(
             main,
             args.num_gpus,
@@ -117,7 +115,7 @@ def run(args: argparse.Namespace, trainer_class: type[Trainer] = Trainer) -> Ord
     return finish(load_config(args.config_file, args.opts), results)
 
 
-def check_gpus(number: int) -> None:
+def _check_gpus(number: int) -> None:
     """Raise ValueError when there are fewer GPUs."""
     available = torch.cuda.device_count()
     if number > max(available, 1):
@@ -126,6 +124,3 @@ def check_gpus(number: int) -> None:
             f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}). Several "
             "processes on a CPU are started by torchrun --nproc-per-node N train_net.py ..."
         )
-
-
-__all__ = ["argument_parser", "main", "run", "setup"]

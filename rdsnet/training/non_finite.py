@@ -74,7 +74,7 @@ class StopOnNonFiniteLoss(HookBase):
         content = {
             "iteration": iteration,
             "losses": losses,
-            "batch": [plain_input(image) for image in batch],
+            "batch": [_plain_input(image) for image in batch],
             "model": model.state_dict(),
         }
         try:
@@ -84,7 +84,7 @@ class StopOnNonFiniteLoss(HookBase):
         return f"The batch and the weights are in {path}."
 
 
-def plain_input(image: dict) -> dict:
+def _plain_input(image: dict) -> dict:
     """An input of the model as tensors and plain values.
 
     The ground truth becomes ``gt_boxes`` (M, 4) float32, ``gt_classes`` (M,) int64 and

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from detectron2.utils import comm
 
 # torchrun's name: the same thing in srun's environment.
-SLURM_NAMES = {
+_SLURM_NAMES = {
     "RANK": "SLURM_PROCID",
     "WORLD_SIZE": "SLURM_NTASKS",
     "LOCAL_RANK": "SLURM_LOCALID",
@@ -24,9 +24,9 @@ SLURM_NAMES = {
 
 def is_started_by_launcher() -> bool:
     """Whether this process is one of several of torchrun, or of srun with MASTER_ADDR set."""
-    if all(name in os.environ for name in SLURM_NAMES):
+    if all(name in os.environ for name in _SLURM_NAMES):
         return True
-    by_slurm = all(name in os.environ for name in SLURM_NAMES.values())
+    by_slurm = all(name in os.environ for name in _SLURM_NAMES.values())
     return by_slurm and "MASTER_ADDR" in os.environ
 
 
@@ -41,9 +41,9 @@ def process_group(opts: list[str]) -> Iterator[None]:
         ValueError: the launcher's environment is not complete, or there are more processes on this
             machine than GPUs.
     """
-    for name, slurm_name in SLURM_NAMES.items():
+    for name, slurm_name in _SLURM_NAMES.items():
         os.environ.setdefault(name, os.environ.get(slurm_name, ""))
-    missing = [n for n in (*SLURM_NAMES, "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(n)]
+    missing = [n for n in (*_SLURM_NAMES, "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(n)]
     if missing:
         raise ValueError(f"a launcher has to set {', '.join(missing)} in the environment")
     local_rank, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()

@@ -14,8 +14,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from rdsnet.modeling.loading import OPTIONAL
 
-MOST_SHOWN = 5
-REMEDY = (
+_MOST_SHOWN = 5
+_REMEDY = (
     "Go on with the config that the run began with, or choose another OUTPUT_DIR; MODEL.WEIGHTS "
     "FILE starts a new run from its weights, other classes included, if they are of the same model."
 )
@@ -31,7 +31,7 @@ def require_fitting_weights(model: nn.Module, weights: Mapping[str, Tensor], pat
             shapes = tuple(weights[name].shape), tuple(own.shape)
             misfits.append(f"{name} has the shape {shapes[0]} instead of {shapes[1]}")
     if misfits:
-        raise ValueError(f"{path} is of another model: {_listed(misfits)}. {REMEDY}")
+        raise ValueError(f"{path} is of another model: {_listed(misfits)}. {_REMEDY}")
 
 
 def require_fitting_state(optimizer: torch.optim.Optimizer, state: Mapping, path: str) -> None:
@@ -45,14 +45,14 @@ def require_fitting_state(optimizer: torch.optim.Optimizer, state: Mapping, path
     if sizes != own_sizes:
         raise ValueError(
             f"{path} has an optimizer for other weights: groups of {sizes} parameters, not of "
-            f"{own_sizes}. {REMEDY}"
+            f"{own_sizes}. {_REMEDY}"
         )
     # Adam's decay rates of the moments, SGD's momentum.
     kinds = {name for name in ("betas", "momentum") if name in own["param_groups"][0]}
     if not kinds <= state["param_groups"][0].keys():
         raise ValueError(
             f"{path} has the state of another optimizer than SOLVER.OPTIMIZER's "
-            f"{type(optimizer).__name__}. {REMEDY}"
+            f"{type(optimizer).__name__}. {_REMEDY}"
         )
 
 
@@ -82,4 +82,4 @@ class ConfiguredRates:
 
 
 def _listed(texts: list[str]) -> str:
-    return ", ".join(texts[:MOST_SHOWN]) + (", ..." if len(texts) > MOST_SHOWN else "")
+    return ", ".join(texts[:_MOST_SHOWN]) + (", ..." if len(texts) > _MOST_SHOWN else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 import torch
 from detectron2.engine import SimpleTrainer
@@ -32,7 +33,9 @@ class AMPStep(SimpleTrainer):
     Detectron2's AMPTrainer does the former only.
     """
 
-    def __init__(self, model: nn.Module, data_loader, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(
+        self, model: nn.Module, data_loader: Iterable, optimizer: torch.optim.Optimizer
+    ) -> None:
         super().__init__(model, data_loader, optimizer)
         self.device_type = next(model.parameters()).device.type
         self.dtype = torch.float16 if self.device_type == "cuda" else torch.bfloat16

@@ -1,8 +1,8 @@
-"""Pictures: predictions on images, contact sheets of them, curves, pages.
+"""Pictures: objects drawn onto images, contact sheets, curves, pages.
 
 Read in this order: ``objects`` (what is drawn, whatever it comes from), ``overlay`` (onto an image)
-and ``text`` (in any script), ``sheet``; ``curves``, ``figures`` and the others are figures of a
-report, ``page`` is its frame.
+and ``text`` (in any script), ``sheet``; ``curves``, ``figures``, ``representations`` and ``mbrm``
+(what a report and a study show), ``page`` (what these stand on).
 """
 
 from rdsnet.visualization.curves import plot_training_curves

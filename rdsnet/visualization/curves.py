@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -16,7 +17,7 @@ LOSSES = {
     "loss_box_reg": ("box regression", "tab:orange"),
     "loss_mask": ("mask", "tab:green"),
 }
-AP_CURVES = {
+_AP_CURVES = {
     "bbox/AP": ("box AP", "tab:blue", "-"),
     "bbox_regressed/AP": ("box AP without MBRM", "tab:blue", ":"),
     "segm/AP": ("mask AP", "tab:green", "-"),
@@ -64,7 +65,7 @@ def plot_training_curves(metrics_json: str | Path, output: str | Path) -> None:
         FileNotFoundError, ValueError: as :func:`read_metrics`.
     """
     curves = read_metrics(metrics_json)
-    aps = {name: style for name, style in AP_CURVES.items() if len(curves.get(name, ())) > 1}
+    aps = {name: style for name, style in _AP_CURVES.items() if len(curves.get(name, ())) > 1}
     figure = Figure(figsize=(12 if aps else 7.5, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 2 if aps else 1, squeeze=False)[0]
@@ -87,7 +88,7 @@ def plot_training_curves(metrics_json: str | Path, output: str | Path) -> None:
     figure.savefig(output, dpi=130)
 
 
-def _plot_loss(axis, points: list[tuple[int, float]], label: str, color: str) -> None:
+def _plot_loss(axis: Axes, points: list[tuple[int, float]], label: str, color: str) -> None:
     """Values as written (medians over 20 iterations), and a running mean over 5 of them."""
     iterations, values = np.array(points, dtype=float).T
     marker = "o" if len(points) < 5 else None

@@ -23,23 +23,23 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from rdsnet.formatting import decimal
 from rdsnet.visualization.curves import LOSSES
 
-# Legible on white and on near black.
+# Colours, of this module alone: legible on white and on near black.
 BLUE, ORANGE, GREEN, RED, VIOLET, GRAY = "#3b82d6 #e08a2e #2fa36b #d9534f #8f72d8 #868e99".split()
-COLORS = (BLUE, ORANGE, GREEN, RED, VIOLET, GRAY)
+_COLORS = (BLUE, ORANGE, GREEN, RED, VIOLET, GRAY)
 # Stands for the colour of the page's text until the SVG is written.
 INK = "#0a0b0c"
-TASKS = {
+_TASKS = {
     "bbox": ("box", BLUE, "-"),
     "bbox_regressed": ("box without MBRM", BLUE, ":"),
     "segm": ("mask", GREEN, "-"),
 }
-LOSS_COLORS = {"total_loss": INK, "loss_cls": BLUE, "loss_box_reg": ORANGE, "loss_mask": GREEN}
+_LOSS_COLORS = {"total_loss": INK, "loss_cls": BLUE, "loss_box_reg": ORANGE, "loss_mask": GREEN}
 
-P, T = ParamSpec("P"), TypeVar("T")
-Curve = Sequence[tuple[int, float]]
+_P, _T = ParamSpec("P"), TypeVar("T")
+_Curve = Sequence[tuple[int, float]]
 
 
-STYLE = {
+_STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.size": 9.5,
@@ -58,18 +58,18 @@ STYLE = {
 }
 
 
-def _styled(draw: Callable[P, T]) -> Callable[P, T]:
+def _styled(draw: Callable[_P, _T]) -> Callable[_P, _T]:
     """Draw in the style of the report, whatever matplotlib's settings are."""
 
     @functools.wraps(draw)
-    def styled(*args: P.args, **kwargs: P.kwargs) -> T:
-        with matplotlib.rc_context(STYLE):
+    def styled(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        with matplotlib.rc_context(_STYLE):
             return draw(*args, **kwargs)
 
     return styled
 
 
-class SVG:
+class _SVG:
     """One figure with a row of axes; ``text()`` is its ``<svg>`` element.
 
     Args:
@@ -97,14 +97,14 @@ class SVG:
 
 
 @_styled
-def loss_figure(curves: Mapping[str, Curve]) -> str:
+def loss_figure(curves: Mapping[str, _Curve]) -> str:
     """Losses over the iterations, on a logarithmic axis.
 
     Args:
         curves: what :func:`~rdsnet.visualization.curves.read_metrics` returns; every metric whose
             name has "loss" in it is drawn.
     """
-    svg = SVG(7.2, 3.4)
+    svg = _SVG(7.2, 3.4)
     (axis,) = svg.axes
     names = [name for name in curves if "loss" in name and "/" not in name]
     names.sort(
@@ -113,7 +113,7 @@ def loss_figure(curves: Mapping[str, Curve]) -> str:
     spare = iter((RED, VIOLET, GRAY) * len(names))
     for name in names:
         label = LOSSES[name][0] if name in LOSSES else name.removeprefix("loss_").replace("_", " ")
-        color = LOSS_COLORS.get(name) or next(spare)
+        color = _LOSS_COLORS.get(name) or next(spare)
         _smooth_line(axis, curves[name], color, label)
     axis.set_yscale("log")
     axis.yaxis.set_major_formatter("{x:g}")
@@ -126,7 +126,7 @@ def loss_figure(curves: Mapping[str, Curve]) -> str:
 
 
 @_styled
-def ap_over_time_figure(curves: Mapping[str, Curve], dataset: str = "") -> str | None:
+def ap_over_time_figure(curves: Mapping[str, _Curve], dataset: str = "") -> str | None:
     """AP of every evaluation during training; None where there was none.
 
     Args:
@@ -134,10 +134,10 @@ def ap_over_time_figure(curves: Mapping[str, Curve], dataset: str = "") -> str |
         dataset: the prefix of its metrics where several were evaluated.
     """
     prefix = f"{dataset}/" if dataset else ""
-    svg = SVG(7.2, 3.2)
+    svg = _SVG(7.2, 3.2)
     (axis,) = svg.axes
     drawn = False
-    for task, (label, color, style) in TASKS.items():
+    for task, (label, color, style) in _TASKS.items():
         points = [(i, v) for i, v in curves.get(f"{prefix}{task}/AP", ()) if np.isfinite(v)]
         if points:
             iterations, values = zip(*points, strict=True)
@@ -159,11 +159,11 @@ def iou_and_size_figure(breakdown: Mapping[str, Mapping]) -> str:
     Args:
         breakdown: {task: what :func:`rdsnet.evaluation.breakdown.ap_breakdown` returns}.
     """
-    svg = SVG(7.2, 3.2, 2, gridspec_kw={"width_ratios": [3, 2]})
+    svg = _SVG(7.2, 3.2, 2, gridspec_kw={"width_ratios": [3, 2]})
     left, right = svg.axes
-    tasks = [task for task in TASKS if task in breakdown]
+    tasks = [task for task in _TASKS if task in breakdown]
     for k, task in enumerate(tasks):
-        label, color, style = TASKS[task]
+        label, color, style = _TASKS[task]
         parts = breakdown[task]
         values = [np.nan if v is None else v for v in parts["sizes"]["all"]]
         left.plot(parts["thresholds"], values, style, color=color, label=label, marker="o", ms=3.5)
@@ -197,7 +197,7 @@ def error_figure(errors: Mapping[str, Mapping[str, float]]) -> str:
     Args:
         errors: {task: {kind: points of AP50}}; one panel per task.
     """
-    svg = SVG(7.2, 2.6, len(errors), sharex=True, sharey=True)
+    svg = _SVG(7.2, 2.6, len(errors), sharex=True, sharey=True)
     for axis, (task, costs) in zip(svg.axes, errors.items()):
         kinds = list(costs)[::-1]
         values = [costs[kind] for kind in kinds]
@@ -207,7 +207,7 @@ def error_figure(errors: Mapping[str, Mapping[str, float]]) -> str:
             axis.text(value + 0.015 * longest, y, decimal(value), va="center", fontsize=8.5)
         axis.set_xlim(0, 1.15 * longest)
         axis.xaxis.set_major_locator(MaxNLocator(4))
-        axis.set_xlabel(f"points of {TASKS[task][0]} AP50 lost")
+        axis.set_xlabel(f"points of {_TASKS[task][0]} AP50 lost")
         axis.grid(axis="y", visible=False)
         axis.tick_params(axis="y", length=0)
     return svg.text()
@@ -221,7 +221,7 @@ def edge_figure(shifts: np.ndarray, before: np.ndarray, after: np.ndarray) -> st
         shifts, before, after: (E,) and (F,), pixels, see
             :class:`rdsnet.evaluation.detections.EdgeShifts`.
     """
-    svg = SVG(7.2, 3.0, 2)
+    svg = _SVG(7.2, 3.0, 2)
     left, right = svg.axes
     limit = float(np.clip(np.ceil(np.percentile(np.abs(shifts), 98)), 3, 40)) + 0.5
     bins = np.arange(-limit, limit + 1e-6, 1.0 if limit > 6 else 0.5)
@@ -263,7 +263,7 @@ def points_figure(
         pixels (P, 3), objects (N, 3): unit vectors.
         pixel_colors (P, 3), object_colors (N, 3): RGB, 0..1.
     """
-    svg = SVG(3.3, 3.1, subplot_kw={"projection": "3d"})
+    svg = _SVG(3.3, 3.1, subplot_kw={"projection": "3d"})
     (axis,) = svg.axes
     angle = np.linspace(0, 2 * np.pi, 60)
     zero = 0 * angle
@@ -278,7 +278,7 @@ def points_figure(
     return svg.text()
 
 
-def _smooth_line(axis: Axes, points: Curve, color: str, label: str) -> None:
+def _smooth_line(axis: Axes, points: _Curve, color: str, label: str) -> None:
     """Values as written, faint, and their running mean over about a twentieth of the run."""
     iterations, values = np.array(points, dtype=float).T
     shown = np.where(np.isfinite(values) & (values > 0), values, np.nan)
@@ -304,7 +304,7 @@ def _legend_beside(axis: Axes) -> None:
 
 def _error_color(kind: str) -> str:
     order = ("classification", "location", "both", "duplicate", "background", "missed")
-    return COLORS[order.index(kind)]
+    return _COLORS[order.index(kind)]
 
 
 def _mean(values: Sequence[float | None]) -> float:

@@ -1,4 +1,4 @@
-"""What an overlay draws, whether it was predicted or annotated."""
+"""What an overlay draws, whether it was detected or annotated."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Objects:
         rles: per object COCO's compressed RLE of its mask, H x W; or None: no masks.
         labels: N short texts; "": none.
         colors: N colours, RGB in 0..255.
-        regressed_boxes: (N, 4), predicted boxes before MBRM, or None.
+        regressed_boxes: (N, 4), the same before MBRM, or None.
     """
 
     boxes: np.ndarray
@@ -39,7 +39,7 @@ class Objects:
         return coco_mask.decode(self.rles[index])
 
 
-def color(index: int) -> Color:
+def _color(index: int) -> Color:
     """A strong colour; those of neighbouring indices are far apart."""
     hue = (0.58 + index * 0.381966) % 1.0
     saturation, value = ((0.85, 1.0), (0.7, 0.85), (0.55, 1.0))[index // 6 % 3]
@@ -64,7 +64,7 @@ def _label(class_names: Sequence[str] | None, index: int, score: float | None = 
 def objects_from_instances(
     instances: Instances, class_names: Sequence[str] | None = None
 ) -> Objects:
-    """Predictions on the CPU, as the model returns them; labels are class and score.
+    """Detections on the CPU, as the model returns them; labels are class and score.
 
     ``pred_masks`` may be a dense tensor or :class:`~rdsnet.ops.CompactMasks`, and may be missing,
     as may ``regressed_boxes``.
@@ -80,7 +80,7 @@ def objects_from_instances(
         boxes=instances.pred_boxes.tensor.detach().numpy(),
         rles=rles,
         labels=[_label(class_names, k, score) for k, score in scored],
-        colors=[color(n) for n in range(len(instances))],
+        colors=[_color(n) for n in range(len(instances))],
         regressed_boxes=None if regressed is None else regressed.tensor.detach().numpy(),
     )
 
@@ -96,7 +96,7 @@ def objects_from_results(
         if "segmentation" in (results or [{}])[0]
         else None,
         labels=[_label(class_names, r["category_id"], r["score"]) for r in results],
-        colors=[color(n) for n in range(len(results))],
+        colors=[_color(n) for n in range(len(results))],
         regressed_boxes=_xyxy(regressed) if regressed else None,
     )
 
@@ -117,7 +117,7 @@ def objects_from_annotations(
         boxes=np.asarray(boxes, dtype=np.float64).reshape(-1, 4),
         rles=[_annotation_rle(a.get("segmentation", []), size) for a in annotations],
         labels=[_label(class_names, a["category_id"]) for a in annotations],
-        colors=[color(n) for n in range(len(annotations))],
+        colors=[_color(n) for n in range(len(annotations))],
     )
 
 
@@ -129,7 +129,7 @@ def match_colors(objects: Objects, reference: Objects, min_iou: float = 0.4) -> 
     """
     if not len(objects) or objects.rles is None:
         return objects
-    colors = [color(len(reference) + n) for n in range(len(objects))]
+    colors = [_color(len(reference) + n) for n in range(len(objects))]
     if len(reference):
         ious = coco_mask.iou(list(objects.rles), list(reference.rles), [0] * len(reference))
         for n, best in enumerate(ious.argmax(1)):

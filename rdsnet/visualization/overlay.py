@@ -1,10 +1,12 @@
 """Masks, boxes and names drawn onto an image.
 
-Solid boxes are the final ones; predictions also have dashed white boxes, as they were regressed
+Solid boxes are the final ones; detections also have dashed white boxes, as they were regressed
 before MBRM. Small images are enlarged, so that a move of one pixel can be seen.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -18,7 +20,7 @@ MASK_OPACITY = 0.45
 # Names on more objects than this would hide the picture.
 MAX_LABELS = 40
 # Bits behind the point of the coordinates handed to OpenCV.
-SUBPIXEL_BITS = 4
+_SUBPIXEL_BITS = 4
 
 
 def draw_objects(image: np.ndarray, objects: Objects, *, min_side: int = 640) -> np.ndarray:
@@ -76,14 +78,16 @@ def _draw_masks(canvas: np.ndarray, objects: Objects, line: int) -> None:
 def _fixed_point(x: float, y: float) -> tuple[int, int]:
     """Continuous coordinates as OpenCV's, which count from the centre of the first pixel."""
     limit = 1 << 20  # also keeps absurd boxes within the range of OpenCV's integers
-    factor = 1 << SUBPIXEL_BITS
+    factor = 1 << _SUBPIXEL_BITS
     x, y = (min(max(v - 0.5, -limit), limit) for v in (x, y))
     return round(x * factor), round(y * factor)
 
 
-def _line(canvas: np.ndarray, start, end, color: Color, thickness: int) -> None:
+def _line(
+    canvas: np.ndarray, start: Sequence[float], end: Sequence[float], color: Color, thickness: int
+) -> None:
     start, end = _fixed_point(*start), _fixed_point(*end)
-    cv2.line(canvas, start, end, color, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
+    cv2.line(canvas, start, end, color, thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
 
 
 def _corners(box: np.ndarray) -> list[tuple[float, float]]:
@@ -138,7 +142,20 @@ def _draw_labels(
     return np.array(picture)
 
 
-def _place(box, size, canvas_size, taken) -> tuple[float, float]:
+def _place(
+    box: np.ndarray,
+    size: tuple[float, float],
+    canvas_size: tuple[int, int],
+    taken: list[tuple[float, float, float, float]],
+) -> tuple[float, float]:
+    """Where a label goes: the first place at its box that no other has taken, else the usual one.
+
+    Args:
+        box: x1, y1, x2, y2.
+        size: (width, height) of the label.
+        canvas_size: (H, W).
+        taken: x1, y1, x2, y2 of the labels before.
+    """
     (x1, y1, x2, y2), (width, height), (rows, columns) = box, size, canvas_size
     places = [
         (x1, y1 - height),

@@ -21,11 +21,15 @@ logger = logging.getLogger(__name__)
 
 DEFAULT = str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
 # Debian's packages of fonts for what DejaVu lacks, by words in the characters' Unicode names.
-CJK = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "IDEOGRAPHIC", "FULLWIDTH")
+_CJK = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "IDEOGRAPHIC", "FULLWIDTH")
 # Pixel sizes of fonts that are pictures: Google's emoji, Apple's.
-BITMAP_SIZES = (109, 128, 136, 160)
+_BITMAP_SIZES = (109, 128, 136, 160)
 # An installed font is the more likely to be legible, the fewer of these are in its name.
-UNUSUAL = ("Bold", "Italic", "Oblique", "Light", "Thin", "Black", "Condensed", "Mono", "Serif")
+_UNUSUAL = ("Bold", "Italic", "Oblique", "Light", "Thin", "Black", "Condensed", "Mono", "Serif")
+
+
+Color = str | tuple[int, int, int]
+"""As Pillow takes it: a name such as "white" or "#444", or RGB."""
 
 
 class Line:
@@ -44,7 +48,7 @@ class Line:
         self._ascent, self._descent = _font(DEFAULT, size).getmetrics()
         self.width = sum(run.width for run in self._runs)
 
-    def draw(self, picture: Image.Image, x: float, middle: float, color) -> None:
+    def draw(self, picture: Image.Image, x: float, middle: float, color: Color) -> None:
         """Draw from ``x`` on, with the middle of the line at the height ``middle``."""
         baseline = middle + (self._ascent - self._descent) / 2
         for run in self._runs:
@@ -61,7 +65,7 @@ class _Run:
         self._scale = size / self._font.size
         self.width = self._font.getlength(text) * self._scale
 
-    def draw(self, picture: Image.Image, x: float, baseline: float, color) -> None:
+    def draw(self, picture: Image.Image, x: float, baseline: float, color: Color) -> None:
         if self._scale == 1:
             pen = ImageDraw.Draw(picture)
             pen.text((x, baseline), self._text, font=self._font, fill=color, anchor="ls")
@@ -115,7 +119,7 @@ def _installed_font(character: str) -> str | None:
 def _installed() -> list[str]:
     """Paths of the fonts of this machine, the plain ones first."""
     paths = [path for path in findSystemFonts() if "lastresort" not in path.lower()]
-    return sorted(paths, key=lambda path: (sum(word in Path(path).stem for word in UNUSUAL), path))
+    return sorted(paths, key=lambda path: (sum(word in Path(path).stem for word in _UNUSUAL), path))
 
 
 @cache
@@ -136,7 +140,7 @@ def _font(path: str, size: int) -> ImageFont.FreeTypeFont:
     Raises:
         OSError: the file is no font, or one of pictures of an unknown size.
     """
-    for number in (size, *BITMAP_SIZES):
+    for number in (size, *_BITMAP_SIZES):
         try:
             return ImageFont.truetype(path, number)
         except OSError as error:
@@ -165,7 +169,7 @@ def _is_joining(character: str) -> bool:
 def _package(character: str) -> str:
     """The package of Debian and Ubuntu whose fonts are likely to have a character."""
     name = unicodedata.name(character, "")
-    if name.startswith(CJK):
+    if name.startswith(_CJK):
         return "fonts-noto-cjk"
     is_symbol = unicodedata.category(character).startswith("S")
     return "fonts-noto-color-emoji" if is_symbol else "fonts-noto-core"

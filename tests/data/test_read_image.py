@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageSequence, features
 
 from rdsnet.data.image_formats import pillow_formats
-from rdsnet.data.images import Picture, read_image
+from rdsnet.data.images import ImageFile, read_image
 
 H, W = 40, 60
 
@@ -272,11 +272,11 @@ def test_every_page_of_a_file_is_read(tmp_path, format):
     first, *others = colours(5)
     options = {"lossless": True} if format == "webp" else {}
     first.save(path, format, save_all=True, append_images=others, **options)
-    with Picture(path) as picture:
-        assert len(picture) == 5 and not picture.has_side_pictures
+    with ImageFile(path) as file:
+        assert len(file) == 5 and not file.has_side_images
         for k in (3, 0, 4, 1, 2):  # in any order
             expected = np.asarray(colours(5)[k])
-            np.testing.assert_allclose(picture.read("RGB", k), expected, atol=1)
+            np.testing.assert_allclose(file.read("RGB", k), expected, atol=1)
     with Image.open(path) as other:
         frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(other)]
     for k, frame in enumerate(frames):
@@ -287,9 +287,9 @@ def test_the_pictures_of_a_stereo_photograph_are_sides_of_it(tmp_path):
     path = str(tmp_path / "photo.jpg")
     first, *others = colours(2)
     first.save(path, "MPO", save_all=True, append_images=others)
-    with Picture(path) as picture:
-        assert len(picture) == 2 and picture.has_side_pictures
-        np.testing.assert_allclose(picture.read("RGB", 1), np.asarray(others[0]), atol=3)
+    with ImageFile(path) as file:
+        assert len(file) == 2 and file.has_side_images
+        np.testing.assert_allclose(file.read("RGB", 1), np.asarray(others[0]), atol=3)
 
 
 @pytest.mark.parametrize(

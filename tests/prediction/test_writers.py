@@ -1,9 +1,11 @@
-"""Outlines of masks, as labelme shows them."""
+"""The formats by name, and outlines of masks as labelme shows them."""
 
 import cv2
 import numpy as np
 import pycocotools.mask as coco_mask
 
+from rdsnet.commands import predict as command
+from rdsnet.prediction.writers import WRITERS
 from rdsnet.prediction.writers.labelme import outlines
 
 
@@ -18,6 +20,10 @@ def polygon_mask(polygons, height, width):
             crosses = (np.minimum(y1, y2) <= y) & (y < np.maximum(y1, y2))
             inside ^= crosses & (x < x1 + (y - y1) * (x2 - x1) / (y2 - y1))
     return inside
+
+
+def test_the_command_offers_every_format_that_there_is():
+    assert command.FORMATS == tuple(WRITERS)
 
 
 def test_outline_of_a_rectangle_and_of_a_pixel_follow_the_pixel_borders():

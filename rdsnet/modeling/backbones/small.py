@@ -12,7 +12,7 @@ from detectron2.modeling.backbone import BACKBONE_REGISTRY, FPN, BasicStem, ResN
 from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from detectron2.modeling.backbone.resnet import BasicBlock
 
-BLOCKS_PER_STAGE = 2
+_BLOCKS_PER_STAGE = 2
 
 
 @BACKBONE_REGISTRY.register()
@@ -32,8 +32,8 @@ def build_rdsnet_small_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN
         stages.append(
             ResNet.make_stage(
                 BasicBlock,
-                BLOCKS_PER_STAGE,
-                stride_per_block=[1 if stage == 0 else 2] + [1] * (BLOCKS_PER_STAGE - 1),
+                _BLOCKS_PER_STAGE,
+                stride_per_block=[1 if stage == 0 else 2] + [1] * (_BLOCKS_PER_STAGE - 1),
                 in_channels=in_channels,
                 out_channels=out_channels,
                 norm=resnets.NORM,

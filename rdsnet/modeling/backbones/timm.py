@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 
 import torch
 from detectron2.modeling.backbone import Backbone
@@ -20,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from rdsnet.modeling.backbones.same_padding import make_padding_static
 
-NORMS = ("FrozenBN", "BN", "SyncBN")
+_NORMS = ("FrozenBN", "BN", "SyncBN")
 # Examples, for messages.
 SUITABLE = (
     "resnet18, resnet50, mobilenetv3_large_100, tf_efficientnet_lite0, efficientnet_b0, "
@@ -49,11 +50,11 @@ class TimmBackbone(Backbone):
         self, name: str, out_features: list[str], norm: str = "BN", in_channels: int = 3
     ) -> None:
         super().__init__()
-        if norm not in NORMS:
-            raise ValueError(f"MODEL.TIMM.NORM must be one of {', '.join(NORMS)}, got '{norm}'")
+        if norm not in _NORMS:
+            raise ValueError(f"MODEL.TIMM.NORM must be one of {', '.join(_NORMS)}, got '{norm}'")
         self.name, self.in_channels = name, in_channels
         self._out_features = list(out_features)
-        self._out_feature_strides = {name: stride_of(name) for name in out_features}
+        self._out_feature_strides = {name: _stride_of(name) for name in out_features}
         self._frozen: list[nn.Module] = []
         self._loaded = False
         self.features = self.create_features()
@@ -173,12 +174,12 @@ def create_features(name: str, strides: list[int], **options) -> nn.Module:
     if architecture.startswith("swin"):  # takes images of any size if told so
         options["strict_img_size"] = False
     indices = [index[stride] for stride in strides]
-    with without_warnings("timm"):  # that features need no classifier
+    with _without_warnings("timm"):  # that features need no classifier
         return timm.create_model(name, features_only=True, out_indices=indices, **options)
 
 
 @contextmanager
-def without_warnings(logger_name: str) -> Iterator[None]:
+def _without_warnings(logger_name: str) -> Iterator[None]:
     """Inside, a logger reports nothing below an error."""
     logger = logging.getLogger(logger_name)
     level = logger.level
@@ -189,7 +190,7 @@ def without_warnings(logger_name: str) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def import_timm():
+def import_timm() -> ModuleType:
     """The package timm, imported when it is needed: it takes seconds.
 
     Raises:
@@ -204,7 +205,7 @@ def import_timm():
     return timm
 
 
-def stride_of(feature: str) -> int:
+def _stride_of(feature: str) -> int:
     """8 for "res3".
 
     Raises:

@@ -13,7 +13,7 @@ from rdsnet.modeling.backbones.timm import TimmBackbone, import_timm
 # MODEL.WEIGHTS "timm://NAME" or "timm://FILE": pretrained weights of the backbone alone.
 PRETRAINED = "timm://"
 # How far, of 255, a mean or standard deviation in the config may be from that of the weights.
-TOLERATED = 1.0
+_TOLERATED = 1.0
 
 
 @BACKBONE_REGISTRY.register()
@@ -25,7 +25,7 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
     """
     weights, norm = cfg.MODEL.WEIGHTS, cfg.MODEL.TIMM.NORM
     if weights.startswith(PRETRAINED):
-        check_pretrained(cfg)
+        _check_pretrained(cfg)
     if norm == "FrozenBN" and not weights:
         norm = "BN"
     return TimmBackbone(
@@ -65,7 +65,7 @@ def _fpn(cfg: CfgNode, bottom_up: TimmBackbone, top_block: nn.Module) -> FPN:
     )
 
 
-def check_pretrained(cfg: CfgNode) -> None:
+def _check_pretrained(cfg: CfgNode) -> None:
     """Whether the weights ``MODEL.WEIGHTS`` "timm://..." fit the rest of the config.
 
     Raises:
@@ -93,7 +93,7 @@ def check_pretrained(cfg: CfgNode) -> None:
         return  # nothing is known, or the images have other channels than theirs
     theirs = [round(255 * value, 3) for value in (*pretrained.mean, *pretrained.std)]
     ours = [*cfg.MODEL.PIXEL_MEAN, *cfg.MODEL.PIXEL_STD]
-    if cfg.INPUT.FORMAT == "RGB" and all(abs(a - b) <= TOLERATED for a, b in zip(ours, theirs)):
+    if cfg.INPUT.FORMAT == "RGB" and all(abs(a - b) <= _TOLERATED for a, b in zip(ours, theirs)):
         return
     raise ValueError(
         f"the weights {cfg.MODEL.WEIGHTS} expect images that are normalised as those that they "

@@ -5,7 +5,7 @@ pixels through one vector, ``phi[:, 1] - phi[:, 0]``, and everything here works 
 ``z = (phi_fg - phi_bg) . psi`` (Eq. 1 of the paper: M_o = softmax(psi * phi), foreground channel =
 sigmoid(z)). Nothing is computed outside an object's window.
 
-Shapes: B images, N objects, D representation dimensions, (h, w) feature grid, (H, W) output.
+Shapes: B images, N objects, D representation dimensions, (h, w) grid, (H, W) output.
 Functions have the names and arguments that they have in :mod:`rdsnet.ops`, where they are
 explained; theirs are checked there. They run when no compiled operator is there. Export, whose
 graph has no loop over windows, computes whole maps by the same identities (rdsnet/export/graph.py).

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rdsnet.ops.reference.windows import clamped, window_areas
 
-TILE = 96
+_TILE = 96
 """Cells along either side of a tile of the grid: logits are computed tile by tile."""
 
 
@@ -30,15 +30,15 @@ class _Tile(NamedTuple):
 
 
 def _tiles(images: list[int], windows: list[list[int]], height: int, width: int) -> Iterator[_Tile]:
-    """All tiles of TILE x TILE cells (fewer at the border) that a window reaches into."""
+    """All tiles of ``_TILE`` x ``_TILE`` cells (fewer at the border) that a window reaches into."""
     objects: dict[tuple[int, int, int], list[int]] = {}
     for n, (b, (x1, y1, x2, y2)) in enumerate(zip(images, windows)):
         if x2 > x1 and y2 > y1:
-            for top in range(y1 // TILE * TILE, y2, TILE):
-                for left in range(x1 // TILE * TILE, x2, TILE):
+            for top in range(y1 // _TILE * _TILE, y2, _TILE):
+                for left in range(x1 // _TILE * _TILE, x2, _TILE):
                     objects.setdefault((b, top, left), []).append(n)
     for (b, top, left), own in objects.items():
-        yield _Tile(b, left, top, min(left + TILE, width), min(top + TILE, height), own)
+        yield _Tile(b, left, top, min(left + _TILE, width), min(top + _TILE, height), own)
 
 
 def _shared_parts(

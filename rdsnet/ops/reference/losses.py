@@ -27,8 +27,8 @@ def mask_ohem_loss(
     """See :func:`rdsnet.ops.mask_ohem_loss`."""
     windows = clamped(windows, psi.shape[-2:])
     logits, offsets = correlate(psi, phi, image_index, windows)
-    foreground = windows_of(targets, target_index.tolist(), windows.tolist()) > 0
-    return mined_losses(logits, foreground, offsets, negatives_per_positive)
+    foreground = _windows_of(targets, target_index.tolist(), windows.tolist()) > 0
+    return _mined_losses(logits, foreground, offsets, negatives_per_positive)
 
 
 def mask_ohem_loss_at_pixels(
@@ -48,7 +48,7 @@ def mask_ohem_loss_at_pixels(
     sizes = [[min(pair) for pair in zip(own.shape[1:], output)] for own in masks]
     limits = windows.new_tensor([[width, height] * 2 for height, width in sizes])[image_index]
     windows = torch.minimum(windows.clamp(min=0), limits)
-    cells = cells_of(windows, taps_y, taps_x, psi.shape[2:])
+    cells = _cells_of(windows, taps_y, taps_x, psi.shape[2:])
     grid_logits, grid_offsets = correlate(psi, phi, image_index, cells)
 
     pixels, foreground = [grid_logits[:0]], [grid_logits.new_zeros(0, dtype=torch.bool)]
@@ -63,10 +63,10 @@ def mask_ohem_loss_at_pixels(
             foreground.append(masks[b][m, y1:y2, x1:x2].flatten() > 0)
     areas = window_areas(windows)
     offsets = torch.cat([areas.new_zeros(1), areas.cumsum(0)])
-    return mined_losses(torch.cat(pixels), torch.cat(foreground), offsets, negatives_per_positive)
+    return _mined_losses(torch.cat(pixels), torch.cat(foreground), offsets, negatives_per_positive)
 
 
-def cells_of(windows: Tensor, taps_y: Taps, taps_x: Taps, size: tuple[int, int]) -> Tensor:
+def _cells_of(windows: Tensor, taps_y: Taps, taps_x: Taps, size: tuple[int, int]) -> Tensor:
     """The windows (N, 4) of a grid of ``size`` that windows (N, 4) of pixels look at.
 
     ``first`` of the taps must not decrease. Windows without pixels have no cells.
@@ -82,7 +82,7 @@ def cells_of(windows: Tensor, taps_y: Taps, taps_x: Taps, size: tuple[int, int])
     return torch.stack([x1, y1, x2, y2], dim=1) * (window_areas(windows) > 0)[:, None]
 
 
-def mined_losses(
+def _mined_losses(
     logits: Tensor, foreground: Tensor, offsets: Tensor, negatives_per_positive: float | None
 ) -> Tensor:
     """Losses (N,) of objects that own ``offsets[n]:offsets[n + 1]`` of logits and foreground."""
@@ -92,7 +92,9 @@ def mined_losses(
         kept = torch.ones_like(foreground)
     else:
         kept = foreground.clone()
-        kept[hardest_negatives(logits.detach(), foreground, offsets, negatives_per_positive)] = True
+        kept[_hardest_negatives(logits.detach(), foreground, offsets, negatives_per_positive)] = (
+            True
+        )
     count = len(offsets) - 1
     objects = torch.repeat_interleave(torch.arange(count, device=logits.device), offsets.diff())
     total = losses.new_zeros(count).index_add(0, objects, losses * kept)
@@ -100,13 +102,13 @@ def mined_losses(
     return total / (num_kept + 1)
 
 
-def windows_of(maps: Tensor, index: list[int], windows: list[list[int]]) -> Tensor:
+def _windows_of(maps: Tensor, index: list[int], windows: list[list[int]]) -> Tensor:
     """Pixels of ``maps[index[n]]`` inside window n, packed row by row like the logits."""
     pieces = [maps[m, y1:y2, x1:x2].flatten() for m, (x1, y1, x2, y2) in zip(index, windows)]
     return torch.cat(pieces) if pieces else maps.new_zeros(0)
 
 
-def hardest_negatives(
+def _hardest_negatives(
     logits: Tensor, foreground: Tensor, offsets: Tensor, negatives_per_positive: float
 ) -> Tensor:
     """Indices (into the packed pixels) of each object's hardest background pixels.

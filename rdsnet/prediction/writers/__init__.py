@@ -2,7 +2,8 @@
 
 A writer is a context manager with ``write(frame, instances)`` for every image, the objects on the
 CPU; see :class:`~.writer.Writer`. A new format is a new file with such a class and a line in
-:data:`WRITERS`.
+:data:`WRITERS`, and its name in ``rdsnet.commands.predict``, which must not import this package
+to show its --help.
 """
 
 from __future__ import annotations

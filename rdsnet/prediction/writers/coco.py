@@ -16,8 +16,8 @@ from rdsnet.visualization.objects import class_name
 class CocoWriter(Writer):
     """``coco_instances_results.json``, COCO results, and ``images.json``, what their ids mean.
 
-    ``image_id`` counts the predicted images from 0; an image of a video, or a page of a
-    file with several, has its number, from 0, as ``frame``. pycocotools loads both:
+    ``image_id`` counts the images from 0; one of a video, or a page of a file with several, has its
+    number there, from 0, as ``frame``. pycocotools loads both:
     ``COCO("images.json").loadRes("coco_instances_results.json")``.
     """
 

@@ -19,7 +19,7 @@ class CsvWriter(Writer):
 
     Boxes in pixels of the image, from its left or upper border; ``area`` is the number of pixels of
     the mask. ``frame`` is the number of a video's frame or of a page, from 0; empty for files with
-    one picture. Bytes of a file name that are no text stand as ``\\xe9``, line breaks as ``\\n``.
+    one image. Bytes of a file name that are no text stand as ``\\xe9``, line breaks as ``\\n``.
     """
 
     files = ("objects.csv",)

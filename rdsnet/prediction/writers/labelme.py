@@ -16,9 +16,9 @@ from rdsnet.visualization import objects_from_instances
 from rdsnet.visualization.objects import class_name
 
 # What labelme's own files say; it reads files of other versions too.
-LABELME_VERSION = "5.0.0"
+_LABELME_VERSION = "5.0.0"
 # How far a labelme outline may leave the mask's, in pixels: fewer points are easier to edit.
-OUTLINE_TOLERANCE = 0.7
+_OUTLINE_TOLERANCE = 0.7
 
 
 class LabelmeWriter(Writer):
@@ -50,19 +50,19 @@ class LabelmeWriter(Writer):
                     }
                 )
         content = {
-            "version": LABELME_VERSION,
+            "version": _LABELME_VERSION,
             "flags": {},
             "shapes": shapes,
             "imagePath": os.path.relpath(frame.path, folder),
-            # labelme opens the first picture of a file alone: others go into its own file.
-            "imageData": embedded(frame.image) if frame.index else None,
+            # labelme opens the first image of a file alone: others go into its own file.
+            "imageData": _embedded(frame.image) if frame.index else None,
             "imageHeight": frame.image.shape[0],
             "imageWidth": frame.image.shape[1],
         }
         (folder / f"{frame.name}.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
-def embedded(image: np.ndarray) -> str:
+def _embedded(image: np.ndarray) -> str:
     """A (H, W, 3) BGR image as labelme keeps it inside its json: PNG in base 64."""
     return base64.b64encode(cv2.imencode(".png", image)[1].tobytes()).decode("ascii")
 
@@ -83,6 +83,6 @@ def outlines(mask: np.ndarray) -> list[np.ndarray]:
     polygons = []
     for contour in contours:
         points = ((contour[:, 0] + 1) // 2).astype(np.float32)
-        simple = cv2.approxPolyDP(points[:, None], OUTLINE_TOLERANCE, True)[:, 0]
+        simple = cv2.approxPolyDP(points[:, None], _OUTLINE_TOLERANCE, True)[:, 0]
         polygons.append(simple if len(simple) >= 3 else points)
     return polygons
