@@ -21,7 +21,7 @@ from rdsnet.data.datasets import with_classes, with_num_classes
 logger = logging.getLogger(__name__)
 
 # What the weights and the optimizer's state stand for: these keys, and all that lie below them.
-FIXED = (
+_FIXED = (
     "MODEL",
     "DATASETS.CLASSES",
     "DATASETS.MAPPER",
@@ -33,7 +33,7 @@ FIXED = (
     "SOLVER.WEIGHT_DECAY_NORM",
 )
 # Of those, what weights do not depend on. A key that is not known here stays fixed.
-FREE = (
+_FREE = (
     # Where the model runs and what it has started from
     "MODEL.DEVICE",
     "MODEL.WEIGHTS",
@@ -78,14 +78,14 @@ IN_TRAINING = (
     "MODEL.TIMM.NORM",  # whether statistics change in training
 )
 NUM_CLASSES, CLASSES = "MODEL.RETINANET.NUM_CLASSES", "DATASETS.CLASSES"
-MOST_SHOWN = 8
+_MOST_SHOWN = 8
 
 Changes = dict[str, tuple[object, object]]  # key -> the value then, the value now
 
 
 def is_fixed(key: str) -> bool:
     """Whether a run that is resumed has to keep the value of a config key."""
-    return is_among(key, FIXED) and not is_among(key, FREE)
+    return is_among(key, _FIXED) and not is_among(key, _FREE)
 
 
 def refuse_other_run(cfg: CfgNode) -> Changes:
@@ -257,8 +257,8 @@ def is_among(key: str, keys: tuple[str, ...]) -> bool:
 
 
 def _listed(words: list[str], separator: str = ", ") -> str:
-    more = [f"and {len(words) - MOST_SHOWN} more"] if len(words) > MOST_SHOWN else []
-    return separator.join(words[:MOST_SHOWN] + more)
+    more = [f"and {len(words) - _MOST_SHOWN} more"] if len(words) > _MOST_SHOWN else []
+    return separator.join(words[:_MOST_SHOWN] + more)
 
 
 def _short(value: object) -> str:

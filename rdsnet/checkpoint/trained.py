@@ -52,7 +52,7 @@ def prediction_config(
         settings += ["MODEL.DEVICE", "cpu"]
     settings = [*opts, *settings]
     try:
-        known = [*settings, *learnt_classes(config_file, weights, opts)]
+        known = [*settings, *_learnt_classes(config_file, weights, opts)]
         return load_config(config_file, known, max_detections=max_detections)
     except FileNotFoundError:
         if not Path(config_file).is_file():
@@ -68,7 +68,7 @@ def prediction_config(
         return load_config(config_file, settings, max_detections=max_detections)
 
 
-def learnt_classes(config_file: str, weights: str, opts: Sequence[str]) -> list[str]:
+def _learnt_classes(config_file: str, weights: str, opts: Sequence[str]) -> list[str]:
     """Options KEY VALUE by which classes are those of the training, whatever the data says today.
 
     Nothing where neither the checkpoint nor the config knows them: they are the data's then.

@@ -39,7 +39,7 @@ from rdsnet.ops import CompactMasks, Taps, assemble_masks, object_losses, resize
 
 Size = tuple[int, int]
 """Height and width."""
-MASK_LOSS_RESOLUTIONS = ("grid", "image")
+_MASK_LOSS_RESOLUTIONS = ("grid", "image")
 
 
 @META_ARCH_REGISTRY.register()
@@ -84,9 +84,9 @@ class RDSNet(nn.Module):
         dense_masks: bool = True,
     ) -> None:
         super().__init__()
-        if mask_loss_resolution not in MASK_LOSS_RESOLUTIONS:
+        if mask_loss_resolution not in _MASK_LOSS_RESOLUTIONS:
             raise ValueError(
-                f"MODEL.RDSNET.MASK_LOSS.RESOLUTION must be one of {MASK_LOSS_RESOLUTIONS}, "
+                f"MODEL.RDSNET.MASK_LOSS.RESOLUTION must be one of {_MASK_LOSS_RESOLUTIONS}, "
                 f"got '{mask_loss_resolution}'"
             )
         self.backbone = backbone

@@ -12,7 +12,7 @@ from rdsnet.modeling.mbrm import MBRM
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
-METHODS = ("mbrm", "direct", "none")
+_METHODS = ("mbrm", "direct", "none")
 
 
 class EnclosingBoxes(nn.Module):
@@ -51,8 +51,8 @@ def build_refinement(cfg: CfgNode) -> MBRM | EnclosingBoxes | None:
             positive.
     """
     mbrm, threshold = cfg.MODEL.RDSNET.MBRM, cfg.MODEL.RDSNET.MASK_THRESHOLD
-    if mbrm.METHOD not in METHODS:
-        raise ValueError(f"MODEL.RDSNET.MBRM.METHOD must be one of {METHODS}, got '{mbrm.METHOD}'")
+    if mbrm.METHOD not in _METHODS:
+        raise ValueError(f"MODEL.RDSNET.MBRM.METHOD must be one of {_METHODS}, got '{mbrm.METHOD}'")
     if not mbrm.ENABLED or mbrm.METHOD == "none":
         return None
     if mbrm.METHOD == "direct":

@@ -28,7 +28,7 @@ from rdsnet.training.trainer import Trainer
 logger = logging.getLogger(__name__)
 
 # How much lower box AP may be with the fitted kernel than with the one before.
-TOLERATED_LOSS = 0.05
+_TOLERATED_LOSS = 0.05
 
 
 def finish(cfg: CfgNode, results: OrderedDict | None) -> OrderedDict | None:
@@ -133,7 +133,7 @@ def _fit_mbrm(cfg: CfgNode, best: Path) -> OrderedDict | None:
         return None
     results = evaluate(cfg, weights)
     before, after = record.get("box_ap"), results["bbox"]["AP"]
-    if before is not None and not after >= before - TOLERATED_LOSS:
+    if before is not None and not after >= before - _TOLERATED_LOSS:
         logger.warning(
             f"MBRM keeps the kernel that it had: box AP is {before:.2f} with it, {after:.2f} with "
             "the fitted one"

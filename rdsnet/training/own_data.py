@@ -29,8 +29,8 @@ from rdsnet.training.data_remarks import (
 from rdsnet.training.settings import Settings, Wishes, derive_settings
 
 # Without --val, this share of the images is held out, if there are at least so many.
-HELD_OUT, MIN_TO_HOLD_OUT = 0.1, 20
-SPLIT_FILES = ("train.json", "val.json")
+_HELD_OUT, _MIN_TO_HOLD_OUT = 0.1, 20
+_SPLIT_FILES = ("train.json", "val.json")
 
 
 def prepare(
@@ -90,7 +90,7 @@ def prepare(
         parts = split(content, equal)
     if parts:
         content, val_content = parts
-        json_files = [str(folder / "data" / name) for name in SPLIT_FILES]
+        json_files = [str(folder / "data" / name) for name in _SPLIT_FILES]
         data, val = ((json_file, data[1]) for json_file in json_files)
     train = data_statistics(content)
     evaluated = data_statistics(val_content) if val else None
@@ -160,10 +160,10 @@ def split(content: dict, equal: Sequence[Sequence[Hashable]] = ()) -> tuple[dict
         What to train on and what to evaluate on; None where there are too few images.
     """
     ids = sorted((image["id"] for image in content["images"]), key=id_order)
-    if len(ids) < MIN_TO_HOLD_OUT:
+    if len(ids) < _MIN_TO_HOLD_OUT:
         return None
     shuffled = [ids[place] for place in np.random.default_rng(0).permutation(len(ids))]
-    held_out = _drawn(shuffled, equal, round(HELD_OUT * len(ids)))
+    held_out = _drawn(shuffled, equal, round(_HELD_OUT * len(ids)))
     parts = []
     for wanted in (False, True):
         images = [image for image in content["images"] if (image["id"] in held_out) is wanted]

@@ -16,21 +16,21 @@ from rdsnet.data.statistics import DataStatistics
 from rdsnet.training.anchor_fit import fit_anchors, uses_anchors
 
 # Passes over the data (paper: 12), and iterations that are made however few images there are.
-EPOCHS, MIN_ITERATIONS = 12, 1500
+_EPOCHS, _MIN_ITERATIONS = 12, 1500
 # Side in the network's input below which objects are hard to see, pixels. When more than this share
 # of them would be shrunk below it, images keep their resolution and training sees crops.
-SMALL_OBJECT, SMALL_SHARE = 12, 0.1
+_SMALL_OBJECT, _SMALL_SHARE = 12, 0.1
 # Images are padded to multiples of this, pixels, on the right and at the bottom. A model that never
 # saw padding in training finds objects in it, so sides vary there over all that are padded alike.
-PADDED_TO = 32
+_PADDED_TO = 32
 # Evaluations in a run; more when they decide when it stops.
-EVALUATIONS, EVALUATIONS_WITH_PATIENCE = 8, 20
+_EVALUATIONS, _EVALUATIONS_WITH_PATIENCE = 8, 20
 # Anchors that trained weights have learnt are exchanged where fewer objects than this match one.
-FEW_MATCHES = 0.5
+_FEW_MATCHES = 0.5
 # Room above the largest number of objects in a training image.
-DETECTIONS_MARGIN = 1.25
+_DETECTIONS_MARGIN = 1.25
 # Images that MBRM is fitted to at most, where there is no GPU.
-FIT_IMAGES_ON_CPU = 500
+_FIT_IMAGES_ON_CPU = 500
 
 
 @dataclass
@@ -95,7 +95,7 @@ def fitting_notes(cfg: CfgNode, train: DataStatistics) -> list[tuple[str, str]]:
     return [note for note in notes if note[0] in ("Input", "Anchors", "Detections")]
 
 
-def input_scales(cfg: CfgNode, image_sizes: np.ndarray) -> np.ndarray:
+def _input_scales(cfg: CfgNode, image_sizes: np.ndarray) -> np.ndarray:
     """(I,) factors by which Detectron2 resizes images of (I, 2) height and width for a test."""
     short, long = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
     if short == 0:  # no resizing
@@ -108,15 +108,15 @@ def _choose_input(settings: Settings, cfg: CfgNode, train: DataStatistics) -> np
     if cfg.MODEL.META_ARCHITECTURE != "RDSNet":  # may resize by itself, as YOLACT does
         settings.notes.append(("Input", "as the config says"))
         return np.ones(len(train.image_sizes))
-    scales = input_scales(cfg, train.image_sizes)
+    scales = _input_scales(cfg, train.image_sizes)
     of_objects = scales[train.image_index]
-    lost = (of_objects < 1) & (train.object_sizes * of_objects < SMALL_OBJECT)
+    lost = (of_objects < 1) & (train.object_sizes * of_objects < _SMALL_OBJECT)
     short, long = max(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MAX_SIZE_TRAIN
-    if lost.mean() <= SMALL_SHARE or short == 0:
+    if lost.mean() <= _SMALL_SHARE or short == 0:
         if short:
             text = f"shorter side {short} px, longer at most {long} px"
             if _fills_input(train.image_sizes, scales):
-                smallest = short - PADDED_TO + 1
+                smallest = short - _PADDED_TO + 1
                 settings.options |= {
                     "INPUT.MIN_SIZE_TRAIN": (smallest, short),
                     "INPUT.MIN_SIZE_TRAIN_SAMPLING": "range",
@@ -125,8 +125,8 @@ def _choose_input(settings: Settings, cfg: CfgNode, train: DataStatistics) -> np
             settings.notes.append(("Input", text))
         return scales
     large = 2 * np.quantile(train.object_sizes, 0.95)
-    side = PADDED_TO * math.ceil(min(max(short, large), 2 * short) / PADDED_TO)
-    smallest = side - PADDED_TO + 1
+    side = _PADDED_TO * math.ceil(min(max(short, large), 2 * short) / _PADDED_TO)
+    smallest = side - _PADDED_TO + 1
     settings.options |= {
         "INPUT.MIN_SIZE_TRAIN": (0,),
         "INPUT.MIN_SIZE_TEST": 0,
@@ -139,7 +139,7 @@ def _choose_input(settings: Settings, cfg: CfgNode, train: DataStatistics) -> np
             "Input",
             f"images at their own resolution, in training crops of {smallest} to {side} px "
             f"a side (brought to a shorter side of {short} px, {lost.mean():.0%} of the objects "
-            f"would shrink below {SMALL_OBJECT} px)",
+            f"would shrink below {_SMALL_OBJECT} px)",
         )
     )
     return np.ones(len(scales))
@@ -148,7 +148,7 @@ def _choose_input(settings: Settings, cfg: CfgNode, train: DataStatistics) -> np
 def _fills_input(image_sizes: np.ndarray, scales: np.ndarray) -> bool:
     """Whether hardly any of the resized images needs padding."""
     resized = (image_sizes * scales[:, None] + 0.5).astype(int)
-    return (resized % PADDED_TO > 0).any(1).mean() <= SMALL_SHARE
+    return (resized % _PADDED_TO > 0).any(1).mean() <= _SMALL_SHARE
 
 
 def _choose_augmentation(settings: Settings, cfg: CfgNode, train: DataStatistics) -> None:
@@ -172,7 +172,7 @@ def _choose_anchors(
     are_learnt: bool,
 ) -> None:
     fit = fit_anchors(cfg, train.boxes * scales[train.image_index, None])
-    if are_learnt and (fit.factor == 1 or fit.coverage >= FEW_MATCHES):
+    if are_learnt and (fit.factor == 1 or fit.coverage >= _FEW_MATCHES):
         text = f"those that the weights have learnt: {fit.coverage:.0%} of the objects match one"
         settings.notes.append(("Anchors", f"{text}, by IoU {fit.iou:g}"))
         return
@@ -190,7 +190,7 @@ def _choose_anchors(
 def _choose_detections(settings: Settings, cfg: CfgNode, train: DataStatistics) -> None:
     most = int(train.objects_per_image.max())
     usual = cfg.TEST.DETECTIONS_PER_IMAGE
-    wanted = 50 * math.ceil(DETECTIONS_MARGIN * most / 50)
+    wanted = 50 * math.ceil(_DETECTIONS_MARGIN * most / 50)
     if wanted > usual:
         settings.options["TEST.DETECTIONS_PER_IMAGE"] = wanted
         candidates = max(cfg.MODEL.RETINANET.TOPK_CANDIDATES_TEST, 3 * wanted)
@@ -213,7 +213,7 @@ def _choose_schedule(
     elif wishes.epochs:
         iterations = max(1, round(wishes.epochs * images / batch))
     else:
-        iterations = max(MIN_ITERATIONS, round(EPOCHS * images / batch))
+        iterations = max(_MIN_ITERATIONS, round(_EPOCHS * images / batch))
     cosine = solver.LR_SCHEDULER_NAME == "WarmupCosineLR"
     steps = {round(step * iterations / solver.MAX_ITER) for step in solver.STEPS if not cosine}
     steps = tuple(sorted(step for step in steps if 0 < step < iterations))
@@ -251,7 +251,7 @@ def _choose_evaluation(
     settings: Settings, cfg: CfgNode, val: DataStatistics | None, wishes: Wishes
 ) -> None:
     iterations = settings.options["SOLVER.MAX_ITER"]
-    evaluations = EVALUATIONS_WITH_PATIENCE if wishes.patience else EVALUATIONS
+    evaluations = _EVALUATIONS_WITH_PATIENCE if wishes.patience else _EVALUATIONS
     period = math.ceil(iterations / evaluations)
     settings.options["SOLVER.CHECKPOINT_PERIOD"] = period
     if val is not None:
@@ -274,6 +274,6 @@ def _choose_evaluation(
     if mbrm.ENABLED and mbrm.METHOD == "mbrm":
         settings.options["MODEL.RDSNET.MBRM.FIT.AFTER_TRAINING"] = True
         if cfg.MODEL.DEVICE == "cpu":
-            images = min(mbrm.FIT.MAX_IMAGES, FIT_IMAGES_ON_CPU)
+            images = min(mbrm.FIT.MAX_IMAGES, _FIT_IMAGES_ON_CPU)
             settings.options["MODEL.RDSNET.MBRM.FIT.MAX_IMAGES"] = images
         settings.notes.append(("Boxes", "MBRM is fitted to the model at the end"))

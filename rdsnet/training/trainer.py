@@ -43,7 +43,7 @@ from rdsnet.training.resuming import (
 from rdsnet.training.steps import AMPStep, distributed
 
 
-def clip_total_norm(clip: CfgNode) -> Callable[..., None]:
+def _clip_total_norm(clip: CfgNode) -> Callable[..., None]:
     """Hook that scales all gradients of an optimizer to a total norm of at most CLIP_VALUE."""
 
     def hook(optimizer: torch.optim.Optimizer, *_) -> None:
@@ -227,7 +227,7 @@ class Trainer(DefaultTrainer):
         else:
             raise ValueError(f"SOLVER.OPTIMIZER must be SGD or AdamW, got '{solver.OPTIMIZER}'")
         if clip_all:
-            optimizer.register_step_pre_hook(clip_total_norm(solver.CLIP_GRADIENTS))
+            optimizer.register_step_pre_hook(_clip_total_norm(solver.CLIP_GRADIENTS))
         return optimizer
 
     @classmethod
