@@ -1,16 +1,19 @@
 """benchmarks/peers: its data, runs, and tables from results made by hand."""
 
 import json
+import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
 from rdsnet.data.shapes import make_shapes_dataset
+from rdsnet.training.hooks import StopTraining
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "peers"
-NAMES = ("data", "models", "report", "run")
+NAMES = ("budget", "data", "models", "report", "run")
 
 
 @pytest.fixture
@@ -24,7 +27,7 @@ def modules(monkeypatch):
 
     yield data, models, report, run
     for name in NAMES:
-        sys.modules.pop(name)
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture
@@ -58,6 +61,31 @@ def test_a_run_gives_a_result_and_is_not_repeated(modules, nuclei, tmp_path, cap
 
     assert run.main([*words, "--dry-run"]) == 0
     assert capsys.readouterr().out == "1 of 2 runs are finished\nnuclei-mask_rcnn-5-3\n"
+
+
+def test_the_learning_rate_follows_the_time_that_is_spent(modules, monkeypatch):
+    import budget
+
+    expected = {0.05: (0.994, 1), 0.5: (0.5, 1), 0.85: (0.0545, 0.1), 1: (0, 0.01)}
+    for share, (cosine, steps) in expected.items():
+        warm_up = 0.501 if share == 0.05 else 1
+        factor = budget.learning_rate_factor(share, in_steps=False)
+        assert factor == pytest.approx(warm_up * cosine, abs=1e-3)
+        assert budget.learning_rate_factor(share, in_steps=True) == pytest.approx(warm_up * steps)
+
+    clock = iter([100.0, 104.0, 108.0, 112.0])
+    monkeypatch.setattr(budget, "cpu_seconds", lambda: next(clock))
+    group = {"lr": 0.0, "initial_lr": 0.2}
+    hook = budget.Budget(10.0, in_steps=False)
+    hook.trainer = SimpleNamespace(iter=0, optimizer=SimpleNamespace(param_groups=[group]))
+    hook.before_train()
+    hook.after_step()
+    hook.before_step()
+    assert group["lr"] == pytest.approx(0.2 * 0.5 * (1 + math.cos(0.4 * math.pi)))
+    hook.after_step()
+    with pytest.raises(StopTraining):
+        hook.after_step()
+    assert hook.spent == 12.0
 
 
 def test_missing_data_is_named(modules, tmp_path):

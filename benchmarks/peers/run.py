@@ -2,9 +2,9 @@
 """RDSNet-lite against Mask R-CNN with the same backbone, data, crops and CPU time; and what every
 element of its recipe is worth.
 
-A model is trained with its whole learning-rate schedule in every budget of CPU seconds. How many
-iterations that makes is measured before its first run on a data set. Runs that are finished are
-skipped, so the same command goes on after an interruption.
+Every budget of CPU seconds is a training of its own: the learning rate falls with the time that is
+spent, and training ends with it. Runs that are finished are skipped, so the same command goes on
+after an interruption.
 
     export RDSNET_DATA=...   # the folder that holds nuclei/, waste/ and kudzu/
     OMP_NUM_THREADS=1 nice python benchmarks/peers/run.py
@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -39,8 +38,6 @@ ROOT = HERE.parents[1]
 BUDGETS = (370, 740, 1480)
 # Of the recipe's rows: a quarter of it, on nuclei.
 RECIPE_BUDGET = 370
-# Iterations to measure with, the first of which do not count.
-MEASURED, WARM_UP = 30, 5
 
 
 @dataclass(frozen=True)
@@ -63,18 +60,19 @@ class Run:
 def train(run: Run, args: argparse.Namespace) -> dict:
     """Train and evaluate; the result is also written into the run's folder."""
     import torch
+    from budget import Budget
 
     from rdsnet.training.trainer import Trainer
 
     torch.set_num_threads(1)
     folder = Path(args.runs) / run.name
-    iterations = args.iterations or iterations_within(run, args)
-    cfg = config(run, args, folder, iterations)
+    cfg = config(run, args, folder)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=False)  # the pretrained backbone
-    cpu = cpu_seconds()
+    in_steps = cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupMultiStepLR"
+    budget = Budget(run.budget, in_steps, args.iterations)
+    trainer.register_hooks([budget])
     trainer.train()
-    cpu = cpu_seconds() - cpu
     torch.save({"model": trainer.model.state_dict()}, folder / "model_final.pth")
     cfg = cfg.clone()
     cfg.defrost()
@@ -82,8 +80,8 @@ def train(run: Run, args: argparse.Namespace) -> dict:
     metrics = Trainer.test(cfg, trainer.model.eval())
     result = {
         **vars(run),
-        "iterations": iterations,
-        "cpu_seconds": round(cpu, 1),
+        "iterations": trainer.iter + 1,
+        "cpu_seconds": round(budget.spent, 1),
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
@@ -97,27 +95,8 @@ def train(run: Run, args: argparse.Namespace) -> dict:
     return result
 
 
-def iterations_within(run: Run, args: argparse.Namespace) -> int:
-    """Iterations that fit into the budget: measured once for a model and a data set."""
-    from detectron2.engine.hooks import CallbackHook
-
-    from rdsnet.training.trainer import Trainer
-
-    file = Path(args.runs) / f"{run.data}-{run.model}.json"
-    if not file.is_file():
-        cfg = config(run, args, Path(args.runs) / "measured" / run.name, MEASURED)
-        trainer = Trainer(cfg)
-        trainer.resume_or_load(resume=False)
-        spent = []
-        trainer.register_hooks([CallbackHook(after_step=lambda _: spent.append(cpu_seconds()))])
-        trainer.train()
-        seconds = (spent[-1] - spent[WARM_UP - 1]) / (len(spent) - WARM_UP)
-        file.write_text(json.dumps({"seconds_per_iteration": seconds}) + "\n")
-    return max(10, round(run.budget / json.loads(file.read_text())["seconds_per_iteration"]))
-
-
-def config(run: Run, args: argparse.Namespace, folder: Path, iterations: int):
-    """The config of a run, whose data and schedule are the same for all models."""
+def config(run: Run, args: argparse.Namespace, folder: Path):
+    """The config of a run, whose data are the same for all models."""
     from detectron2.engine import default_argument_parser
 
     from rdsnet.training import setup
@@ -134,24 +113,17 @@ def config(run: Run, args: argparse.Namespace, folder: Path, iterations: int):
         "MODEL.ROI_HEADS.NUM_CLASSES": classes,
         "MODEL.DEVICE": "cpu",
         **data_set.options,
-        "SOLVER.MAX_ITER": iterations,
-        "SOLVER.WARMUP_ITERS": iterations // 10,
+        "SOLVER.MAX_ITER": 1_000_000,  # the budget ends it
+        "SOLVER.STEPS": (),
         "SOLVER.CHECKPOINT_PERIOD": 1_000_000,
         "DATALOADER.NUM_WORKERS": 0,
         "SEED": run.seed,
         "OUTPUT_DIR": str(folder),
         **model.options,
     }
-    steps = (round(0.8 * iterations), round(0.95 * iterations))
-    options["SOLVER.STEPS"] = steps if iterations >= 20 else ()
     words = ["--config-file", str(ROOT / model.config)]
     words += [str(word) for pair in options.items() for word in pair]
     return setup(default_argument_parser().parse_args(words))
-
-
-def cpu_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
 
 
 def milliseconds_per_image(runs: list[Run], args: argparse.Namespace, images: int = 20) -> dict:
@@ -169,7 +141,7 @@ def milliseconds_per_image(runs: list[Run], args: argparse.Namespace, images: in
     models = {}
     for run in runs:
         folder = Path(args.runs) / run.name
-        cfg = config(run, args, folder, 10)
+        cfg = config(run, args, folder)
         models[run.model] = build_model(cfg).eval()
         DetectionCheckpointer(models[run.model]).load(str(folder / "model_final.pth"))
     times: dict[str, list[float]] = {name: [] for name in models}

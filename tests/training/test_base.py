@@ -178,7 +178,15 @@ def test_weights_that_are_not_there_end_it_before_anything_is_written(data, tmp_
 @pytest.mark.slow
 def test_train_resume_predict(data, box, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = ["train", "--data", *data, "--weights", "shapes_in_noise", "--output", "out"]
+    words = [
+        "train",
+        "--data",
+        *data,
+        "--weights",
+        "shapes_in_noise",
+        "--output",
+        str(tmp_path / "out"),
+    ]
     words += ["--batch-size", "2", "--device", "cpu"]
     keys = ["DATALOADER.NUM_WORKERS", "0", "SEED", "1", "TEST.REPORT", "False"]
     keys += ["MODEL.MASK_ON", "True"]

@@ -26,7 +26,9 @@ def test_check_train_predict(tmp_path, monkeypatch, capsys):
     assert main(["check-data", *train]) == 0
     assert main(["check-data", *val]) == 0
 
-    words = ["train", "--data", *train, "--val", *val, "--config", "small", "--output", "out"]
+    words = ["train", "--data", *train, "--val", *val, "--config", "small"]
+    # In full: Detectron2 remembers by the folder's name that it logs there, for every test.
+    words += ["--output", str(tmp_path / "out")]
     words += ["--iterations", "30", "--batch-size", "2", "--ema", "--device", "cpu"]
     # Two evaluations; and input and anchors for images this small.
     words += ["TEST.EVAL_PERIOD", "15", "DATALOADER.NUM_WORKERS", "0", "SEED", "1"]
@@ -44,7 +46,7 @@ def test_check_train_predict(tmp_path, monkeypatch, capsys):
 
     # The checkpoint serves as config, too.
     words = ["eval", "--config-file", str(best), "MODEL.WEIGHTS", str(best)]
-    assert main([*words, "OUTPUT_DIR", "evaluated"]) == 0
+    assert main([*words, "OUTPUT_DIR", str(tmp_path / "evaluated")]) == 0
     assert "box without MBRM" in capsys.readouterr().out
 
     # Another process, another place, no data.
