@@ -250,6 +250,13 @@ def add_rdsnet_config(cfg: CN) -> None:
     # Paper: 1000 steps of 8 images.
     cfg.MODEL.RDSNET.MBRM.FIT.MAX_IMAGES = 8000
 
+    cfg.MODEL.RDSNET.INFERENCE = CN()
+    # What rdsnet's Predictor and evaluations compute convolutions in: "float32"; "bf16", "fp16"
+    # (results move a little, see docs/predict.md); "auto": bf16 where the processor has
+    # AVX512_BF16 or AMX, or the GPU bfloat16, else float32. "rdsnet predict" and "app" set it by
+    # --precision, whose default is auto. Training has SOLVER.AMP.
+    cfg.MODEL.RDSNET.INFERENCE.PRECISION = "float32"
+
     # Whether Instances.pred_masks is a dense (N, H, W) bool tensor, as Detectron2's tools expect,
     # or rdsnet.ops.CompactMasks, which costs neither the time nor the memory.
     cfg.MODEL.RDSNET.DENSE_MASKS = True

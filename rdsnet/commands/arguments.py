@@ -86,6 +86,22 @@ def add_max_detections(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_precision(parser: argparse.ArgumentParser, default: str | None, explained: str) -> None:
+    """``--precision``; ``explained`` is the default, in words."""
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bf16", "fp16"),
+        default=default,
+        help="what convolutions are computed in; auto: bf16 where the processor has AVX512_BF16 or "
+        f"AMX, or the GPU bfloat16, else float32 (default: {explained})",
+    )
+
+
+def precision_options(args: argparse.Namespace) -> list[str]:
+    """``--precision`` as config options KEY VALUE; none where it was not given."""
+    return ["MODEL.RDSNET.INFERENCE.PRECISION", args.precision] if args.precision else []
+
+
 def score(text: str) -> float:
     """A number from 0 to 1; as argparse type."""
     try:

@@ -39,7 +39,9 @@ from rdsnet.commands.arguments import (
     add_config_options,
     add_max_detections,
     add_model_arguments,
+    add_precision,
     positive,
+    precision_options,
     score,
 )
 
@@ -106,6 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "10- (default: all)",
     )
     add_max_detections(parser)
+    add_precision(parser, "auto", "auto")
     add_config_options(parser, "--opts")
 
 
@@ -123,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
         max_frames=args.max_frames,
         pages=args.pages,
         max_detections=args.max_detections,
-        opts=args.opts,
+        opts=[*precision_options(args), *args.opts],
         trust_checkpoint=args.trust_checkpoint,
     )
     print(summary.text())

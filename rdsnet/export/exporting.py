@@ -15,6 +15,7 @@ from rdsnet.export import check
 from rdsnet.export.files import FORMATS, describe, read, require_packages, trace, write
 from rdsnet.export.graph import ImageToObjects, Objects
 from rdsnet.modeling import RDSNet
+from rdsnet.modeling.folding import fold_norms
 
 _CANDIDATES = 300
 
@@ -98,6 +99,7 @@ def export(
     cfg = prediction_config(config_file, weights, score_threshold, [*opts, *settings])
     progress(f"Loading {weights}")
     model = load_model(cfg, trust_checkpoint)
+    fold_norms(model)
     if not isinstance(model, RDSNet):
         raise ValueError(
             f"MODEL.META_ARCHITECTURE '{cfg.MODEL.META_ARCHITECTURE}' cannot be exported: only "

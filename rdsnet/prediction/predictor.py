@@ -1,4 +1,4 @@
-"""Detectron2's DefaultPredictor with weights that are read safely."""
+"""Detectron2's DefaultPredictor with weights that are read safely, and made ready for inference."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from detectron2.engine import DefaultPredictor
 from rdsnet.checkpoint import Checkpointer
 from rdsnet.checkpoint.changes import check_other_use
 from rdsnet.checkpoint.shipped import weights_file
+from rdsnet.modeling import inference_precision, prepare_for_inference
 
 
 class Predictor(DefaultPredictor):
     """From a BGR image (H, W, 3) uint8 to ``{"instances": Instances}``, as in Detectron2.
+
+    Its model is :func:`~rdsnet.modeling.prepare_for_inference`'s and computes in
+    ``MODEL.RDSNET.INFERENCE.PRECISION``.
 
     Args:
         cfg: with ``MODEL.WEIGHTS``, a path, an address or the name of a model in the box.
@@ -21,7 +25,8 @@ class Predictor(DefaultPredictor):
 
     Raises:
         FileNotFoundError: there are no such weights.
-        ValueError: the weights do not fit, or have learnt the classes in another order.
+        ValueError: the weights do not fit, or have learnt the classes in another order; the device
+            does not compute in the precision.
     """
 
     def __init__(self, cfg: CfgNode, trust_checkpoint: bool = False) -> None:
@@ -29,9 +34,15 @@ class Predictor(DefaultPredictor):
         without_weights = cfg.clone()
         without_weights.defrost()
         without_weights.MODEL.WEIGHTS = ""
-        super().__init__(without_weights)
+        with inference_precision(cfg):  # a wrong one is said before anything is loaded
+            super().__init__(without_weights)
         check_other_use(cfg, weights)
         Checkpointer(self.model, trust=trust_checkpoint).load(weights)
+        self.model = prepare_for_inference(self.model)
+
+    def __call__(self, original_image: np.ndarray) -> dict:
+        with inference_precision(self.cfg):
+            return super().__call__(original_image)
 
 
 class CountingPredictor(Predictor):

@@ -19,6 +19,7 @@ from rdsnet.checkpoint.checkpointer import last_checkpoint
 from rdsnet.checkpoint.configs import load_config
 from rdsnet.checkpoint.trust import add_trust_argument
 from rdsnet.data.datasets import check_num_classes
+from rdsnet.modeling import inference_precision, prepare_for_inference
 from rdsnet.reports.report import report_run
 from rdsnet.training.console import details_in_log_alone, setup_loggers
 from rdsnet.training.finish import finish
@@ -73,8 +74,11 @@ def main(args: argparse.Namespace, trainer_class: type[Trainer] = Trainer) -> Or
         model = trainer_class.build_model(cfg).eval()
         checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trust=trust)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        results = trainer_class.test(cfg, model)
-        report_run(cfg, model)
+        model = prepare_for_inference(model)
+        with inference_precision(cfg) as precision:
+            logger.info(f"Evaluating in {precision}")
+            results = trainer_class.test(cfg, model)
+            report_run(cfg, model)
         return results
     with details_in_log_alone(_is_own_data(args)):
         trainer = trainer_class(cfg, trust_checkpoint=trust)
