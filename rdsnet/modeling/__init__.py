@@ -17,7 +17,11 @@ __all__ = ["MBRM"]
 
 if find_spec("detectron2") is not None:
     from rdsnet.modeling import backbones  # noqa: F401  (registers them)
-    from rdsnet.modeling.inference import inference_precision, prepare_for_inference
+    from rdsnet.modeling.inference import (
+        inference_facts,
+        inference_precision,
+        prepare_for_inference,
+    )
     from rdsnet.modeling.object_stream import (
         OBJECT_STREAM_REGISTRY,
         DensePredictions,
@@ -38,6 +42,7 @@ if find_spec("detectron2") is not None:
         "RDSNet",
         "RDSNetHead",
         "RetinaNetStream",
+        "inference_facts",
         "inference_precision",
         "prepare_for_inference",
     ]

@@ -41,6 +41,21 @@ def has_channels_last(device: str) -> bool:
     return device == "cpu" and torch.backends.mkldnn.is_available()
 
 
+def inference_facts(device: str) -> dict[str, str]:
+    """{what: what of it is active on a device, and why} of all this, for people."""
+    precision, why = chosen_precision("auto", device)
+    if has_channels_last(torch.device(device).type):
+        layout = "channels last, as convolutions on a CPU are faster so"
+    else:
+        layout = "contiguous: channels last is not measured here"
+    return {
+        "norms": "those with fixed statistics are folded into convolutions",
+        "memory format": layout,
+        "precision": f"{precision} in rdsnet predict and app ({why}); elsewhere "
+        "MODEL.RDSNET.INFERENCE.PRECISION, float32",
+    }
+
+
 @contextmanager
 def inference_precision(cfg: CfgNode) -> Iterator[str]:
     """Inside, models compute as ``MODEL.RDSNET.INFERENCE.PRECISION`` says; gives its name.
