@@ -111,11 +111,11 @@ class RDSNet(nn.Module):
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
         predictions = self.object_stream(features)  # of every anchor: class, box, what phi needs
-        psi = self.pixel_stream(features)  # (B, D, h, w)
         if self.training:
+            psi = self.pixel_stream(features)  # (B, D, h, w)
             gt_instances = self.ground_truth(batched_inputs, images.image_sizes)
             return self.losses(predictions, psi, gt_instances)
-        return self.inference(predictions, psi, images.image_sizes, batched_inputs)
+        return self.inference(predictions, features, images.image_sizes, batched_inputs)
 
     def losses(
         self, predictions: DensePredictions, psi: Tensor, gt_instances: list[Instances]
@@ -129,14 +129,26 @@ class RDSNet(nn.Module):
         return {**losses, "loss_mask": loss_mask * self.mask_loss_weight}
 
     def inference(
-        self, predictions: DensePredictions, psi: Tensor, sizes: list[Size], inputs: list[dict]
+        self,
+        predictions: DensePredictions,
+        features: dict[str, Tensor],
+        sizes: list[Size],
+        inputs: list[dict],
     ) -> list[dict]:
         """Detect, keep what survives NMS, then give it masks and refined boxes.
 
         Args:
+            features: of the backbone, for the pixel stream: images in which nothing was found need
+                none.
             sizes: (H, W) of every image of the network's input before padding.
         """
         detections = self.represented(predictions, sizes, inputs)
+        if any(len(found) for found in detections):
+            psi = self.pixel_stream(features)  # (B, D, h, w)
+        else:
+            psi = torch.stack(
+                [found.phi.new_zeros(found.phi.shape[2], 1, 1) for found in detections]
+            )
         return [
             {"instances": self.refine(found, own_psi, size)}
             for found, own_psi, size in zip(detections, psi, sizes)

@@ -19,6 +19,7 @@ from helpers.timm_models import lite_config
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from rdsnet.export.check import objects_of
 from rdsnet.export.exporting import usable_threshold
 from rdsnet.export.graph import ImageToObjects
 from rdsnet.modeling import inference_precision, prepare_for_inference
@@ -192,3 +193,37 @@ def test_half_precision_is_of_convolutions_alone(model):
     assert set(seen[len(seen) // 2 :]) == {torch.bfloat16}
     assert set(seen[: len(seen) // 2]) == {torch.float32}
     assert [x.dtype for x in found] == [x.dtype for x in exact]
+
+
+def test_pixels_are_represented_only_where_something_was_found(model):
+    """And results without objects have every field all the same."""
+    prepared, image = prepare_for_inference(model), random_image(64, 96)
+    calls = []
+    prepared.pixel_stream.register_forward_hook(lambda *_: calls.append(1))
+    inputs = {"image": image, "height": 50, "width": 70}
+    with torch.no_grad():
+        (some,) = prepared([inputs])
+        assert len(some["instances"]) and len(calls) == 1
+        prepared.object_stream.score_threshold = 1.0
+        none = [result["instances"] for result in prepared([inputs, inputs])]
+    assert len(calls) == 1
+    for instances in none:
+        assert len(instances) == 0 and instances.pred_masks.shape == (0, 50, 70)
+        assert instances.pred_boxes.tensor.shape == (0, 4)
+        assert list(instances.get_fields()) == list(some["instances"].get_fields())
+
+
+def test_an_image_without_objects_may_stand_beside_one_with_objects(model):
+    exact, image = prepare_for_inference(copy.deepcopy(model).double()), random_image(64, 96)
+    expected = found_by(exact, image)
+    detect = exact.object_stream.detect
+
+    def in_the_second_alone(predictions, sizes):
+        first, second = detect(predictions, sizes)
+        return [first[:0], second]
+
+    exact.object_stream.detect = in_the_second_alone
+    with torch.no_grad():
+        first, second = exact([{"image": torch.zeros_like(image)}, {"image": image}])
+    assert len(first["instances"]) == 0
+    assert_equal(objects_of(second["instances"]), expected)
