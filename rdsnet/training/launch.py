@@ -78,7 +78,7 @@ def main(args: argparse.Namespace, trainer_class: type[Trainer] = Trainer) -> Or
         with inference_precision(cfg) as precision:
             logger.info(f"Evaluating in {precision}")
             results = trainer_class.test(cfg, model)
-            report_run(cfg, model)
+        report_run(cfg, model)
         return results
     with details_in_log_alone(_is_own_data(args)):
         trainer = trainer_class(cfg, trust_checkpoint=trust)
