@@ -65,7 +65,7 @@ def device_capabilities(device: str) -> frozenset[str]:
     of AVX512_BF16, AVX512_FP16, AMX_BF16 and AMX_FP16 that torch knows of.
     """
     kind = torch.device(device).type
-    if kind == "cuda":
+    if kind == "cuda" and torch.cuda.is_available():
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         return frozenset({"float16", "bfloat16"} if has_bf16 else {"float16"})
     if kind != "cpu":

@@ -34,8 +34,9 @@ class Predictor(DefaultPredictor):
         without_weights = cfg.clone()
         without_weights.defrost()
         without_weights.MODEL.WEIGHTS = ""
-        with inference_precision(cfg):  # a wrong one is said before anything is loaded
-            super().__init__(without_weights)
+        super().__init__(without_weights)
+        with inference_precision(cfg):
+            pass  # what the device cannot do is said now
         check_other_use(cfg, weights)
         Checkpointer(self.model, trust=trust_checkpoint).load(weights)
         self.model = prepare_for_inference(self.model)

@@ -76,6 +76,12 @@ def test_capabilities_of_this_processor_are_those_that_the_system_lists():
     assert {name.lower() for name in found} <= set(flags)
 
 
+def test_a_device_that_is_not_there_has_none(monkeypatch):
+    """Who asks for it gets to know that by the model, not by this."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device_capabilities("cuda") == device_capabilities("mps") == frozenset()
+
+
 def test_older_versions_of_torch_say_less(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     monkeypatch.delattr(torch.cpu, "_is_amx_fp16_supported", raising=False)
