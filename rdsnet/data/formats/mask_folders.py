@@ -1,0 +1,229 @@
+"""Folders of pictures of masks, as people who look at cells have them.
+
+- One label image per photograph: ``images/a.png`` and ``masks/a.png``, or ``a_masks.png`` beside
+  ``a.png`` or ``a_img.png`` (Cellpose). Every object has its number.
+- One picture per object: ``masks/a/*.png``, or a folder per photograph with ``images/`` and
+  ``masks/`` in it (Data Science Bowl 2018).
+
+Folders in ``masks/`` that are not called like a photograph are classes. Each may be divided into
+``train/``, ``val/`` and ``test/``, at either end.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from rdsnet.data.formats.collecting import Collector, Photo, named_part
+from rdsnet.data.formats.label_images import ARRAY, object_rle, objects_of, read_labels, read_object
+from rdsnet.data.formats.source import Source, image_files, subfolders
+
+NAME = "folders of masks"
+WHAT = (
+    "pictures of masks: masks/ beside images/ with one label image per photograph or one folder "
+    "of pictures of single objects, or x_masks.png beside x.png"
+)
+_PHOTO_FOLDERS = ("images", "image", "imgs", "img", "photos", "raw", "jpegimages")
+_MASK_FOLDERS = (
+    *("masks", "mask", "labels", "label", "instances", "instance_masks", "gt", "ground_truth"),
+    *("annotations", "segmentations", "seg", "label_images"),
+)
+# What names of photographs and of their masks end with.
+_PHOTO_ENDS = re.compile(r"[_-](img|image|photo|raw)$", re.IGNORECASE)
+_MASK_ENDS = re.compile(
+    r"[_-](cp_masks|masks?|labels?|seg|segmentation|gt|instances?|instanceids)$", re.IGNORECASE
+)
+
+
+class Pair(NamedTuple):
+    """A photograph and its masks.
+
+    Attributes:
+        photo: its file.
+        labels: label images, with the class of each.
+        objects: pictures of single objects.
+        part: "train", "val" or "test".
+    """
+
+    photo: Path
+    labels: list[tuple[Path, str | None]]
+    objects: list[Path]
+    part: str
+
+
+def is_mine(source: Source) -> bool:
+    return source.is_folder and next(_places(source), None) is not None
+
+
+def read(sources: list[Source], given: Source, export: Collector) -> None:
+    values: set[int] = set()
+    most = 0
+    for photos, masks in _places(given):
+        for pair in _pairs(photos, masks, given.path, export):
+            photo = None
+            for path, label in pair.labels:
+                try:
+                    labels = read_labels(path)
+                except (OSError, ValueError) as error:
+                    what = "masks that cannot be read"
+                    export.leave_out(what, str(error))
+                    continue
+                photo = photo or _photo(pair, labels.shape, export)
+                found = list(objects_of(labels))
+                values |= {value for value, _ in found[:2]}
+                most = max(most, len(found))
+                _add(photo, [(label, rle) for _, rle in found], labels.shape, path, export)
+            if pair.objects:
+                _read_objects(pair, export)
+    if most == 1 and len(values) == 1:
+        export.remark(
+            f"Every label image has one value ({values.pop()}), so that each has one object at "
+            "most. If several things lie in it, give each pixel the number of its thing."
+        )
+
+
+def _read_objects(pair: Pair, export: Collector) -> None:
+    photo = None
+    for path in pair.objects:
+        try:
+            mask = read_object(path)
+        except (OSError, ValueError) as error:
+            export.leave_out("masks that cannot be read", str(error))
+            continue
+        photo = photo or _photo(pair, mask.shape, export)
+        if mask.any():
+            _add(photo, [(None, object_rle(mask))], mask.shape, path, export)
+        else:
+            export.leave_out("masks without a pixel", path)
+
+
+def _photo(pair: Pair, size: tuple[int, int], export: Collector) -> Photo:
+    return export.photo(os.fspath(pair.photo), pair.photo.parent, tuple(size), pair.part)
+
+
+def _add(photo: Photo, objects: list, size: tuple[int, int], path: Path, export: Collector) -> None:
+    if tuple(size) != photo.size:
+        what = "masks of another size than the first"
+        export.leave_out(what, path)
+        return
+    for label, rle in objects:
+        photo.add(label, rle)
+
+
+# --------------------------------------------------------------------------------------------------
+# Which masks belong to which photograph
+
+
+def _places(source: Source) -> Iterator[tuple[Path, Path]]:
+    """Folders of photographs, and of their masks (the same: they lie side by side)."""
+    folder = source.path
+    if source.images is not None:
+        masks = _named(folder, _MASK_FOLDERS) or folder
+        if _has_masks(masks):
+            yield source.images, masks
+        return
+    for place in (folder, *subfolders(folder)):
+        photos, masks = _named(place, _PHOTO_FOLDERS), _named(place, _MASK_FOLDERS)
+        if masks and _has_masks(masks) and (photos or image_files(place)):
+            yield photos or place, masks
+        elif not masks and _side_by_side(place):
+            yield place, place
+
+
+def _named(folder: Path, names: tuple[str, ...]) -> Path | None:
+    by_name = {path.name.lower(): path for path in subfolders(folder)}
+    return next((by_name[name] for name in names if name in by_name), None)
+
+
+def _has_masks(folder: Path) -> bool:
+    places = (folder, *subfolders(folder))
+    return any(_mask_files(place) for place in places) or any(
+        _mask_files(inside) for place in places[1:] for inside in subfolders(place)
+    )
+
+
+def _mask_files(folder: Path) -> list[Path]:
+    arrays = [path for path in folder.iterdir() if path.suffix.lower() == ARRAY]
+    return sorted([*image_files(folder), *arrays])
+
+
+def _side_by_side(folder: Path) -> bool:
+    files = image_files(folder)
+    photos = {_stem(path, _PHOTO_ENDS) for path in files if not _MASK_ENDS.search(path.stem)}
+    return any(_stem(path, _MASK_ENDS) in photos for path in files if _MASK_ENDS.search(path.stem))
+
+
+def _stem(path: Path, ends: re.Pattern) -> str:
+    name = path.name if path.is_dir() else path.stem
+    return ends.sub("", name)
+
+
+def _pairs(photos: Path, masks: Path, root: Path, export: Collector) -> Iterator[Pair]:
+    """Photographs with their masks; the others are noted."""
+    files = _photo_files(photos, is_mixed=photos == masks)
+    labels, objects = _masks_by_name(masks, files, is_mixed=photos == masks)
+    is_one_photo = len(files) == 1 and not set(files) & {*labels, *objects}
+    if is_one_photo and photos.parent == masks.parent != root:  # Data Science Bowl 2018
+        objects = {next(iter(files)): _mask_files(masks)}
+        labels = {}
+    for key, (path, part) in files.items():
+        if key in labels or key in objects:
+            own = named_part(photos.parent.name) if photos.parent != root.parent else None
+            own = own if photos.parent != root else None
+            yield Pair(path, labels.pop(key, []), objects.pop(key, []), part or own or "train")
+        else:
+            export.leave_out("photographs without masks", path)
+    for found in labels.values():
+        for path, _ in found:
+            export.leave_out("masks without photographs", path)
+    for key in objects:
+        export.leave_out("folders of masks without photographs", masks / key)
+
+
+def _photo_files(folder: Path, *, is_mixed: bool) -> dict[str, tuple[Path, str | None]]:
+    """{name without ending: file and part}, also of the folder's parts."""
+    found: dict[str, tuple[Path, str | None]] = {}
+    for place in (folder, *(f for f in subfolders(folder) if named_part(f.name))):
+        for path in image_files(place):
+            if not (is_mixed and _MASK_ENDS.search(path.stem)):
+                part = named_part(place.name) if place != folder else None
+                found.setdefault(_stem(path, _PHOTO_ENDS), (path, part))
+    return found
+
+
+def _masks_by_name(
+    folder: Path, photos: dict, *, is_mixed: bool
+) -> tuple[dict[str, list[tuple[Path, str | None]]], dict[str, list[Path]]]:
+    """Label images with their classes, and pictures of single objects, by their photographs."""
+    labels: dict[str, list[tuple[Path, str | None]]] = {}
+    objects: dict[str, list[Path]] = {}
+
+    def add(place: Path, label: str | None) -> None:
+        for path in _mask_files(place):
+            if not is_mixed or _MASK_ENDS.search(path.stem):
+                key = path.stem if path.stem in photos else _stem(path, _MASK_ENDS)
+                labels.setdefault(_stem_of(key, photos), []).append((path, label))
+
+    add(folder, None)
+    for inside in () if is_mixed else subfolders(folder):
+        key = _stem_of(inside.name, photos)
+        if key in photos:
+            objects[key] = _mask_files(inside)
+        elif named_part(inside.name):
+            add(inside, None)
+            for deeper in subfolders(inside):
+                objects[_stem_of(deeper.name, photos)] = _mask_files(deeper)
+        else:
+            add(inside, inside.name)
+    return labels, objects
+
+
+def _stem_of(name: str, photos: dict) -> str:
+    """The key of the photograph that a mask's name means."""
+    for key in (name, _PHOTO_ENDS.sub("", name), _MASK_ENDS.sub("", name)):
+        if key in photos:
+            return key
+    return name
