@@ -1,11 +1,13 @@
 """Annotations of every tool become the same objects, as COCO's content."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
+import yaml
 from helpers import exports
 from helpers.exports import CLASSES, Photo, drawn, label_image, ring_with_island, scene
 from PIL import Image
@@ -14,6 +16,7 @@ from tifffile import imwrite
 from rdsnet.data.checks import clean_coco, structure_findings, usable_annotations
 from rdsnet.data.formats import FORMATS, read_export
 from rdsnet.data.rle import segmentation_rle
+from rdsnet.reports.data_check import check_data
 
 
 def objects_of(export, part=None):
@@ -130,6 +133,31 @@ def test_cocos_json_is_taken_as_it_is(coco, tmp_path):
         assert export.json_file == path and export.is_plain
         assert export.part("train") == coco.content
         assert Path(export.image_root) == Path(coco.image_root)
+
+
+def test_yolo_as_cvat_writes_it(tmp_path):
+    """Lists of images with a folder too much, and classes by number."""
+    photo = scene()[0]
+    exports.save_photos(tmp_path / "images" / "train", [photo])
+    label = tmp_path / "labels" / "train" / f"{photo.stem}.txt"
+    label.parent.mkdir(parents=True)
+    label.write_text(exports.yolo_lines(photo), encoding="utf-8")
+    (tmp_path / "train.txt").write_text(f"data/images/train/{photo.name}\n", encoding="utf-8")
+    names = "".join(f"  {n}: {name}\n" for n, name in enumerate(CLASSES))
+    yaml = tmp_path / "data.yaml"
+    yaml.write_text(f"names:\n{names}path: .\ntrain: train.txt\n", encoding="utf-8")
+    assert_same(read_export(tmp_path), [photo])
+
+
+def test_yolo_as_label_studio_writes_it(tmp_path):
+    """Without data.yaml: classes.txt, images/ and labels/."""
+    photo = scene()[0]
+    exports.save_photos(tmp_path / "images", [photo])
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / f"{photo.stem}.txt").write_text(exports.yolo_lines(photo))
+    (tmp_path / "classes.txt").write_text("\n".join(CLASSES), encoding="utf-8")
+    exports.write_json(tmp_path / "notes.json", {"categories": [], "info": {}})
+    assert_same(read_export(tmp_path), [photo])
 
 
 def test_parts_of_a_roboflow_export_of_coco_keep_their_images(tmp_path):
@@ -472,6 +500,8 @@ def test_parts_of_one_number_stay_one_object(tmp_path):
         ("a.png", "a_cp_masks.png"),
         ("train/images/a.png", "train/masks/a.png"),
         ("images/a.png", "masks/a/one.png"),
+        ("images/a.png", "masks/a_3.png"),
+        ("stage1_train/a/images/a.png", "stage1_train/a/masks/b.png"),
     ],
 )
 def test_ways_to_name_masks(photo, mask, tmp_path):
@@ -504,6 +534,25 @@ def test_folders_of_masks_that_are_no_photographs_are_classes(tmp_path):
             labels[thing.mask] = n
         Image.fromarray(labels).save(tmp_path / "masks" / label / f"{photo.stem}.png")
     assert_same(read_export(tmp_path), [photo])
+
+
+def test_parts_of_folders_of_masks(tmp_path):
+    for part, photo in (("train", scene()[0]), ("test", scene()[1])):
+        exports.write_label_images(tmp_path / part, [photo])
+    export = read_export(tmp_path)
+    assert list(export.parts) == ["train", "test"]
+    assert_same(export, scene()[:1], with_classes=False)
+    assert_same(export, scene()[1:2], with_classes=False, part="test")
+
+
+def test_masks_of_classes_are_refused(tmp_path):
+    """Roboflow's semantic masks: a value is a class, and not an object."""
+    exports.save_photos(tmp_path / "train", scene()[:1])
+    labels = Image.fromarray(label_image(scene()[0]).astype(np.uint8))
+    labels.save(tmp_path / "train" / "Käfer 1_mask.png")
+    (tmp_path / "train" / "_classes.csv").write_text("Pixel Value, Class\n0, background\n1, a\n")
+    with pytest.raises(ValueError, match="masks of classes"):
+        read_export(tmp_path)
 
 
 def test_jpeg_does_not_keep_numbers(tmp_path):
@@ -717,6 +766,63 @@ def test_junk_anywhere_in_a_json_is_a_message_or_left_out(name, junk, tmp_path):
             export.sentences()
         except (ValueError, OSError) as error:
             assert str(error)
+
+
+WORDS = ["", "x", "-7", "1e400", "nan", "99999999999999", "1,2;3", "0,0", "ü"]
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_junk_anywhere_in_cvats_xml_is_a_message_or_left_out(word, tmp_path):
+    photo = scene()[1]
+    exports.save_photos(tmp_path / "images", [photo])
+    shapes = (
+        exports.cvat_polygon("Käfer", photo.things[0].polygon, 'group_id="1"')
+        + f'<mask label="Käfer" {exports.cvat_mask(photo.things[0].mask)}></mask>'
+        + '<ellipse label="Käfer" cx="9" cy="9" rx="5" ry="3" rotation="12"/>'
+    )
+    text = exports.cvat_xml([(photo, shapes)])
+    for match in re.finditer('="([^"]*)"', text):
+        changed = f'{text[: match.start()]}="{word}"{text[match.end() :]}'
+        (tmp_path / "annotations.xml").write_text(changed, encoding="utf-8")
+        try:
+            export = read_export(tmp_path / "annotations.xml")
+            clean_coco(export.part("train"), "export", export.image_root, "skip")
+        except (ValueError, OSError) as error:
+            assert str(error)
+
+
+@pytest.mark.parametrize("junk", JUNK[:11], ids=repr)
+def test_junk_anywhere_in_yolos_yaml_is_a_message_or_read(junk, tmp_path):
+    path = exports.write_yolo(tmp_path, [scene()[1]], [scene()[2]])
+    for content in with_junk({**yaml.safe_load(path.read_text()), "path": "."}, junk):
+        path.write_text(yaml.safe_dump(content))
+        try:
+            read_export(path)
+        except (ValueError, OSError) as error:
+            assert str(error)
+
+
+@pytest.mark.parametrize("write", [exports.write_label_images, exports.write_voc])
+def test_masks_that_are_damaged_or_of_another_size_are_told(write, tmp_path):
+    photos = [photo for photo in scene() if photo.things]
+    write(tmp_path, photos)
+    masks = sorted(tmp_path.glob("[mS]*/blatt grün.png"))[-1]
+    data = masks.read_bytes()
+    masks.write_bytes(data[: len(data) // 2])
+    export = read_export(tmp_path)
+    assert_same(export, photos[:1], with_classes=write is exports.write_voc)
+    assert "blatt grün.png" in " ".join(export.sentences())
+    Image.fromarray(np.ones((9, 9), dtype=np.uint8)).save(masks)
+    if write is exports.write_voc:
+        assert "images whose masks differ in size" in read_export(tmp_path).left_out
+    else:  # the checks know the size of the photograph
+        check = check_data_of(read_export(tmp_path), tmp_path)
+        assert [problem.where for problem in check.problems] == ["image 2"]
+
+
+def check_data_of(export, folder):
+    path = exports.write_json(folder / "converted.json", export.part("train"))
+    return check_data(path, export.image_root)
 
 
 def test_real_kudzu_of_via(real_data):

@@ -59,7 +59,8 @@ def _image_folder(source: Source) -> Path:
     named = [image.get("file_name") for image in objects_in(source.json.get("images"))]
     names = [name for name in named if isinstance(name, str)][:_LOOKED_AT]
     folders = [source.folder / name for name in (*_IMAGE_FOLDERS, source.path.stem)]
-    folders += [source.folder.parent / source.path.stem.removeprefix("instances_")]
+    part = source.path.stem.removeprefix("instances_")
+    folders += [source.folder.parent / part, source.folder.parent / "images" / part]
     found = [sum((folder / name).is_file() for name in names) for folder in folders]
     if any(found):
         return Path(os.path.normpath(folders[found.index(max(found))]))

@@ -103,12 +103,7 @@ class Export:
             f"{printable(self.path)}: {self.format}, {'; '.join(counts)}; "
             f"{counted(len(names), 'class', 'classes')} ({shown})."
         ]
-        lines += [
-            f"Left out: {what} ({len(places)}{', such as' if len(places) > 1 else ':'} "
-            f"{printable(places[0])})."
-            for what, places in self.left_out.items()
-        ]
-        return [*lines, *self.remarks]
+        return [*lines, *_left_out_sentences(self.left_out), *self.remarks]
 
     @property
     def is_plain(self) -> bool:
@@ -175,7 +170,8 @@ class Collector:
         """
         photos = [photo for entries in self._photos.values() for photo, _ in entries]
         if not photos:
-            raise ValueError(f"{printable(path)} is {format}, but there is no image in it.")
+            text = f"{printable(path)} is {format}, but there is no image in it."
+            raise ValueError(" ".join([text, *_left_out_sentences(self.left_out)]))
         self._find_files()
         self._read_sizes(photos)
         root = self._common_root([p for p in photos if p.size])
@@ -318,6 +314,14 @@ def size_of_file(path: str) -> tuple[int, int] | str:
         return read_image(path, "RGB").shape[:2]
     except (OSError, ValueError) as error:
         return str(error)
+
+
+def _left_out_sentences(left_out: Mapping[str, Sequence[str]]) -> list[str]:
+    return [
+        f"Left out: {what} ({len(places)}{', such as' if len(places) > 1 else ':'} "
+        f"{printable(places[0])})."
+        for what, places in left_out.items()
+    ]
 
 
 def _box_and_area(shape: list | dict, size: tuple[int, int]) -> dict:

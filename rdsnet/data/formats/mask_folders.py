@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from rdsnet.data.findings import printable
 from rdsnet.data.formats.collecting import Collector, Photo, named_part
 from rdsnet.data.formats.label_images import ARRAY, object_rle, objects_of, read_labels, read_object
 from rdsnet.data.formats.source import Source, image_files, subfolders
@@ -31,11 +32,16 @@ _MASK_FOLDERS = (
     *("masks", "mask", "labels", "label", "instances", "instance_masks", "gt", "ground_truth"),
     *("annotations", "segmentations", "seg", "label_images"),
 )
+# Folders below the given one in which they are looked for.
+_DEPTH = 2
+# Roboflow's list of the classes that pixels have in its semantic masks.
+_SEMANTIC = "_classes.csv"
 # What names of photographs and of their masks end with.
 _PHOTO_ENDS = re.compile(r"[_-](img|image|photo|raw)$", re.IGNORECASE)
 _MASK_ENDS = re.compile(
     r"[_-](cp_masks|masks?|labels?|seg|segmentation|gt|instances?|instanceids)$", re.IGNORECASE
 )
+_NUMBER = re.compile(r"[_-]\d+$")
 
 
 class Pair(NamedTuple):
@@ -59,9 +65,18 @@ def is_mine(source: Source) -> bool:
 
 
 def read(sources: list[Source], given: Source, export: Collector) -> None:
+    """
+    Raises:
+        ValueError: the masks say the class of every pixel, and not the object.
+    """
     values: set[int] = set()
     most = 0
     for photos, masks in _places(given):
+        if (photos / _SEMANTIC).is_file():
+            raise ValueError(
+                f"{printable(photos)} has masks of classes, as {_SEMANTIC} says: which pixels "
+                "belong to which object is not said. Export it as COCO or YOLO for segmentation."
+            )
         for pair in _pairs(photos, masks, given.path, export):
             photo = None
             for path, label in pair.labels:
@@ -125,12 +140,18 @@ def _places(source: Source) -> Iterator[tuple[Path, Path]]:
         if _has_masks(masks):
             yield source.images, masks
         return
-    for place in (folder, *subfolders(folder)):
-        photos, masks = _named(place, _PHOTO_FOLDERS), _named(place, _MASK_FOLDERS)
-        if masks and _has_masks(masks) and (photos or image_files(place)):
-            yield photos or place, masks
-        elif not masks and _side_by_side(place):
-            yield place, place
+    yield from _places_below(folder, _DEPTH)
+
+
+def _places_below(folder: Path, depth: int) -> Iterator[tuple[Path, Path]]:
+    photos, masks = _named(folder, _PHOTO_FOLDERS), _named(folder, _MASK_FOLDERS)
+    if masks and _has_masks(masks) and (photos or image_files(folder)):
+        yield photos or folder, masks
+    elif not masks and _side_by_side(folder):
+        yield folder, folder
+    elif depth:
+        for inside in subfolders(folder):
+            yield from _places_below(inside, depth - 1)
 
 
 def _named(folder: Path, names: tuple[str, ...]) -> Path | None:
@@ -146,8 +167,9 @@ def _has_masks(folder: Path) -> bool:
 
 
 def _mask_files(folder: Path) -> list[Path]:
+    """Pictures and arrays, without those in which Cellpose keeps its settings."""
     arrays = [path for path in folder.iterdir() if path.suffix.lower() == ARRAY]
-    return sorted([*image_files(folder), *arrays])
+    return sorted([*image_files(folder), *(p for p in arrays if not p.stem.endswith("_seg"))])
 
 
 def _side_by_side(folder: Path) -> bool:
@@ -165,14 +187,14 @@ def _pairs(photos: Path, masks: Path, root: Path, export: Collector) -> Iterator
     """Photographs with their masks; the others are noted."""
     files = _photo_files(photos, is_mixed=photos == masks)
     labels, objects = _masks_by_name(masks, files, is_mixed=photos == masks)
+    above = photos.relative_to(root).parts[:-1] if photos.is_relative_to(root) else ()
+    own = next(filter(None, map(named_part, reversed(above))), None)
     is_one_photo = len(files) == 1 and not set(files) & {*labels, *objects}
     if is_one_photo and photos.parent == masks.parent != root:  # Data Science Bowl 2018
         objects = {next(iter(files)): _mask_files(masks)}
         labels = {}
     for key, (path, part) in files.items():
         if key in labels or key in objects:
-            own = named_part(photos.parent.name) if photos.parent != root.parent else None
-            own = own if photos.parent != root else None
             yield Pair(path, labels.pop(key, []), objects.pop(key, []), part or own or "train")
         else:
             export.leave_out("photographs without masks", path)
@@ -222,8 +244,8 @@ def _masks_by_name(
 
 
 def _stem_of(name: str, photos: dict) -> str:
-    """The key of the photograph that a mask's name means."""
-    for key in (name, _PHOTO_ENDS.sub("", name), _MASK_ENDS.sub("", name)):
+    """The key of the photograph that a mask's name means; "a_2" may be an object of "a"."""
+    for key in (name, *(ends.sub("", name) for ends in (_PHOTO_ENDS, _MASK_ENDS, _NUMBER))):
         if key in photos:
             return key
     return name

@@ -77,6 +77,11 @@ def _root(folder: Path) -> Path | None:
 def _class_names(root: Path, export: Collector) -> dict[int, str]:
     """Names by number and by colour."""
     file = root / "labelmap.txt"
+    if not file.is_file() and (root / "class_names.txt").is_file():  # of labelme's converter
+        text = (root / "class_names.txt").read_text(encoding="utf-8", errors="replace")
+        names = dict(enumerate(line.strip() for line in text.splitlines() if line.strip()))
+        export.declare(list(names.values())[1:])
+        return names
     if not file.is_file():
         return dict(enumerate(_VOC_CLASSES))
     names: dict[int, str] = {}

@@ -156,9 +156,14 @@ def _below(folder: Path) -> list[Path]:
 
 
 def _listed(file: Path) -> list[Path]:
-    """The images that a text file lists, a path per line."""
-    lines = file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    return [Path(os.path.normpath(file.parent / line.strip())) for line in lines if line.strip()]
+    """The images that a text file lists, a path per line; CVAT writes data/images for images."""
+    paths = []
+    for line in file.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        if parts := Path(line.strip().replace("\\", "/")).parts:
+            places = [file.parent.joinpath(*parts[n:]) for n in range(len(parts))]
+            path = next((place for place in places if place.is_file()), places[0])
+            paths.append(Path(os.path.normpath(path)))
+    return paths
 
 
 def _label_folders(folder: Path) -> list[Path]:
