@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from tifffile import TiffFile
 
-from rdsnet.data.formats.outlines import mask_rle, positions_rle
+from rdsnet.data.formats.outlines import positions_rle
 from rdsnet.data.image_formats import is_tiff, pillow_formats
 from rdsnet.data.images import explained
 
@@ -54,27 +54,6 @@ def read_labels(path: str | os.PathLike, *, palette_colours: bool = False) -> np
         return np.maximum(labels, 0)
 
 
-def read_object(path: str | os.PathLike) -> np.ndarray:
-    """The mask of a picture that shows one object: what is brighter than half of the brightest.
-
-    Returns:
-        (H, W) bool.
-
-    Raises:
-        FileNotFoundError, OSError, ValueError: it cannot be read.
-    """
-    with explained(os.fspath(path), "mask"):
-        values = _array(Path(path), palette_colours=True, is_lossy_good=True)
-        if values.ndim == 3:
-            colours = values[..., :3]
-            if values.shape[2] in (2, 4) and colours.any():
-                colours = colours * (values[..., -1:] > 0)
-            values = colours.max(axis=2)
-        if values.ndim != 2:
-            raise ValueError(f"it has {values.ndim} dimensions {values.shape}, expected two")
-        return values > values.max(initial=0) / 2
-
-
 def objects_of(labels: np.ndarray) -> Iterator[tuple[int, dict]]:
     """Every number of a label image but 0, in order, and its RLE; parts of one stay one object.
 
@@ -91,9 +70,33 @@ def objects_of(labels: np.ndarray) -> Iterator[tuple[int, dict]]:
         yield int(values[begin]), positions_rle(positions[begin:end], labels.shape)
 
 
-def object_rle(mask: np.ndarray) -> dict:
-    """RLE of a mask (H, W) bool of a whole image."""
-    return mask_rle(mask, mask.shape)
+def label_objects(path: str) -> tuple[tuple[int, int], list[tuple[int, dict]]]:
+    """Height and width of a label image, and its objects; see :func:`read_labels`."""
+    labels = read_labels(path)
+    return labels.shape, list(objects_of(labels))
+
+
+def object_in(path: str) -> tuple[tuple[int, int], list[tuple[int, dict]]]:
+    """Height and width of a picture of one object, and that object, if there is any.
+
+    It is what is brighter than half of the brightest.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: it cannot be read.
+    """
+    with explained(path, "mask"):
+        values = _array(Path(path), palette_colours=True, is_lossy_good=True)
+        if values.ndim == 3:
+            colours = values[..., :3]
+            if values.shape[2] in (2, 4) and colours.any():
+                colours = colours * (values[..., -1:] > 0)
+            values = colours.max(axis=2)
+        if values.ndim != 2:
+            raise ValueError(f"it has {values.ndim} dimensions {values.shape}, expected two")
+        mask = values > values.max(initial=0) / 2
+        positions = np.flatnonzero(mask.ravel(order="F"))
+        found = [(1, positions_rle(positions, mask.shape))] if len(positions) else []
+        return mask.shape, found
 
 
 def _array(path: Path, *, palette_colours: bool, is_lossy_good: bool = False) -> np.ndarray:

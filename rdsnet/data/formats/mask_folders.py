@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from rdsnet.data.findings import printable
-from rdsnet.data.formats.collecting import Collector, Photo, named_part
-from rdsnet.data.formats.label_images import ARRAY, object_rle, objects_of, read_labels, read_object
+from rdsnet.data.formats.collecting import Collector, named_part
+from rdsnet.data.formats.label_images import ARRAY, label_objects, object_in
 from rdsnet.data.formats.source import Source, image_files, subfolders
+from rdsnet.data.threads import for_each_file
 
 NAME = "folders of masks"
 WHAT = (
@@ -69,63 +70,64 @@ def read(sources: list[Source], given: Source, export: Collector) -> None:
     Raises:
         ValueError: the masks say the class of every pixel, and not the object.
     """
-    values: set[int] = set()
-    most = 0
+    pairs: list[Pair] = []
     for photos, masks in _places(given):
         if (photos / _SEMANTIC).is_file():
             raise ValueError(
                 f"{printable(photos)} has masks of classes, as {_SEMANTIC} says: which pixels "
                 "belong to which object is not said. Export it as COCO or YOLO for segmentation."
             )
-        for pair in _pairs(photos, masks, given.path, export):
-            photo = None
-            for path, label in pair.labels:
-                try:
-                    labels = read_labels(path)
-                except (OSError, ValueError) as error:
-                    what = "masks that cannot be read"
-                    export.leave_out(what, str(error))
-                    continue
-                photo = photo or _photo(pair, labels.shape, export)
-                found = list(objects_of(labels))
-                values |= {value for value, _ in found[:2]}
-                most = max(most, len(found))
-                _add(photo, [(label, rle) for _, rle in found], labels.shape, path, export)
-            if pair.objects:
-                _read_objects(pair, export)
-    if most == 1 and len(values) == 1:
+        pairs += _pairs(photos, masks, given.path, export)
+    label_images = [path for pair in pairs for path, _ in pair.labels]
+    pictures = [path for pair in pairs for path in pair.objects]
+    read = _read_all(label_images, label_objects) | _read_all(pictures, object_in)
+    for pair in pairs:
+        _add_photo(pair, read, export)
+    numbers = {number for path in label_images for number, _ in _objects(read[path])}
+    if len(numbers) == 1:
         export.remark(
-            f"Every label image has one value ({values.pop()}), so that each has one object at "
+            f"Every label image has one value ({numbers.pop()}), so that each has one object at "
             "most. If several things lie in it, give each pixel the number of its thing."
         )
 
 
-def _read_objects(pair: Pair, export: Collector) -> None:
-    photo = None
-    for path in pair.objects:
+# What a picture holds: its size, and per object its number and RLE; or why it cannot be read.
+_Masks = tuple[tuple[int, int], list[tuple[int, dict]]] | str
+
+
+def _read_all(paths: list[Path], read: Callable[[str], _Masks]) -> dict[Path, _Masks]:
+    def masks_or_reason(path: str) -> _Masks:
         try:
-            mask = read_object(path)
+            return read(path)
         except (OSError, ValueError) as error:
-            export.leave_out("masks that cannot be read", str(error))
-            continue
-        photo = photo or _photo(pair, mask.shape, export)
-        if mask.any():
-            _add(photo, [(None, object_rle(mask))], mask.shape, path, export)
-        else:
-            export.leave_out("masks without a pixel", path)
+            return str(error)
+
+    found = for_each_file(masks_or_reason, [os.fspath(path) for path in paths], "Reading masks")
+    return dict(zip(paths, found, strict=True))
 
 
-def _photo(pair: Pair, size: tuple[int, int], export: Collector) -> Photo:
-    return export.photo(os.fspath(pair.photo), pair.photo.parent, tuple(size), pair.part)
+def _objects(masks: _Masks) -> list[tuple[int, dict]]:
+    return [] if isinstance(masks, str) else masks[1]
 
 
-def _add(photo: Photo, objects: list, size: tuple[int, int], path: Path, export: Collector) -> None:
-    if tuple(size) != photo.size:
-        what = "masks of another size than the first"
-        export.leave_out(what, path)
+def _add_photo(pair: Pair, read: dict[Path, _Masks], export: Collector) -> None:
+    given = [*pair.labels, *((path, None) for path in pair.objects)]
+    readable = [(path, label) for path, label in given if not isinstance(read[path], str)]
+    for path, _ in given:
+        if isinstance(read[path], str):
+            export.leave_out("masks that cannot be read", read[path])
+    if given and not readable:
         return
-    for label, rle in objects:
-        photo.add(label, rle)
+    size = read[readable[0][0]][0] if readable else None  # an empty folder: no objects
+    photo = export.photo(os.fspath(pair.photo), pair.photo.parent, size, pair.part)
+    for path, label in readable:
+        if read[path][0] != size:
+            export.leave_out("masks of another size than the first", path)
+        elif path in pair.objects and not _objects(read[path]):
+            export.leave_out("masks without a pixel", path)
+        else:
+            for _, rle in _objects(read[path]):
+                photo.add(label, rle)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -145,7 +147,7 @@ def _places(source: Source) -> Iterator[tuple[Path, Path]]:
 
 def _places_below(folder: Path, depth: int) -> Iterator[tuple[Path, Path]]:
     photos, masks = _named(folder, _PHOTO_FOLDERS), _named(folder, _MASK_FOLDERS)
-    if masks and _has_masks(masks) and (photos or image_files(folder)):
+    if masks and (photos or image_files(folder)) and (_has_masks(masks) or _is_empty(masks)):
         yield photos or folder, masks
     elif not masks and _side_by_side(folder):
         yield folder, folder
@@ -164,6 +166,10 @@ def _has_masks(folder: Path) -> bool:
     return any(_mask_files(place) for place in places) or any(
         _mask_files(inside) for place in places[1:] for inside in subfolders(place)
     )
+
+
+def _is_empty(folder: Path) -> bool:
+    return not any(folder.iterdir())
 
 
 def _mask_files(folder: Path) -> list[Path]:

@@ -7,6 +7,7 @@ them, with ``labelmap.txt``). 255, or VOC's colour of it, is the border that bel
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from rdsnet.data.findings import printable
 from rdsnet.data.formats.collecting import Collector, named_part
 from rdsnet.data.formats.label_images import objects_of, read_labels
 from rdsnet.data.formats.source import Source, image_files, subfolders
+from rdsnet.data.threads import for_each_file
 
 NAME = "Pascal VOC"
 WHAT = "Pascal VOC: a folder with SegmentationObject, SegmentationClass and JPEGImages"
@@ -45,25 +47,41 @@ def read(sources: list[Source], given: Source, export: Collector) -> None:
     names = _class_names(root, export)
     parts = _parts(root)
     photos = {path.stem: path for path in image_files(given.images or root / _IMAGES)}
+    found = []
     for path in image_files(root / _OBJECTS):
-        if path.stem not in photos:
-            what = "masks without images"
-            export.leave_out(what, f"{_OBJECTS}/{path.name}")
+        if path.stem in photos:
+            found.append(path)
+        else:
+            export.leave_out("masks without images", f"{_OBJECTS}/{path.name}")
+    read = partial(_objects, root=root, names=names)
+    objects_of_all = for_each_file(read, [os.fspath(path) for path in found], "Reading masks")
+    for path, objects in zip(found, objects_of_all, strict=True):
+        if isinstance(objects, str):
+            export.leave_out("images whose masks cannot be used", objects)
             continue
-        try:
-            objects, classes = read_labels(path), _class_picture(root, path, names)
-        except (OSError, ValueError) as error:
-            export.leave_out("images whose masks cannot be read", str(error))
-            continue
-        if classes is not None and classes.shape != objects.shape:
-            what = "images whose masks differ in size"
-            export.leave_out(what, path.name)
-            continue
-        objects[(objects == _BORDER) | (objects == _BORDER_COLOUR)] = 0
+        size, things = objects
         part = parts.get(path.stem, "train")
-        photo = export.photo(os.fspath(photos[path.stem]), root, objects.shape, part)
-        for _, rle in objects_of(objects):
-            photo.add(_class_of(rle, classes, names), rle)
+        photo = export.photo(os.fspath(photos[path.stem]), root, size, part)
+        for label, rle in things:
+            photo.add(label, rle)
+
+
+def _objects(
+    path: str, root: Path, names: dict[int, str]
+) -> tuple[tuple[int, int], list[tuple[str | None, dict]]] | str:
+    """Size of an image, and class and RLE of its objects; or why there are none."""
+    try:
+        objects, classes = read_labels(path), _class_picture(root, Path(path), names)
+    except (OSError, ValueError) as error:
+        return str(error)
+    if classes is not None and classes.shape != objects.shape:
+        return f"{path}: its two masks differ in size"
+    found = []
+    for number, rle in objects_of(objects):
+        label = _class_of(rle, classes, names)
+        if label is not None or number not in (_BORDER, _BORDER_COLOUR):
+            found.append((label, rle))
+    return objects.shape, found
 
 
 def _root(folder: Path) -> Path | None:
