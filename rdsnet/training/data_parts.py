@@ -39,7 +39,7 @@ def read_parts(
         hold_out: without ``val``, take the part of ``data`` that is for validation.
 
     Returns:
-        Classes of the same name have the same ids in both, unless ``val`` is a json of COCO.
+        Classes of the same name have the same ids in both, unless both are COCO's json.
 
     Raises:
         FileNotFoundError, ValueError: see :func:`rdsnet.data.formats.read_export`.
@@ -50,7 +50,10 @@ def read_parts(
         has_own = hold_out and "val" in export.parts and len(export.parts) > 1
         return train, _part(export, "val", with_remarks=False) if has_own else None
     classes = categories_by_id(train.content["categories"], train.name)
-    return train, _part(read_export(*val, classes=classes), "val")
+    evaluated = _part(read_export(*val, classes=classes), "val")
+    if train.json_file is None:
+        _take_ids(evaluated, classes)
+    return train, evaluated
 
 
 def evaluated_part(
@@ -76,6 +79,21 @@ def evaluated_part(
     path = Path(folder, "data", f"{Path(data[0]).absolute().stem}_evaluated.json")
     write_coco_json(part.content, path)
     return os.path.abspath(path), part.images
+
+
+def _take_ids(part: DataPart, classes: dict[int | str, str]) -> None:
+    """Give categories of a json of COCO the ids of classes of the same names, if all have one."""
+    ids = {name: id_ for id_, name in classes.items()}
+    own = categories_by_id(part.content["categories"], part.name)
+    if own == classes or len(set(own.values())) < len(own) or not set(own.values()) <= ids.keys():
+        return
+    annotations = [
+        {**a, "category_id": ids[own[a["category_id"]]]} if a.get("category_id") in own else a
+        for a in part.content["annotations"]
+    ]
+    categories = [{"id": id_, "name": name} for id_, name in classes.items()]
+    part.content = {**part.content, "annotations": annotations, "categories": categories}
+    part.json_file = None
 
 
 def _part(export: Export, *wanted: str, with_remarks: bool = True) -> DataPart:

@@ -151,6 +151,25 @@ def test_another_tool_for_validation_gets_the_same_classes(tmp_path):
     assert annotation["category_id"] == train["categories"][1]["id"]
 
 
+def test_a_json_of_coco_for_validation_gets_the_ids_of_another_tools_classes(tmp_path):
+    exports.write_yolo(tmp_path / "yolo", scene())
+    exports.write_via(tmp_path / "via", scene())
+    assert main(["convert-data", "via", "val.json"]) == 0
+    content = json.loads(Path("val.json").read_text())
+    ids = {category["id"]: category["id"] + 40 for category in content["categories"]}
+    for category in content["categories"]:
+        category["id"] = ids[category["id"]]
+    for annotation in content["annotations"]:
+        annotation["category_id"] = ids[annotation["category_id"]]
+    Path("val.json").write_text(json.dumps(content))
+    options, _, _ = prepared(("yolo", None), ("val.json", "via"))
+    train, val = (json.loads(Path(file[1]).read_text()) for file in options["DATASETS.COCO_FILES"])
+    assert train["categories"] == val["categories"]
+    assert [a["category_id"] for a in train["annotations"]] == [
+        a["category_id"] for a in val["annotations"]
+    ]
+
+
 def test_nothing_is_written_into_the_users_folder_or_before_it_is_sure(tmp_path):
     exports.write_labelme(tmp_path / "l", scene())
     (tmp_path / "l" / "leer.png").unlink()

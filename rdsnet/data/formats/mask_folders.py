@@ -147,7 +147,8 @@ def _places(source: Source) -> Iterator[tuple[Path, Path]]:
 
 def _places_below(folder: Path, depth: int) -> Iterator[tuple[Path, Path]]:
     photos, masks = _named(folder, _PHOTO_FOLDERS), _named(folder, _MASK_FOLDERS)
-    if masks and (photos or image_files(folder)) and (_has_masks(masks) or _is_empty(masks)):
+    has_photos = photos is not None or image_files(folder)
+    if masks and has_photos and (_has_masks(masks) or _is_of_empty_photo(photos, masks)):
         yield photos or folder, masks
     elif not masks and _side_by_side(folder):
         yield folder, folder
@@ -168,8 +169,10 @@ def _has_masks(folder: Path) -> bool:
     )
 
 
-def _is_empty(folder: Path) -> bool:
-    return not any(folder.iterdir())
+def _is_of_empty_photo(photos: Path | None, masks: Path) -> bool:
+    """Whether it is a folder for pictures of single objects, and there is none of them."""
+    is_empty = masks.name.lower() in ("masks", "mask") and not any(masks.iterdir())
+    return is_empty and photos is not None and len(image_files(photos)) == 1
 
 
 def _mask_files(folder: Path) -> list[Path]:
