@@ -232,6 +232,7 @@ setup(
         "opencv-python",
         "numpy",
         "Pillow",
+        "PyYAML",  # YOLO's data.yaml
         "tifffile",  # reads TIFF, where Pillow takes some layouts for others
         "imagecodecs",  # unpacks what is in TIFF, and 16-bit colours in PNG and JPEG 2000
         "tqdm",
