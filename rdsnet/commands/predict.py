@@ -106,6 +106,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "10- (default: all)",
     )
     add_max_detections(parser)
+    parser.add_argument(
+        "--batch-size",
+        type=positive(int),
+        metavar="N",
+        help="images that the model sees at once, if they follow each other and have one size once "
+        "resized (default: 1 on a CPU, 4 on a GPU)",
+    )
     add_config_options(parser, "--opts")
 
 
@@ -123,6 +130,7 @@ def run(args: argparse.Namespace) -> int:
         max_frames=args.max_frames,
         pages=args.pages,
         max_detections=args.max_detections,
+        batch_size=args.batch_size,
         opts=args.opts,
         trust_checkpoint=args.trust_checkpoint,
     )
