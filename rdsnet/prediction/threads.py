@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from itertools import cycle, islice
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -17,16 +18,16 @@ _END: Any = object()
 
 
 class Ahead(Iterator[T]):
-    """The items of a generator, made by a thread of their own from the beginning on.
+    """The items of a generator, made by a thread from the beginning on.
 
     Args:
         items: runs in that thread alone.
         most: items that are made before they are asked for.
+        thread: an executor of one thread.
     """
 
-    def __init__(self, items: Generator[T, None, None], most: int) -> None:
-        self._items = items
-        self._thread = ThreadPoolExecutor(1)
+    def __init__(self, items: Generator[T, None, None], most: int, thread: Executor) -> None:
+        self._items, self._thread = items, thread
         self._waiting = deque(self._ask() for _ in range(most))
 
     def __next__(self) -> T:
@@ -38,10 +39,11 @@ class Ahead(Iterator[T]):
         return item
 
     def close(self) -> None:
-        """End the generator, when it has made the item that it is at."""
-        self._thread.shutdown(cancel_futures=True)
+        """Let the thread end the generator, when it has made the item that it is at."""
+        for future in self._waiting:
+            future.cancel()
         self._waiting.clear()
-        self._items.close()
+        self._thread.submit(self._items.close)
 
     def _ask(self) -> Future[T]:
         return self._thread.submit(next, self._items, _END)
@@ -53,20 +55,23 @@ def several_ahead(
     """Generators in their order, the current one and those behind it running ahead.
 
     Args:
-        generators: each in a thread of its own; done with when the next is asked for.
-        number: of those that run at the same time.
+        generators: done with when the next is asked for; all are when this one is closed.
+        number: of those that run at the same time, each in a thread of its own.
         most: items of each that are made before they are asked for.
     """
-    begun = (Ahead(items, most) for items in generators)
-    running = deque(islice(begun, number))
-    try:
-        while running:
-            yield running[0]
-            running.popleft().close()
-            running.extend(islice(begun, 1))
-    finally:
-        for ahead in running:
-            ahead.close()
+    with ExitStack() as stack:
+        # Threads stay: on a busy machine, to start one takes as long as to read an image.
+        threads = [stack.enter_context(ThreadPoolExecutor(1)) for _ in range(number)]
+        begun = (Ahead(items, most, thread) for items, thread in zip(generators, cycle(threads)))
+        running = deque(islice(begun, number))
+        try:
+            while running:
+                yield running[0]
+                running.popleft().close()
+                running.extend(islice(begun, 1))
+        finally:
+            for ahead in running:
+                ahead.close()
 
 
 class Behind:

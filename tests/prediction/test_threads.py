@@ -4,6 +4,7 @@ import random
 import threading
 import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from helpers.hanging import HANG
@@ -40,16 +41,22 @@ def settled(is_so):
 # -------------------------------------------------------------------------------- ahead
 
 
+@pytest.fixture
+def thread():
+    with ThreadPoolExecutor(1) as executor:
+        yield executor
+
+
 @pytest.mark.parametrize("most", [1, 3])
-def test_items_keep_their_order_whatever_each_takes(most):
+def test_items_keep_their_order_whatever_each_takes(most, thread):
     delays = random.Random(0)
-    ahead = Ahead(items(range(40), delays=delays), most)
+    ahead = Ahead(items(range(40), delays=delays), most, thread)
     assert [item.number for item in ahead] == list(range(40))
     assert list(ahead) == []  # and it stays at its end
     ahead.close()
 
 
-def test_no_more_items_than_asked_for_are_made_ahead():
+def test_no_more_items_than_asked_for_are_made_ahead(thread):
     made = []
 
     def numbers():
@@ -57,34 +64,36 @@ def test_no_more_items_than_asked_for_are_made_ahead():
             made.append(number)
             yield number
 
-    ahead = Ahead(numbers(), 3)
+    ahead = Ahead(numbers(), 3, thread)
     for k in range(10):
         assert next(ahead) == k
         settled(lambda k=k: len(made) >= k + 4)
         assert made == list(range(k + 4))  # the one in hand and three more
     ahead.close()
+    thread.shutdown()
     assert len(made) == 13
 
 
-def test_an_item_that_was_given_away_is_not_kept():
+def test_an_item_that_was_given_away_is_not_kept(thread):
     alive = weakref.WeakSet()
-    ahead = Ahead(items(range(10), alive), 2)
+    ahead = Ahead(items(range(10), alive), 2, thread)
     for _ in range(6):
         item = next(ahead)
         del item
         # The two that wait; the thread may be about to leave the generator with the last of them.
         settled(lambda: len(alive) <= 2)
     ahead.close()
+    thread.shutdown()
     assert len(alive) == 0
 
 
-def test_an_error_comes_behind_the_items_before_it_and_is_the_end():
+def test_an_error_comes_behind_the_items_before_it_and_is_the_end(thread):
     def broken():
         yield 0
         yield 1
         raise OSError("the disk is gone")
 
-    ahead = Ahead(broken(), 5)
+    ahead = Ahead(broken(), 5, thread)
     assert [next(ahead), next(ahead)] == [0, 1]
     with pytest.raises(OSError, match="the disk is gone"):
         next(ahead)
@@ -92,7 +101,7 @@ def test_an_error_comes_behind_the_items_before_it_and_is_the_end():
     ahead.close()
 
 
-def test_closing_ends_the_generator_in_the_middle():
+def test_closing_ends_the_generator_in_the_middle(thread):
     ended = []
 
     def endless():
@@ -102,9 +111,10 @@ def test_closing_ends_the_generator_in_the_middle():
         finally:
             ended.append(True)
 
-    ahead = Ahead(endless(), 2)
+    ahead = Ahead(endless(), 2, thread)
     next(ahead)
     ahead.close()
+    thread.shutdown()
     assert ended == [True]
 
 
@@ -136,10 +146,11 @@ def test_generators_that_wait_for_each_other_meet():
     ]
 
 
-def test_all_that_run_are_closed_when_the_rest_is_not_wanted():
-    ended = []
+def test_all_that_have_begun_are_closed_when_the_rest_is_not_wanted():
+    begun, ended = [], []
 
     def endless(number):
+        begun.append(number)
         try:
             while True:
                 yield number
@@ -147,12 +158,12 @@ def test_all_that_run_are_closed_when_the_rest_is_not_wanted():
             ended.append(number)
 
     running = several_ahead(map(endless, range(9)), 3, 1)
-    for ahead in running:
-        assert next(ahead) == len(ended)
-        if len(ended) == 2:
+    for number, ahead in enumerate(running):
+        assert next(ahead) == number
+        if number == 2:
             break
     running.close()
-    assert sorted(ended) == [0, 1, 2, 3, 4]
+    assert sorted(ended) == sorted(begun) and {0, 1, 2} <= set(begun) <= {0, 1, 2, 3, 4}
 
 
 # ------------------------------------------------------------------------------- behind
