@@ -109,6 +109,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_max_detections(parser)
     add_precision(parser, "auto", "auto")
+    parser.add_argument(
+        "--batch-size",
+        type=positive(int),
+        metavar="N",
+        help="images that the model sees at once, if they follow each other and have one size once "
+        "resized (default: 1 on a CPU, 4 on a GPU)",
+    )
     add_config_options(parser, "--opts")
 
 
@@ -126,6 +133,7 @@ def run(args: argparse.Namespace) -> int:
         max_frames=args.max_frames,
         pages=args.pages,
         max_detections=args.max_detections,
+        batch_size=args.batch_size,
         opts=[*precision_options(args), *args.opts],
         trust_checkpoint=args.trust_checkpoint,
     )

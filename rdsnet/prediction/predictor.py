@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultPredictor
 
@@ -42,8 +45,25 @@ class Predictor(DefaultPredictor):
         self.model = prepare_for_inference(self.model)
 
     def __call__(self, original_image: np.ndarray) -> dict:
-        with inference_precision(self.cfg):
-            return super().__call__(original_image)
+        return self.find([self.prepare(original_image)])[0]
+
+    def prepare(self, image: np.ndarray) -> dict:
+        """What the model is given for an image, resized as the config says; in any thread."""
+        height, width = image.shape[:2]
+        if self.input_format == "RGB":
+            image = image[:, :, ::-1]
+        image = self.aug.get_transform(image).apply_image(image)
+        image = torch.as_tensor(image.astype("float32").transpose(2, 0, 1))
+        return {"image": image, "height": height, "width": width}
+
+    def find(self, prepared: Sequence[dict]) -> list[dict]:
+        """``{"instances": Instances}`` of every image that :meth:`prepare` has seen.
+
+        Images of one size give what each gives alone, but for rounding. Those of several sizes are
+        padded to a common one, and what is found near a border changes.
+        """
+        with torch.inference_mode(), inference_precision(self.cfg):
+            return self.model(list(prepared))
 
 
 class CountingPredictor(Predictor):
@@ -53,17 +73,22 @@ class CountingPredictor(Predictor):
 
     Attributes:
         max_detections: ``TEST.DETECTIONS_PER_IMAGE``.
-        was_cut_off: whether the last image had more.
+        were_cut_off: whether the images of the last call had more.
     """
 
     def __init__(self, cfg: CfgNode, trust_checkpoint: bool = False) -> None:
-        self.max_detections, self.was_cut_off = cfg.TEST.DETECTIONS_PER_IMAGE, False
+        self.max_detections, self.were_cut_off = cfg.TEST.DETECTIONS_PER_IMAGE, [False]
         one_more = cfg.clone()
         one_more.defrost()
         one_more.TEST.DETECTIONS_PER_IMAGE += 1
         super().__init__(one_more, trust_checkpoint)
 
-    def __call__(self, original_image: np.ndarray) -> dict:
-        found = super().__call__(original_image)["instances"]  # best first
-        self.was_cut_off = len(found) > self.max_detections
-        return {"instances": found[: self.max_detections]}
+    @property
+    def was_cut_off(self) -> bool:
+        """Whether the last image had more."""
+        return self.were_cut_off[-1]
+
+    def find(self, prepared: Sequence[dict]) -> list[dict]:
+        found = [result["instances"] for result in super().find(prepared)]  # best first
+        self.were_cut_off = [len(instances) > self.max_detections for instances in found]
+        return [{"instances": instances[: self.max_detections]} for instances in found]

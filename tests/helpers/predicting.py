@@ -9,6 +9,7 @@ from detectron2.modeling import build_model
 
 from rdsnet import get_cfg
 from rdsnet.cli import main
+from rdsnet.prediction import Predictor
 
 OBJECTS = 7  # per image: TEST.DETECTIONS_PER_IMAGE of the model below
 
@@ -22,6 +23,18 @@ def load_coco(out):
     """images.json and the results of an output folder."""
     images = json.loads((out / "images.json").read_text())
     return images, json.loads((out / "coco_instances_results.json").read_text())
+
+
+def seen_images(monkeypatch):
+    """The list of the images that predictors will be given, in the order of being read."""
+    seen, original = [], Predictor.prepare
+
+    def watch(self, image):
+        seen.append(image)
+        return original(self, image)
+
+    monkeypatch.setattr(Predictor, "prepare", watch)
+    return seen
 
 
 CATEGORIES = [{"id": 4, "name": "disc"}, {"id": 9, "name": "bar"}]
