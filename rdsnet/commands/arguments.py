@@ -86,6 +86,11 @@ def add_max_detections(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def score_or_auto(text: str) -> float | str:
+    """A number from 0 to 1, or "auto"; as argparse type."""
+    return text if text == "auto" else score(text)
+
+
 def score(text: str) -> float:
     """A number from 0 to 1; as argparse type."""
     try:

@@ -40,7 +40,7 @@ from rdsnet.commands.arguments import (
     add_max_detections,
     add_model_arguments,
     positive,
-    score,
+    score_or_auto,
 )
 
 FORMATS = ("png", "mp4", "coco", "labelme", "masks", "csv")
@@ -83,10 +83,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--score-threshold",
-        type=score,
-        default=0.5,
+        type=score_or_auto,
+        default="auto",
         metavar="P",
-        help="leave out objects with a lower score (default: 0.5)",
+        help="leave out objects with a lower score; auto: than was best for their class in "
+        "validation when the model was trained, 0.5 if that is not known (default: auto)",
     )
     parser.add_argument(
         "--classes",

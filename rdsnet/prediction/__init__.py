@@ -2,7 +2,8 @@
 
 Read in this order: ``pipeline`` (the whole way, one image at a time), ``sources`` and
 ``output_names`` (what a command line names, and what its outputs are called), ``predictor`` (the
-model), ``writers`` (one file per format).
+model), ``thresholds`` (from which score on objects are shown), ``writers`` (one file per format),
+``result`` (the objects of one image, in Python).
 """
 
 from rdsnet.prediction.pipeline import PredictionSummary, predict, predict_image
