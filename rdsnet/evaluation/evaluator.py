@@ -107,7 +107,8 @@ class RDSNetEvaluator(COCOEvaluator):
         if self._limit_note:
             self._logger.info(self._limit_note)
         if self._thresholds is not None:
-            self._logger.info(self._thresholds.text() or "Nothing is found, whatever the score.")
+            if text := self._thresholds.text():
+                self._logger.info(text)
             if self._output_dir:
                 write_thresholds(self._output_dir, self._thresholds)
         return results
