@@ -1,5 +1,6 @@
 """RDSNet (AAAI 2020) for Detectron2: reciprocal object detection and instance segmentation.
 
+``rdsnet.load`` is for notebooks: a trained model, with ``predict``, ``train`` and ``export``.
 ``rdsnet.get_cfg`` and ``rdsnet.add_rdsnet_config`` register the META_ARCH ``RDSNet``, and so does
 ``import rdsnet.modeling``. Detectron2 is imported only then, so that the command line starts fast.
 Where it is not installed, ``rdsnet.ops`` and ``rdsnet.modeling.{cropping,mask_loss,mbrm}`` still
@@ -12,7 +13,8 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 __version__ = "0.1.0"
-__all__ = ["add_rdsnet_config", "get_cfg"]
+_HOMES = {"add_rdsnet_config": "config", "get_cfg": "config", "load": "api"}
+__all__ = [*_HOMES]
 
 _SUBMODULES = {module.name for module in iter_modules(__path__)}
 
@@ -20,10 +22,10 @@ _SUBMODULES = {module.name for module in iter_modules(__path__)}
 def __getattr__(name: str):
     if name in _SUBMODULES:
         return import_module(f"rdsnet.{name}")
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module 'rdsnet' has no attribute '{name}'")
     try:
-        config = import_module("rdsnet.config")
+        home = import_module(f"rdsnet.{_HOMES[name]}")
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "detectron2":
             raise
@@ -32,4 +34,4 @@ def __getattr__(name: str):
             "'python tools/install_detectron2.py' (in a checkout of rdsnet) or from its "
             "repository, facebookresearch/detectron2."
         ) from error
-    return getattr(config, name)
+    return getattr(home, name)

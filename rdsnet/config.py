@@ -197,6 +197,12 @@ def add_rdsnet_config(cfg: CN) -> None:
     # Choose it when training ends, by the masks of DATASETS.TEST (where there is any); the config
     # in model_best.pth then has it.
     cfg.MODEL.RDSNET.FIT_MASK_THRESHOLD = False
+    # Of every class the lowest score that prediction shows (--score-threshold auto), one number per
+    # class, in order; []: 0.5 for all. Evaluation does not look at them: AP needs low scores.
+    cfg.MODEL.RDSNET.SCORE_THRESHOLDS = []
+    # Choose them when training ends, where F1 on DATASETS.TEST is best; the config in
+    # model_best.pth then has them.
+    cfg.MODEL.RDSNET.FIT_SCORE_THRESHOLDS = False
 
     # Multiply the scores of detections by how sure their masks are of their pixels (paper: no).
     cfg.MODEL.RDSNET.MASK_SCORING = False

@@ -7,7 +7,8 @@
         --val nuclei/val.json nuclei/images --evaluated-on "80 other images of it"
 
 With --val, the model is evaluated before and after packing, and what the packed one reaches goes
-into its card, which 'rdsnet models' shows.
+into its card, which 'rdsnet models' shows. The lowest scores to show are chosen there, too (where
+F1 is best), unless its training has done so.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from pathlib import Path
 
 from rdsnet.checkpoint import load_config, load_model
 from rdsnet.checkpoint.packing import BEST_MODEL, Card, pack
+from rdsnet.checkpoint.trained import score_thresholds
 from rdsnet.evaluation import results_table
+from rdsnet.evaluation.breakdown import results_folder
+from rdsnet.evaluation.thresholds import read_thresholds
 from rdsnet.training import Trainer
 
 # What the card has of an evaluation: titles, and the evaluator's names.
@@ -48,14 +52,23 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def evaluate(weights: str, val: list[str], max_detections: int | None) -> dict:
-    """The evaluator's results of a checkpoint with its own config on a json and its images."""
+def evaluate(
+    weights: str, val: list[str], max_detections: int | None
+) -> tuple[dict, list[float] | None]:
+    """A checkpoint with its own config on a json and its images.
+
+    Returns:
+        The evaluator's results, and the lowest scores to show, its own or those of the best F1;
+        None: nothing is found.
+    """
     name = "packed_model_val"
     with tempfile.TemporaryDirectory() as folder:
         keys = ["DATASETS.COCO_FILES", repr([[name, *val]]), "DATASETS.TRAIN", "()"]
         keys += ["DATASETS.TEST", f"('{name}',)", "MODEL.WEIGHTS", weights, "OUTPUT_DIR", folder]
         cfg = load_config(weights, keys, max_detections=max_detections)
-        return Trainer.test(cfg, load_model(cfg))
+        results = Trainer.test(cfg, load_model(cfg))
+        thresholds = read_thresholds(results_folder(cfg, name))
+        return results, score_thresholds(cfg) or (thresholds and thresholds.best_scores)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,11 +79,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         packed = pack(source, args.target, card)
         if args.val:
-            before = evaluate(str(source), args.val, args.max_detections)
-            after = evaluate(args.target, args.val, args.max_detections)
+            before, _ = evaluate(str(source), args.val, args.max_detections)
+            after, scores = evaluate(args.target, args.val, args.max_detections)
             figures = {title: round(after[task][key], 2) for title, (task, key) in FIGURES.items()}
             card = replace(card, evaluated_on=args.evaluated_on or args.val[0], figures=figures)
-            packed = pack(source, args.target, card)
+            packed = pack(source, args.target, card, scores)
             print(f"\n{source}:\n{results_table(before)}")
             print(f"\n{args.target}:\n{results_table(after)}\n")
     except (OSError, ValueError) as error:

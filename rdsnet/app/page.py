@@ -26,9 +26,11 @@ from rdsnet.data.image_formats import pillow_formats
 from rdsnet.data.images import ImageFile
 from rdsnet.data.pixels import RefusedError
 from rdsnet.evaluation import instances_to_coco_json
+from rdsnet.evaluation.thresholds import DEFAULT_SCORE
 from rdsnet.formatting import decimal
 from rdsnet.prediction.pipeline import predict_image
 from rdsnet.prediction.predictor import CountingPredictor
+from rdsnet.prediction.thresholds import ScoreThresholds
 from rdsnet.visualization import draw_objects, objects_from_results
 from rdsnet.visualization.objects import class_name
 
@@ -38,10 +40,11 @@ if TYPE_CHECKING:
 # What is opened here, from whoever reaches the page: the most usual of what can be read.
 _FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _LOWEST_SCORE = 0.05
-_FIRST_SCORE = 0.5
 _SHOWN_SIDE = 1600  # pixels of the picture in the browser
 _SESSIONS = 20  # whose images are remembered
 _SECONDS_KEPT = 3600  # of an image and what was found in it
+# From which score on objects are shown: one number, or that of each class.
+Lowest = float | ScoreThresholds
 CONTROLS = ("masks", "boxes", "boxes before MBRM")
 _HEADERS = ("class", "score", "box: x1, y1, x2, y2", "box before MBRM", "area, px")
 
@@ -84,7 +87,10 @@ class Finder:
         trust_checkpoint: bool = False,
         max_detections: int | None = None,
     ) -> None:
-        cfg = prediction_config(config_file, weights, _LOWEST_SCORE, opts, max_detections)
+        cfg = prediction_config(config_file, weights, None, opts, max_detections)
+        self.thresholds = ScoreThresholds.chosen(cfg)
+        self.lowest_score = min(_LOWEST_SCORE, self.thresholds.lowest)
+        cfg.MODEL.RETINANET.SCORE_THRESH_TEST = self.lowest_score
         self.predictor = CountingPredictor(cfg, trust_checkpoint)
         self.class_names, self.category_ids = class_metadata(cfg)
         self.max_megapixels = max_megapixels
@@ -93,7 +99,7 @@ class Finder:
         """Raises ValueError, in words for the person at the browser."""
         path = Path(path)
         pixels, pages = self._read(path)
-        instances = predict_image(self.predictor, pixels, _LOWEST_SCORE)
+        instances = predict_image(self.predictor, pixels, self.lowest_score)
         results = instances_to_coco_json(instances, image_id=1)
         results.sort(key=lambda result: -result["score"])
         return Found(path.name, pixels[:, :, ::-1], results, self.predictor.was_cut_off, pages)
@@ -123,7 +129,7 @@ class Finder:
             "taken. Make it smaller, or start the page with a larger --max-megapixels."
         )
 
-    def draw(self, found: Found, score: float, shown: Sequence[str]) -> np.ndarray:
+    def draw(self, found: Found, score: Lowest, shown: Sequence[str]) -> np.ndarray:
         """The image with those of ``CONTROLS`` drawn that are in ``shown``, (H, W, 3) RGB."""
         objects = objects_from_results(chosen(found, score), self.class_names)
         if "masks" not in shown:
@@ -140,7 +146,7 @@ class Finder:
             picture = cv2.resize(picture, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
         return picture
 
-    def table(self, found: Found, score: float) -> list[list]:
+    def table(self, found: Found, score: Lowest) -> list[list]:
         """Rows under ``_HEADERS``."""
         return [
             [
@@ -153,7 +159,7 @@ class Finder:
             for result in chosen(found, score)
         ]
 
-    def coco(self, found: Found, score: float) -> dict:
+    def coco(self, found: Found, score: Lowest) -> dict:
         """A COCO data set of one image; annotations also have ``score`` and ``bbox_regressed``."""
         height, width = found.image.shape[:2]
         annotations = []
@@ -172,8 +178,11 @@ class Finder:
         }
 
 
-def chosen(found: Found, score: float) -> list[dict]:
-    """The results with at least this score."""
+def chosen(found: Found, score: Lowest) -> list[dict]:
+    """The results with at least this score, or that of their class."""
+    if isinstance(score, ScoreThresholds):
+        lowest = score.of_classes
+        return [r for r in found.results if r["score"] >= lowest[r["category_id"]]]
     return [result for result in found.results if result["score"] >= score]
 
 
@@ -186,19 +195,21 @@ def _build_page(finder: Finder, folder: Path, max_upload_mb: float) -> gr.Blocks
     """The page as ``gradio.Blocks``; ``folder`` is where files for download are written."""
     import gradio as gr
 
-    def find(path: str | None, score: float, shown: list[str]) -> tuple:
+    thresholds = finder.thresholds
+
+    def find(path: str | None, score: float, by_class: bool, shown: list[str]) -> tuple:
         if path is None:
-            return None, *show(None, score, shown)
+            return None, *show(None, score, by_class, shown)
         try:
             found = finder.find(path)
         except ValueError as error:
             raise gr.Error(str(error), duration=None, print_exception=False) from error
-        return found, *show(found, score, shown)
+        return found, *show(found, score, by_class, shown)
 
-    def show(found: Found | None, score: float, shown: list[str]) -> tuple:
+    def show(found: Found | None, score: float, by_class: bool, shown: list[str]) -> tuple:
         if found is None:
             return None, "", [], gr.update(interactive=False)
-        score = min(max(float(score), 0.0), 1.0)
+        score = thresholds if by_class else min(max(float(score), 0.0), 1.0)
         rows = finder.table(found, score)
         file = Path(tempfile.mkdtemp(dir=folder)) / f"{Path(found.name).stem}.json"
         file.write_text(json.dumps(finder.coco(found, score)), encoding="utf-8")
@@ -231,7 +242,19 @@ def _build_page(finder: Finder, folder: Path, max_upload_mb: float) -> gr.Blocks
                     elem_id="image",
                 )
                 score = gr.Slider(
-                    _LOWEST_SCORE, 1, _FIRST_SCORE, step=0.01, label="Lowest score", elem_id="score"
+                    finder.lowest_score,
+                    1,
+                    DEFAULT_SCORE if thresholds.differ else thresholds.lowest,
+                    step=0.001,
+                    label="Lowest score",
+                    info=f"Best in validation: {thresholds.text()}" if thresholds.fitted else None,
+                    elem_id="score",
+                )
+                by_class = gr.Checkbox(
+                    thresholds.differ,
+                    visible=thresholds.differ,
+                    label="For every class its best score",
+                    elem_id="by-class",
                 )
                 shown = gr.CheckboxGroup(
                     list(CONTROLS), value=list(CONTROLS), label="Show", elem_id="shown"
@@ -251,9 +274,11 @@ def _build_page(finder: Finder, folder: Path, max_upload_mb: float) -> gr.Blocks
                 )
         outputs = [picture, text, table, download]
         quiet = {"api_visibility": "private"}
-        file.change(find, [file, score, shown], [found, *outputs], **quiet)
-        for control in (score.change, shown.change):
-            control(show, [found, score, shown], outputs, trigger_mode="always_last", **quiet)
+        chosen_by = [score, by_class, shown]
+        file.change(find, [file, *chosen_by], [found, *outputs], **quiet)
+        score.input(lambda: False, None, by_class, **quiet)  # whoever moves it wants one score
+        for control in (score.change, by_class.change, shown.change):
+            control(show, [found, *chosen_by], outputs, trigger_mode="always_last", **quiet)
     return page
 
 

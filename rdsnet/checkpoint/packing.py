@@ -8,7 +8,7 @@ MBRM's kernel. Loading such a file gives float32 again, since a model's paramete
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -58,7 +58,12 @@ class Packed:
     largest_change: float
 
 
-def pack(source: str | os.PathLike, path: str | os.PathLike, card: Card) -> Packed:
+def pack(
+    source: str | os.PathLike,
+    path: str | os.PathLike,
+    card: Card,
+    score_thresholds: Sequence[float] | None = None,
+) -> Packed:
     """Write a packed model.
 
     Args:
@@ -66,6 +71,7 @@ def pack(source: str | os.PathLike, path: str | os.PathLike, card: Card) -> Pack
             holds its config.
         path: of the file to write.
         card: what the model is to say about itself.
+        score_thresholds: of every class the lowest score to show; None: those that it has.
 
     Raises:
         FileNotFoundError, ValueError: there is no such checkpoint, or it lacks its config or the
@@ -83,6 +89,9 @@ def pack(source: str | os.PathLike, path: str | os.PathLike, card: Card) -> Pack
         )
     if len(cfg.DATASETS.get("CLASSES", ())) != cfg.MODEL.RETINANET.NUM_CLASSES:
         raise ValueError(f"{source} holds no names of its classes: train with data that has them")
+    if score_thresholds is not None:
+        rdsnet = cfg.MODEL.setdefault("RDSNET", CfgNode())
+        rdsnet.SCORE_THRESHOLDS = [float(score) for score in score_thresholds]
     broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
     if broken:
         raise ValueError(f"{source} holds numbers that are not finite, in {', '.join(broken[:5])}")

@@ -46,8 +46,7 @@ def prediction_config(
     config_file = config_file or find_config(weights)
     settings = ["MODEL.WEIGHTS", weights, "MODEL.RDSNET.DENSE_MASKS", "False"]
     if score_threshold is not None:
-        # Spares the model the masks that nobody will see; below 1, which no score exceeds.
-        settings += ["MODEL.RETINANET.SCORE_THRESH_TEST", str(min(score_threshold, 0.99))]
+        settings += ["MODEL.RETINANET.SCORE_THRESH_TEST", str(model_threshold(score_threshold))]
     if "MODEL.DEVICE" not in opts and not torch.cuda.is_available():
         settings += ["MODEL.DEVICE", "cpu"]
     settings = [*opts, *settings]
@@ -66,6 +65,14 @@ def prediction_config(
         there = [[file.name, file.json_file, file.image_root] for file in files]
         settings += ["DATASETS.COCO_FILES", repr(there)]
         return load_config(config_file, settings, max_detections=max_detections)
+
+
+def model_threshold(score: float) -> float:
+    """``MODEL.RETINANET.SCORE_THRESH_TEST`` for those who show objects from a score on.
+
+    It spares the model the masks that nobody will see; below 1, which no score exceeds.
+    """
+    return min(score, 0.99)
 
 
 def _learnt_classes(config_file: str, weights: str, opts: Sequence[str]) -> list[str]:
@@ -116,6 +123,27 @@ def names_and_ids(cfg: CfgNode) -> tuple[list[str] | None, list[int]]:
             cfg.DATASETS.CLASSES = stored.DATASETS.get("CLASSES", [])
             metadata = class_metadata(cfg)
     return metadata
+
+
+def score_thresholds(cfg: CfgNode) -> list[float] | None:
+    """Of every class the lowest score to show, as chosen when the training ended.
+
+    Asks the checkpoint where the config does not say; None: nobody knows.
+
+    Raises:
+        ValueError: ``MODEL.RDSNET.SCORE_THRESHOLDS`` is not one number from 0 to 1 per class.
+    """
+    scores, classes = list(cfg.MODEL.RDSNET.SCORE_THRESHOLDS), cfg.MODEL.RETINANET.NUM_CLASSES
+    if not scores and Path(cfg.MODEL.WEIGHTS).is_file():
+        stored = read_config(cfg.MODEL.WEIGHTS)
+        stored = stored.MODEL.get("RDSNET", {}).get("SCORE_THRESHOLDS", []) if stored else []
+        scores = list(stored) if len(stored) == classes else []
+    if scores and (len(scores) != classes or not all(0 <= score <= 1 for score in scores)):
+        raise ValueError(
+            f"MODEL.RDSNET.SCORE_THRESHOLDS {scores} should be one number from 0 to 1 for each of "
+            f"{classes} classes, or []"
+        )
+    return scores or None
 
 
 def check_weights(weights: str) -> None:

@@ -135,6 +135,11 @@ def precision_options(args: argparse.Namespace) -> list[str]:
     return ["MODEL.RDSNET.INFERENCE.PRECISION", args.precision] if args.precision else []
 
 
+def score_or_auto(text: str) -> float | str:
+    """A number from 0 to 1, or "auto"; as argparse type."""
+    return text if text == "auto" else score(text)
+
+
 def score(text: str) -> float:
     """A number from 0 to 1; as argparse type."""
     try:

@@ -42,7 +42,7 @@ from rdsnet.commands.arguments import (
     add_precision,
     positive,
     precision_options,
-    score,
+    score_or_auto,
 )
 
 FORMATS = ("png", "mp4", "coco", "labelme", "masks", "csv")
@@ -85,10 +85,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--score-threshold",
-        type=score,
-        default=0.5,
+        type=score_or_auto,
+        default="auto",
         metavar="P",
-        help="leave out objects with a lower score (default: 0.5)",
+        help="leave out objects with a lower score; auto: than was best for their class in "
+        "validation when the model was trained, 0.5 if that is not known (default: auto)",
     )
     parser.add_argument(
         "--classes",

@@ -2,7 +2,8 @@
 
 Read in this order: ``evaluator`` (the run), ``truth`` (annotations with ids of any kind),
 ``coco_results`` (detections as COCO has them), ``breakdown`` and ``table`` (AP in parts, and as
-text), ``errors`` and ``detections`` (kinds of errors), ``box_ap`` (for fitting MBRM).
+text), ``errors`` and ``thresholds`` (kinds of errors, and the score that is worth showing),
+``detections`` (both from the files that an evaluation leaves), ``box_ap`` (for fitting MBRM).
 """
 
 from rdsnet.evaluation.coco_results import instances_to_coco_json

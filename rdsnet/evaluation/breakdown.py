@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from detectron2.config import CfgNode
 from pycocotools.cocoeval import COCOeval
 
 FILE_NAME = "breakdown.json"
@@ -52,6 +53,14 @@ def ap_breakdown(evaluation: COCOeval, class_names: Sequence[str]) -> dict[str, 
             for k, name in enumerate(class_names)
         ],
     }
+
+
+def results_folder(cfg: CfgNode, dataset_name: str) -> Path:
+    """Where an evaluation writes: ``OUTPUT_DIR/inference``, or a folder of the data set's name
+    inside it when ``DATASETS.TEST`` names several.
+    """
+    folder = Path(cfg.OUTPUT_DIR) / "inference"
+    return folder / dataset_name if len(cfg.DATASETS.TEST) > 1 else folder
 
 
 def write_breakdown(

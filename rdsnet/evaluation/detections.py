@@ -9,7 +9,7 @@ import contextlib
 import io
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from pycocotools.coco import COCO
 
 from rdsnet.data.class_names import metadata_names
 from rdsnet.evaluation.errors import ImageObjects, match
+from rdsnet.evaluation.thresholds import DEFAULT_SCORE, ScoreCurve
 
 _RESULTS_FILE = "coco_instances_results.json"
 # The field of a result or an annotation that holds its region in each task.
@@ -68,6 +69,11 @@ class Detections:
     def __len__(self) -> int:
         return sum(map(len, self.results.values()))
 
+    @property
+    def main_task(self) -> str:
+        """What detections are judged by: "segm" where there are masks, else "bbox"."""
+        return "segm" if "segm" in self.tasks() else "bbox"
+
     def tasks(self) -> list[str]:
         """Those of "bbox", "bbox_regressed" and "segm" that the results have."""
         first = next((of_image[0] for of_image in self.results.values()), {})
@@ -77,22 +83,40 @@ class Detections:
         """Detections, by falling score, and objects of one image."""
         results = self.results.get(image_id, [])
         annotations = self._coco.imgToAnns.get(image_id, [])
-        annotations = [a for a in annotations if not a.get("ignore", 0) or a.get("iscrowd", 0)]
-        if task == "segm":
-            gt_regions = [self._coco.annToRLE(a) for a in annotations]
-        else:
-            gt_regions = [a["bbox"] for a in annotations]
-        return ImageObjects(
-            regions=[result[_REGIONS[task]] for result in results],
-            scores=np.array([result["score"] for result in results], float),
-            classes=np.array([result["category_id"] for result in results], int),
-            gt_regions=gt_regions,
-            gt_classes=np.array([self._class[a["category_id"]] for a in annotations], int),
-            gt_ignore=np.array([a.get("iscrowd", 0) for a in annotations], bool),
-        )
+        return image_objects(results, annotations, task, self._coco, self._class)
 
     def images(self, task: str) -> Iterator[ImageObjects]:
         return (self.image(image_id, task) for image_id in self.records)
+
+
+def image_objects(
+    results: Sequence[dict],
+    annotations: Sequence[dict],
+    task: str,
+    coco: COCO,
+    classes: Mapping[int | str, int],
+) -> ImageObjects:
+    """Detections and objects of one image, to be compared.
+
+    Args:
+        results: COCO results with contiguous ``category_id``.
+        annotations: of ``coco``.
+        task: "bbox", "bbox_regressed" or "segm".
+        classes: {category id of ``coco``: class, 0 .. K-1}.
+    """
+    annotations = [a for a in annotations if not a.get("ignore", 0) or a.get("iscrowd", 0)]
+    if task == "segm":
+        gt_regions = [coco.annToRLE(a) for a in annotations]
+    else:
+        gt_regions = [a["bbox"] for a in annotations]
+    return ImageObjects(
+        regions=[result[_REGIONS[task]] for result in results],
+        scores=np.array([result["score"] for result in results], float),
+        classes=np.array([result["category_id"] for result in results], int),
+        gt_regions=gt_regions,
+        gt_classes=np.array([classes[a["category_id"]] for a in annotations], int),
+        gt_ignore=np.array([a.get("iscrowd", 0) for a in annotations], bool),
+    )
 
 
 @dataclass
@@ -126,7 +150,10 @@ def image_quality(detections: Detections, task: str) -> Quality:
         owners += [number] * len(counts)
         asked[image_id] = int((~image.gt_ignore).sum())
     score, iou, owner = np.concatenate(scores), np.concatenate(ious), np.array(owners, int)
-    threshold, f1 = _best_threshold(score, iou > 0, sum(asked.values()))
+    curve = ScoreCurve.of(score, iou > 0, sum(asked.values()))
+    threshold, f1 = DEFAULT_SCORE, 0.0
+    if curve.best is not None:
+        threshold, f1 = curve.best_score, float(curve.f1[curve.best])
     quality = {}
     for number, (image_id, objects) in enumerate(asked.items()):
         if objects:
@@ -134,15 +161,6 @@ def image_quality(detections: Detections, task: str) -> Quality:
             hits = int((mine > 0).sum())
             quality[image_id] = float(mine.sum() / (hits + (len(mine) + objects - 2 * hits) / 2))
     return Quality(threshold, f1, quality)
-
-
-def _best_threshold(scores: np.ndarray, hits: np.ndarray, objects: int) -> tuple[float, float]:
-    if not hits.any() or not objects:
-        return 0.5, 0.0
-    order = np.argsort(-scores, kind="stable")
-    f1 = 2 * hits[order].cumsum() / (np.arange(1, len(scores) + 1) + objects)
-    best = int(f1.argmax())
-    return float(scores[order[best]]), float(f1[best])
 
 
 @dataclass

@@ -17,9 +17,11 @@ from detectron2.utils import comm
 from pycocotools.cocoeval import COCOeval
 
 from rdsnet.data.class_names import metadata_names
-from rdsnet.evaluation.breakdown import ap_breakdown, write_breakdown
+from rdsnet.evaluation.breakdown import ap_breakdown, results_folder, write_breakdown
 from rdsnet.evaluation.coco_results import instances_to_coco_json
+from rdsnet.evaluation.detections import image_objects
 from rdsnet.evaluation.table import results_table, what_is_missing
+from rdsnet.evaluation.thresholds import Thresholds, measure_thresholds, write_thresholds
 from rdsnet.evaluation.truth import CocoTruth
 
 
@@ -37,8 +39,9 @@ class RDSNetEvaluator(COCOEvaluator):
     the AP at IoU 0.9, where sharper boxes show most.
 
     With ``output_dir``, ``coco_instances_results.json`` holds all detections, with
-    ``bbox_regressed`` beside ``bbox``, and ``breakdown.json`` the results and their parts
-    (:mod:`rdsnet.evaluation.breakdown`).
+    ``bbox_regressed`` beside ``bbox``, ``breakdown.json`` the results and their parts
+    (:mod:`rdsnet.evaluation.breakdown`), and ``thresholds.json`` precision, recall and F1 over
+    scores (:mod:`rdsnet.evaluation.thresholds`; not for a part of the images).
     """
 
     def __init__(self, *args, **kwargs) -> None:
@@ -49,15 +52,11 @@ class RDSNetEvaluator(COCOEvaluator):
     def from_config(cls, cfg: CfgNode, dataset_name: str) -> RDSNetEvaluator:
         """For a registered data set, with at most ``TEST.DETECTIONS_PER_IMAGE`` objects per image.
 
-        Writes into ``OUTPUT_DIR/inference``, or a folder of the data set's name inside it when
-        ``DATASETS.TEST`` names several.
+        Writes into its :func:`~rdsnet.evaluation.breakdown.results_folder`.
         """
-        folder = os.path.join(cfg.OUTPUT_DIR, "inference")
-        if len(cfg.DATASETS.TEST) > 1:
-            folder = os.path.join(folder, dataset_name)
         return cls(
             dataset_name,
-            output_dir=folder,
+            output_dir=str(results_folder(cfg, dataset_name)),
             max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
         )
 
@@ -94,6 +93,7 @@ class RDSNetEvaluator(COCOEvaluator):
         """
         self._breakdown: dict[str, dict] = {}
         self._limit_note = ""
+        self._thresholds: Thresholds | None = None
         self._num_detections = 0
         if img_ids is not None:
             img_ids = [self._coco_api.image_numbers[id_] for id_ in img_ids]
@@ -106,6 +106,11 @@ class RDSNetEvaluator(COCOEvaluator):
             self._logger.info(f"COCO evaluation:\n{results_table(results)}\n{missing}".rstrip())
         if self._limit_note:
             self._logger.info(self._limit_note)
+        if self._thresholds is not None:
+            if text := self._thresholds.text():
+                self._logger.info(text)
+            if self._output_dir:
+                write_thresholds(self._output_dir, self._thresholds)
         return results
 
     def _tasks_from_predictions(self, predictions: list[dict]) -> list[str]:
@@ -116,6 +121,8 @@ class RDSNetEvaluator(COCOEvaluator):
     def _eval_predictions(self, predictions: list[dict], img_ids: list[int] | None = None) -> None:
         self._limit_note = self.limit_note(predictions)
         self._num_detections = sum(len(image["instances"]) for image in predictions)
+        if self._do_evaluation and img_ids is None:
+            self._thresholds = self._measure_thresholds(predictions)
         # The parent changes the results in place: the second run needs its own beforehand.
         regressed = [
             {"instances": [_with_regressed_box(result) for result in image["instances"]]}
@@ -137,6 +144,18 @@ class RDSNetEvaluator(COCOEvaluator):
         self._breakdown.update(regressed_parts)
         results.move_to_end("bbox_regressed", last=False)
         results.move_to_end("bbox", last=False)
+
+    def _measure_thresholds(self, predictions: list[dict]) -> Thresholds:
+        """By masks where there are any. Before the parent changes the results in place."""
+        truth = self._coco_api
+        results = {truth.image_numbers[p["image_id"]]: p["instances"] for p in predictions}
+        task = "segm" if any("segmentation" in r for of in results.values() for r in of) else "bbox"
+        classes = {number: number - 1 for number in truth.cats}
+        images = (
+            image_objects(results.get(n, []), truth.imgToAnns.get(n, []), task, truth, classes)
+            for n in truth.imgs
+        )
+        return measure_thresholds(images, metadata_names(self._metadata), task)
 
     def _derive_coco_results(
         self,

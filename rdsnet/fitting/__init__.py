@@ -2,8 +2,8 @@
 
 Read in this order: ``profiles`` (the model's row and column maxima of a data set, with the true
 edges), ``fit`` (the kernel that explains them best), ``choice`` (gamma, readout, or no refinement),
-``study`` (the tables and curves of the paper: readouts, gamma and s), ``threshold`` (that of the
-masks, fitted to validation images).
+``study`` (the tables and curves of the paper: readouts, gamma and s), ``threshold`` and ``scores``
+(that of the masks, and the lowest scores to show, fitted to validation images).
 """
 
 from rdsnet.fitting.fit import fit_mbrm

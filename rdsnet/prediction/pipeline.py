@@ -20,13 +20,14 @@ import torch
 from detectron2.structures import Instances
 from tqdm import tqdm
 
-from rdsnet.checkpoint.trained import names_and_ids, prediction_config
+from rdsnet.checkpoint.trained import model_threshold, names_and_ids, prediction_config
 from rdsnet.data.class_names import class_numbers
 from rdsnet.data.findings import counted, printable
 from rdsnet.prediction.output_names import OutputNames
 from rdsnet.prediction.predictor import CountingPredictor, Predictor
 from rdsnet.prediction.sources import Frame, Source, chosen_pages, find_sources
 from rdsnet.prediction.threads import Behind, several_ahead
+from rdsnet.prediction.thresholds import AUTO, ScoreThresholds
 from rdsnet.prediction.writers import Writer, build_writers
 
 # Images of a batch on a GPU. Every image is computed alone on a CPU: batches gain nothing there.
@@ -43,7 +44,7 @@ class PredictionSummary:
     """What :func:`predict` did."""
 
     output: Path
-    score_threshold: float
+    thresholds: ScoreThresholds
     images: int = 0
     unreadable: int = 0
     objects: int = 0
@@ -60,8 +61,13 @@ class PredictionSummary:
             lines.append(self.left_out)
         if self.images and not self.objects:
             lines.append(
-                f"No object reached the score {self.score_threshold:g}; a lower --score-threshold "
+                f"No object reached the score {self.thresholds.text()}; a lower --score-threshold "
                 "shows less certain ones."
+            )
+        elif self.thresholds.fitted:
+            lines.append(
+                f"Shown from score {self.thresholds.text()} on, which was best in validation; "
+                "--score-threshold P takes another."
             )
         if self.cut_off:
             lines.append(
@@ -82,7 +88,7 @@ def predict(
     output: str | Path,
     *,
     formats: Sequence[str] = ("png",),
-    score_threshold: float = 0.5,
+    score_threshold: float | str = AUTO,
     classes: Sequence[str] = (),
     max_frames: int | None = None,
     pages: str = "all",
@@ -101,7 +107,8 @@ def predict(
             :func:`rdsnet.prediction.sources.find_sources`.
         output: folder to write into; made if missing, files in it are overwritten.
         formats: see :mod:`rdsnet.prediction.writers`.
-        score_threshold: objects with lower scores are left out.
+        score_threshold: objects with lower scores are left out; "auto": than what was best for
+            their class in validation, or 0.5 where the checkpoint does not say.
         classes: names or category ids of the classes to keep; empty: all.
         max_frames: of every video or camera, and pages of every file; None: all.
         pages: of files with several, see :func:`rdsnet.prediction.sources.chosen_pages`.
@@ -118,11 +125,13 @@ def predict(
     found, is_wanted = find_sources(inputs), chosen_pages(pages)
     if "labelme" in formats and any(source.is_video for source in found.sources):
         raise ValueError("labelme opens image files: it is no --format for videos and cameras")
-    cfg = prediction_config(config_file, weights, score_threshold, opts, max_detections)
+    cfg = prediction_config(config_file, weights, None, opts, max_detections)
+    thresholds = ScoreThresholds.chosen(cfg, score_threshold)
+    cfg.MODEL.RETINANET.SCORE_THRESH_TEST = model_threshold(thresholds.lowest)
     metadata = names_and_ids(cfg)
     kept = _chosen_classes(classes, *metadata)
     predictor = CountingPredictor(cfg, trust_checkpoint)
-    summary = PredictionSummary(Path(output), score_threshold)
+    summary = PredictionSummary(Path(output), thresholds)
     summary.max_detections, summary.left_out = predictor.max_detections, found.left_out_text()
     if batch_size is None:
         batch_size = 1 if cfg.MODEL.DEVICE == "cpu" else _GPU_BATCH_SIZE
@@ -140,7 +149,7 @@ def predict(
             results = predictor.find([inputs for _, inputs in batch])
             summary.cut_off += sum(predictor.were_cut_off)
             for (frame, _), result in zip(batch, results, strict=True):
-                instances = _certain(result, score_threshold)
+                instances = _certain(result, thresholds)
                 if kept is not None:
                     instances = instances[torch.isin(instances.pred_classes, kept)]
                 write_later(frame, instances)
@@ -216,14 +225,19 @@ def _write(writers: Sequence[Writer], frame: Frame, instances: Instances) -> Non
         writer.write(frame, instances)
 
 
-def predict_image(predictor: Predictor, image: np.ndarray, score_threshold: float) -> Instances:
+def predict_image(
+    predictor: Predictor, image: np.ndarray, score_threshold: float | ScoreThresholds
+) -> Instances:
     """Objects of one (H, W, 3) uint8 BGR image with at least this score, on the CPU."""
     return _certain(predictor(image), score_threshold)
 
 
-def _certain(result: dict, score_threshold: float) -> Instances:
+def _certain(result: dict, score_threshold: float | ScoreThresholds) -> Instances:
     instances = result["instances"].to("cpu")
-    return instances[instances.scores >= score_threshold]
+    lowest = score_threshold
+    if isinstance(lowest, ScoreThresholds):
+        lowest = lowest.of(instances.pred_classes)
+    return instances[instances.scores >= lowest]
 
 
 def _chosen_classes(

@@ -56,7 +56,7 @@ class Evaluation:
 
     @property
     def main_task(self) -> str:
-        return "segm" if self.detections and "segm" in self.detections.tasks() else "bbox"
+        return self.detections.main_task if self.detections else "bbox"
 
     def ap(self, task: str, metric: str = "AP") -> float:
         """0..100, or NaN."""

@@ -23,11 +23,13 @@ from torch import nn
 
 from rdsnet import __version__
 from rdsnet.evaluation.breakdown import FILE_NAME as BREAKDOWN_FILE
+from rdsnet.evaluation.breakdown import results_folder
 from rdsnet.formatting import decimal
 from rdsnet.reports import evaluation as parts
 from rdsnet.reports.evaluation import Evaluation
 from rdsnet.reports.machine import machine
 from rdsnet.reports.representations import representations_section
+from rdsnet.reports.scores import scores_section
 from rdsnet.visualization import figures
 from rdsnet.visualization.curves import read_metrics
 from rdsnet.visualization.page import Figure, Page, Section
@@ -104,6 +106,7 @@ def write_report(cfg: CfgNode, model: nn.Module | None = None) -> Path:
         first = len(page.sections)
         _add(page, "By overlap and size", lambda e=evaluation: parts.parts_section(e))
         _add(page, "By class", lambda e=evaluation: parts.classes_section(e))
+        _add(page, "Which score?", lambda e=evaluation: scores_section(e))
         _add(page, "Errors", lambda e=evaluation: parts.errors_section(e))
         _add(page, "Boundary refinement", lambda e=evaluation: parts.mbrm_section(e))
         _add(page, "Examples", lambda e=evaluation: parts.examples_sections(e))
@@ -134,8 +137,7 @@ def _add(page: Page, title: str, make: Callable[[], Section | Iterable[Section] 
 
 
 def _evaluate(cfg: CfgNode, name: str, evaluations: list[Evaluation]) -> None:
-    folder = Path(cfg.OUTPUT_DIR) / "inference"
-    folder = folder / name if len(cfg.DATASETS.TEST) > 1 else folder
+    folder = results_folder(cfg, name)
     if (folder / BREAKDOWN_FILE).is_file():
         evaluations.append(Evaluation(name, folder))
 

@@ -2,8 +2,9 @@
 
 The best one by ``TEST.BEST_METRIC`` (the last one, and that is said, where nothing was compared),
 averaged with ``SOLVER.EMA``, with a mask threshold chosen for it
-(``MODEL.RDSNET.FIT_MASK_THRESHOLD``) and with MBRM fitted to it
-(``MODEL.RDSNET.MBRM.FIT.AFTER_TRAINING``).
+(``MODEL.RDSNET.FIT_MASK_THRESHOLD``), with MBRM fitted to it
+(``MODEL.RDSNET.MBRM.FIT.AFTER_TRAINING``), and with the lowest scores that are worth showing
+(``MODEL.RDSNET.FIT_SCORE_THRESHOLDS``).
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from torch import Tensor
 
 from rdsnet.checkpoint.description import save_model
 from rdsnet.evaluation import results_table
+from rdsnet.evaluation.thresholds import DEFAULT_SCORE
 from rdsnet.evaluation.truth import without_objects
 from rdsnet.fitting.fit import fit_mbrm, load_unrefined_model, with_kernel, with_refinement
+from rdsnet.fitting.scores import fit_score_thresholds
 from rdsnet.fitting.threshold import fit_threshold
 from rdsnet.reports.report import report_run
 from rdsnet.training.hooks import BEST_MODEL
@@ -45,6 +48,7 @@ def finish(cfg: CfgNode, results: OrderedDict | None) -> OrderedDict | None:
     """
     rdsnet = cfg.MODEL.RDSNET
     fit_wanted = rdsnet.MBRM.FIT.AFTER_TRAINING or rdsnet.FIT_MASK_THRESHOLD
+    fit_wanted = fit_wanted or rdsnet.FIT_SCORE_THRESHOLDS
     if not (fit_wanted or cfg.TEST.BEST_METRIC or cfg.SOLVER.EMA.ENABLED):
         return results
     folder = Path(cfg.OUTPUT_DIR)
@@ -58,10 +62,14 @@ def finish(cfg: CfgNode, results: OrderedDict | None) -> OrderedDict | None:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.WEIGHTS = str(best)
+    of_best = None  # the evaluation of what is in the file
     if rdsnet.FIT_MASK_THRESHOLD:
-        results = _fit_threshold(cfg, best) or results
+        of_best = _fit_threshold(cfg, best)
     if rdsnet.MBRM.FIT.AFTER_TRAINING:
-        results = _fit_mbrm(cfg, best) or results
+        of_best = _fit_mbrm(cfg, best) or of_best
+    if rdsnet.FIT_SCORE_THRESHOLDS:
+        of_best = _fit_score_thresholds(cfg, best, of_best)
+    results = of_best or results
     if not compared:
         logger.info(
             f"{best} is the model after the last iteration: nothing was compared, since "
@@ -114,7 +122,7 @@ def _fit_threshold(cfg: CfgNode, best: Path) -> OrderedDict | None:
 
 
 def _fit_mbrm(cfg: CfgNode, best: Path) -> OrderedDict | None:
-    """Fit MBRM and put the kernel into the checkpoint, unless box AP falls by it."""
+    """Fit MBRM; kernel and choice go into ``cfg`` and the checkpoint unless box AP falls by them."""
     content = torch.load(best, map_location="cpu", weights_only=True)
     record = content.get("best", {})
     try:
@@ -130,7 +138,7 @@ def _fit_mbrm(cfg: CfgNode, best: Path) -> OrderedDict | None:
     )
     more = {"best": record} if record else {}
     if not cfg.DATASETS.TEST:
-        save_model(best, weights, fitted_cfg, **more)
+        _keep(cfg, best, weights, fitted_cfg, more)
         return None
     results = evaluate(fitted_cfg, weights)
     before, after = record.get("box_ap"), results["bbox"]["AP"]
@@ -140,8 +148,38 @@ def _fit_mbrm(cfg: CfgNode, best: Path) -> OrderedDict | None:
             "the fitted one"
         )
         return evaluate(cfg, content["model"])
-    save_model(best, weights, fitted_cfg, **more)
+    _keep(cfg, best, weights, fitted_cfg, more)
     logger.info(f"{best.name}:\n{results_table(results)}")
+    return results
+
+
+def _keep(
+    cfg: CfgNode, best: Path, weights: dict[str, Tensor], fitted: CfgNode, more: dict
+) -> None:
+    cfg.MODEL.RDSNET.MBRM = fitted.MODEL.RDSNET.MBRM
+    save_model(best, weights, cfg, **more)
+
+
+def _fit_score_thresholds(
+    cfg: CfgNode, best: Path, results: OrderedDict | None
+) -> OrderedDict | None:
+    """Choose the lowest scores to show and put them into ``cfg`` and the checkpoint's config.
+
+    Args:
+        results: of the checkpoint, where it was evaluated already.
+    """
+    content = torch.load(best, map_location="cpu", weights_only=True)
+    if results is None and cfg.DATASETS.TEST:
+        results = evaluate(cfg, content["model"])
+    try:
+        fit = fit_score_thresholds(cfg)
+    except (ValueError, FileNotFoundError) as error:
+        logger.warning(f"Objects are shown from score {DEFAULT_SCORE:g} on: {error}")
+        return results
+    logger.info(fit.text())
+    cfg.MODEL.RDSNET.SCORE_THRESHOLDS = fit.best_scores
+    more = {"best": content["best"]} if "best" in content else {}
+    save_model(best, content["model"], cfg, **more)
     return results
 
 

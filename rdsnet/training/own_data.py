@@ -142,9 +142,10 @@ def prepare(
     settings.notes = notes + remarks + settings.notes
     if "INPUT.MIN_SIZE_TRAIN" in opts:  # sizes given by hand come with their own sampling
         settings.options.pop("INPUT.MIN_SIZE_TRAIN_SAMPLING", None)
-    if "MODEL.RDSNET.MASK_THRESHOLD" in opts:  # there is nothing to choose
-        settings.options.pop("MODEL.RDSNET.FIT_MASK_THRESHOLD", None)
-        settings.notes = [note for note in settings.notes if note[0] != "Masks"]
+    for topic, name in (("Masks", "MASK_THRESHOLD"), ("Scores", "SCORE_THRESHOLDS")):
+        if f"MODEL.RDSNET.{name}" in opts:  # there is nothing to choose
+            settings.options.pop(f"MODEL.RDSNET.FIT_{name}", None)
+            settings.notes = [note for note in settings.notes if note[0] != topic]
     if opts:
         given = ", ".join(f"{key} {value}" for key, value in zip(opts[::2], opts[1::2]))
         settings.notes.append(("Options", f"{given}, as given; they come after all of this"))

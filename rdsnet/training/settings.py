@@ -267,9 +267,11 @@ def _choose_evaluation(
             text += f", and training stops when {wishes.patience} in a row are not better"
         settings.notes.append(("Evaluation", text))
         settings.options["MODEL.RDSNET.FIT_MASK_THRESHOLD"] = True
-        settings.notes.append(
-            ("Masks", "their threshold is chosen on the validation data at the end")
-        )
+        settings.options["MODEL.RDSNET.FIT_SCORE_THRESHOLDS"] = True
+        settings.notes += [
+            ("Masks", "their threshold is chosen on the validation data at the end"),
+            ("Scores", "the lowest to show is chosen there, too, where F1 is best"),
+        ]
     mbrm = cfg.MODEL.RDSNET.MBRM
     if mbrm.ENABLED and mbrm.METHOD == "mbrm":
         settings.options["MODEL.RDSNET.MBRM.FIT.AFTER_TRAINING"] = True

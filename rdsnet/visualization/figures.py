@@ -214,6 +214,62 @@ def error_figure(errors: Mapping[str, Mapping[str, float]]) -> str:
 
 
 @_styled
+def score_figure(
+    scores: np.ndarray,
+    together: Mapping[str, np.ndarray],
+    best: float | None,
+    classes: Mapping[str, np.ndarray],
+) -> str:
+    """Precision, recall and F1 over the lowest score that is shown, and F1 of classes.
+
+    Args:
+        scores: (T,) thresholds.
+        together: {"precision", "recall", "F1": (T,)} of all classes.
+        best: the threshold of the best F1, marked.
+        classes: {name: F1 (T,)}; a second panel, unless empty.
+    """
+    svg = _SVG(7.2, 3.2, 2 if classes else 1, sharey=True)
+    for (name, values), color in zip(together.items(), (BLUE, ORANGE, INK)):
+        svg.axes[0].plot(scores, values, color=color, label=name)
+    if best is not None:
+        svg.axes[0].axvline(best, color=GRAY, linestyle="--", linewidth=1)
+    svg.axes[0].set_title("all classes together" if classes else "", fontsize=9.5)
+    for (name, values), color in zip(classes.items(), itertools.cycle(_COLORS)):
+        svg.axes[1].plot(scores, values, color=color, label=name)
+    if classes:
+        svg.axes[1].set_title("F1 of every class", fontsize=9.5)
+    for axis in svg.axes:
+        axis.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="lowest score shown")
+        axis.legend(fontsize=8.5)
+    return svg.text()
+
+
+@_styled
+def confusion_figure(table: np.ndarray, names: Sequence[str]) -> str:
+    """What objects were found as.
+
+    Args:
+        table: (K + 1, K + 1) counts, objects in rows; last row and column: none.
+        names: of the K classes.
+    """
+    svg = _SVG(7.2, 1.2 + 0.36 * len(table))
+    (axis,) = svg.axes
+    share = table / np.maximum(table.sum(1, keepdims=True), 1)
+    color = [int(BLUE[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    cells = np.concatenate([np.broadcast_to(color, (*table.shape, 3)), share[..., None]], 2)
+    axis.imshow(cells, aspect="auto", interpolation="nearest")
+    for (row, column), count in np.ndenumerate(table):
+        if count:
+            axis.text(column, row, f"{count:,}", ha="center", va="center", fontsize=8)
+    place = np.arange(len(table))
+    axis.set_xticks(place, [*names, "nothing"], rotation=35, ha="right")
+    axis.set_yticks(place, [*names, "nothing"])
+    axis.set(xlabel="found as", ylabel="annotated as")
+    axis.grid(visible=False)
+    return svg.text()
+
+
+@_styled
 def edge_figure(shifts: np.ndarray, before: np.ndarray, after: np.ndarray) -> str:
     """Moves of box edges made by MBRM, and their distance from the true edges before and after.
 

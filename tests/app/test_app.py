@@ -14,8 +14,9 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 pytest.importorskip("gradio")
-from rdsnet.app.page import CONTROLS, Finder, chosen  # noqa: E402
+from rdsnet.app.page import CONTROLS, Finder, _build_page, chosen  # noqa: E402
 from rdsnet.cli import main  # noqa: E402
+from rdsnet.prediction.thresholds import ScoreThresholds  # noqa: E402
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = (
@@ -66,6 +67,34 @@ def test_an_image_is_found_drawn_and_exported(finder, photo, tmp_path):
     for annotation, result in zip(coco.dataset["annotations"], found.results):
         assert annotation["bbox"] == result["bbox"] and annotation["score"] >= middle
         assert coco.annToMask(annotation).sum() == annotation["area"]
+
+
+def test_what_was_best_in_validation_is_where_the_page_begins(model_files, weights, finder, photo):
+    """One number for both classes is where the slider stands; two are shown instead of it."""
+    found = finder.find(photo)
+    highest = max(result["score"] for result in found.results if result["category_id"] == 0)
+    lowest = min(result["score"] for result in found.results)
+    for thresholds, value, by_class in (
+        ([], 0.5, False),
+        ([0.123, 0.123], 0.123, False),
+        ([0.02, 0.9], 0.5, True),
+    ):
+        opts = ["MODEL.RDSNET.SCORE_THRESHOLDS", repr(thresholds)]
+        other = Finder(model_files["config"], weights, max_megapixels=1, opts=opts)
+        page = _build_page(other, photo.parent, 1.0)
+        slider, checkbox = (
+            next(block for block in page.blocks.values() if block.elem_id == name)
+            for name in ("score", "by-class")
+        )
+        assert slider.value == value and slider.minimum == min([0.05, *thresholds])
+        assert checkbox.value is by_class is checkbox.visible
+        assert slider.info is None or "Best in validation: 0." in slider.info
+        assert bool(slider.info) is bool(thresholds)
+    of_class = ScoreThresholds((highest, lowest))
+    shown = chosen(found, of_class)
+    assert [r["category_id"] for r in shown].count(0) == 1
+    assert sum(r["category_id"] == 1 for r in found.results) == len(shown) - 1
+    assert len(finder.table(found, of_class)) == len(shown)
 
 
 def test_the_page_says_when_there_were_more_objects(model_files, weights, finder, photo):

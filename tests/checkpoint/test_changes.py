@@ -114,6 +114,7 @@ def test_what_a_resumed_run_may_change_is_told(tmp_path):
         "MODEL__WEIGHTS": "other.pkl",
         "MODEL__RETINANET__SCORE_THRESH_TEST": 0.3,
         "MODEL__RDSNET__MASK_THRESHOLD": 0.5,
+        "MODEL__RDSNET__SCORE_THRESHOLDS": [0.25],
         "MODEL__RDSNET__MBRM__GAMMA": 0.1,
         "MODEL__RDSNET__MASK_LOSS_WEIGHT": 2.0,
     }

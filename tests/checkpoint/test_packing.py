@@ -115,6 +115,15 @@ def test_what_cannot_be_shipped_is_refused(trained_model, model_files, tmp_path)
     assert not target.exists()
 
 
+def test_the_lowest_scores_to_show_stay_or_are_given(trained_model, packed, tmp_path):
+    key = "MODEL.RDSNET.SCORE_THRESHOLDS"
+    assert flat(read_config(packed.path))[key] == []
+    pack(packed.path, tmp_path / "given.pth", CARD, score_thresholds=[0.25, 0.5])
+    assert flat(read_config(tmp_path / "given.pth"))[key] == [0.25, 0.5]
+    pack(tmp_path / "given.pth", tmp_path / "again.pth", CARD)
+    assert flat(read_config(tmp_path / "again.pth"))[key] == [0.25, 0.5]
+
+
 @pytest.mark.slow
 def test_the_tool_evaluates_before_and_after(trained_model, tmp_path, capsys):
     cv2.imwrite(str(tmp_path / "a.png"), picture())

@@ -82,6 +82,7 @@ def test_what_was_decided_for_other_data_is_decided_anew(data, weights, tmp_path
         TEST__EVAL_PERIOD=7,
         MODEL__DEVICE="cuda",
         MODEL__RDSNET__MBRM__FIT__MAX_IMAGES=3,
+        MODEL__RDSNET__SCORE_THRESHOLDS=[0.3, 0.4],
         SEED=8,
     )
     cfg, _ = prepared(data, weights, opts=("MODEL.DEVICE", "cpu"))
@@ -91,6 +92,7 @@ def test_what_was_decided_for_other_data_is_decided_anew(data, weights, tmp_path
     keys, usual = cfg.MODEL.RDSNET, usual.MODEL.RDSNET
     assert keys.MASK_THRESHOLD == usual.MASK_THRESHOLD == 0.4  # it was fitted: 0.31
     assert keys.MBRM.FIT == usual.MBRM.FIT
+    assert keys.SCORE_THRESHOLDS == usual.SCORE_THRESHOLDS == []  # they were of other classes
 
 
 def test_the_device_is_one_of_this_machine(data, weights, tmp_path, monkeypatch):

@@ -144,6 +144,7 @@ def test_evaluation_keeps_the_best_and_may_stop():
     assert options["TEST.BEST_METRIC"] == "segm/AP" and options["SOLVER.EMA.ENABLED"]
     assert options["MODEL.RDSNET.MBRM.FIT.AFTER_TRAINING"]
     assert options["MODEL.RDSNET.FIT_MASK_THRESHOLD"]
+    assert options["MODEL.RDSNET.FIT_SCORE_THRESHOLDS"]
 
 
 PROJECTS = sorted(map(str, Path(rdsnet.__file__).parents[1].glob("projects/*/configs/*.yaml")))

@@ -33,6 +33,7 @@ def test_the_config_completes_the_model_and_finds_them_all():
     cfg.merge_from_file(str(PROJECT / "configs" / "rdsnet_lite0_96_nuclei.yaml"))
     assert cfg.MODEL.RETINANET.NUM_CLASSES == 1 and cfg.TEST.DETECTIONS_PER_IMAGE == 500
     assert cfg.MODEL.RDSNET.FIT_MASK_THRESHOLD and cfg.MODEL.RDSNET.MBRM.FIT.AFTER_TRAINING
+    assert cfg.MODEL.RDSNET.FIT_SCORE_THRESHOLDS
     assert "lite0" in cfg.MODEL.WEIGHTS  # it began with ImageNet's
 
 
@@ -49,6 +50,9 @@ def test_the_file_is_small_and_without_paths():
     config = flat(read_config(WEIGHTS))
     assert [name for _, name in config["DATASETS.CLASSES"]] == ["nucleus"]
     assert not [key for key, value in config.items() if str(value).startswith(("/", "~"))]
+    (score,) = config["MODEL.RDSNET.SCORE_THRESHOLDS"]
+    text = (WEIGHTS.parent / "model_card.md").read_text()
+    assert f"The best balance over all is at {score:g}" in text
     card = read_card(WEIGHTS)
     assert "CC0" in card.licence and "nuclei" in card.finds and card.figures
 
