@@ -28,7 +28,7 @@ from rdsnet.data.pixels import RefusedError
 from rdsnet.evaluation import instances_to_coco_json
 from rdsnet.formatting import decimal
 from rdsnet.prediction.pipeline import predict_image
-from rdsnet.prediction.predictor import CountingPredictor
+from rdsnet.prediction.predictor import build_predictor
 from rdsnet.visualization import draw_objects, objects_from_results
 from rdsnet.visualization.objects import class_name
 
@@ -71,7 +71,7 @@ class Finder:
     Args:
         config_file, weights, opts: as in :func:`rdsnet.checkpoint.trained.prediction_config`.
         max_megapixels: images of more pixels are refused.
-        trust_checkpoint: as of :class:`CountingPredictor`.
+        trust_checkpoint: as of :class:`~rdsnet.prediction.Predictor`.
         max_detections: objects per image; None: as configured.
     """
 
@@ -85,7 +85,7 @@ class Finder:
         max_detections: int | None = None,
     ) -> None:
         cfg = prediction_config(config_file, weights, _LOWEST_SCORE, opts, max_detections)
-        self.predictor = CountingPredictor(cfg, trust_checkpoint)
+        self.predictor = build_predictor(cfg, trust_checkpoint)
         self.class_names, self.category_ids = class_metadata(cfg)
         self.max_megapixels = max_megapixels
 

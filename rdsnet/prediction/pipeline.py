@@ -21,7 +21,7 @@ from rdsnet.checkpoint.trained import names_and_ids, prediction_config
 from rdsnet.data.class_names import class_numbers
 from rdsnet.data.findings import counted, printable
 from rdsnet.prediction.output_names import OutputNames
-from rdsnet.prediction.predictor import CountingPredictor, Predictor
+from rdsnet.prediction.predictor import Predictor, build_predictor
 from rdsnet.prediction.sources import Frame, Source, chosen_pages, find_sources
 from rdsnet.prediction.writers import build_writers
 
@@ -106,7 +106,7 @@ def predict(
     cfg = prediction_config(config_file, weights, score_threshold, opts, max_detections)
     metadata = names_and_ids(cfg)
     kept = _chosen_classes(classes, *metadata)
-    predictor = CountingPredictor(cfg, trust_checkpoint)
+    predictor = build_predictor(cfg, trust_checkpoint)
     summary = PredictionSummary(Path(output), score_threshold)
     summary.max_detections, summary.left_out = predictor.max_detections, found.left_out_text()
     with ExitStack() as stack:

@@ -8,7 +8,9 @@ from detectron2.engine import DefaultPredictor
 
 from rdsnet.checkpoint import Checkpointer
 from rdsnet.checkpoint.changes import check_other_use
+from rdsnet.checkpoint.exported import is_exported
 from rdsnet.checkpoint.shipped import weights_file
+from rdsnet.prediction.exported import ExportedPredictor
 
 
 class Predictor(DefaultPredictor):
@@ -55,3 +57,12 @@ class CountingPredictor(Predictor):
         found = super().__call__(original_image)["instances"]  # best first
         self.was_cut_off = len(found) > self.max_detections
         return {"instances": found[: self.max_detections]}
+
+
+def build_predictor(
+    cfg: CfgNode, trust_checkpoint: bool = False
+) -> CountingPredictor | ExportedPredictor:
+    """What runs the ``MODEL.WEIGHTS`` of a config: a checkpoint, or an exported file."""
+    if is_exported(cfg.MODEL.WEIGHTS):
+        return ExportedPredictor(cfg)
+    return CountingPredictor(cfg, trust_checkpoint)
