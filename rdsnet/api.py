@@ -27,8 +27,8 @@ from rdsnet.data.images import read_image
 from rdsnet.data.pixels import eight_bit, is_floating, opaque_image
 from rdsnet.export import export
 from rdsnet.export.exporting import ExportSummary
+from rdsnet.prediction.exported import build_predictor
 from rdsnet.prediction.pipeline import predict_image
-from rdsnet.prediction.predictor import CountingPredictor
 from rdsnet.prediction.result import Result
 from rdsnet.prediction.thresholds import AUTO, ScoreThresholds
 from rdsnet.training import argument_parser, run
@@ -83,7 +83,7 @@ class Model:
         self.class_names = names_and_ids(cfg)[0]
         self.score_thresholds = ScoreThresholds.chosen(cfg)
         self._config_file, self._opts, self._trust = config_file, list(opts), trust_checkpoint
-        self._predictor = CountingPredictor(cfg, trust_checkpoint)
+        self._predictor = build_predictor(cfg, trust_checkpoint)
 
     def __repr__(self) -> str:
         names = ", ".join((self.class_names or [])[:5])

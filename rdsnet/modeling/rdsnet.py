@@ -35,7 +35,14 @@ from rdsnet.modeling.object_stream import (
 from rdsnet.modeling.pixel_stream import build_pixel_stream
 from rdsnet.modeling.quality import mask_confidence
 from rdsnet.modeling.refinement import EnclosingBoxes, build_refinement
-from rdsnet.ops import CompactMasks, Taps, assemble_masks, object_losses, resize_taps
+from rdsnet.ops import (
+    CompactMasks,
+    Taps,
+    as_vector,
+    assemble_masks,
+    object_losses,
+    resize_taps,
+)
 
 Size = tuple[int, int]
 """Height and width."""
@@ -273,11 +280,12 @@ class RDSNet(nn.Module):
         self, phi: Tensor, psi: Tensor, boxes: Tensor, image_size: Size, output_size: Size
     ) -> Tensor:
         """How sure the masks (N) are of their pixels, see :func:`.mask_confidence`."""
-        sizes = zip(output_size, image_size, self.strides(psi.shape[1:]))
-        y, x = (of_image / of_output / stride for of_output, of_image, stride in sizes)
-        return mask_confidence(
-            phi, psi, boxes * boxes.new_tensor([x, y, x, y]), self.mask_threshold
+        of_image, of_output, strides = (
+            as_vector(sizes, torch.float64, boxes.device)
+            for sizes in (image_size, output_size, self.strides(psi.shape[1:]))
         )
+        cells_per_pixel = (of_image / of_output / strides).flip(0).repeat(2).to(boxes.dtype)
+        return mask_confidence(phi, psi, boxes * cells_per_pixel, self.mask_threshold)
 
     def windows(self, boxes: Tensor, output_size: Size) -> Tensor:
         """The windows (N, 4) of the output that masks are cropped to, see :mod:`.cropping`."""

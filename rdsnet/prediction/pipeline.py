@@ -23,8 +23,9 @@ from tqdm import tqdm
 from rdsnet.checkpoint.trained import model_threshold, names_and_ids, prediction_config
 from rdsnet.data.class_names import class_numbers
 from rdsnet.data.findings import counted, printable
+from rdsnet.prediction.exported import build_predictor
 from rdsnet.prediction.output_names import OutputNames
-from rdsnet.prediction.predictor import CountingPredictor, Predictor
+from rdsnet.prediction.predictor import Predictor
 from rdsnet.prediction.sources import Frame, Source, chosen_pages, find_sources
 from rdsnet.prediction.threads import Behind, several_ahead
 from rdsnet.prediction.thresholds import AUTO, ScoreThresholds
@@ -130,7 +131,7 @@ def predict(
     cfg.MODEL.RETINANET.SCORE_THRESH_TEST = model_threshold(thresholds.lowest)
     metadata = names_and_ids(cfg)
     kept = _chosen_classes(classes, *metadata)
-    predictor = CountingPredictor(cfg, trust_checkpoint)
+    predictor = build_predictor(cfg, trust_checkpoint)
     summary = PredictionSummary(Path(output), thresholds)
     summary.max_detections, summary.left_out = predictor.max_detections, found.left_out_text()
     if batch_size is None:

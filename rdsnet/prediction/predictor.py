@@ -62,7 +62,7 @@ class Predictor(DefaultPredictor):
         Images of one size give what each gives alone, but for rounding. Those of several sizes are
         padded to a common one, and what is found near a border changes.
         """
-        with torch.inference_mode(), inference_precision(self.cfg):
+        with torch.no_grad(), inference_precision(self.cfg):
             return self.model(list(prepared))
 
 

@@ -122,7 +122,7 @@ def _fit_threshold(cfg: CfgNode, best: Path) -> OrderedDict | None:
 
 
 def _fit_mbrm(cfg: CfgNode, best: Path) -> OrderedDict | None:
-    """Fit MBRM; kernel and choice go into ``cfg`` and the checkpoint unless box AP falls by them."""
+    """Fit MBRM; what comes of it goes into ``cfg`` and the checkpoint, unless box AP falls."""
     content = torch.load(best, map_location="cpu", weights_only=True)
     record = content.get("best", {})
     try:
