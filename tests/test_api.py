@@ -194,8 +194,8 @@ def test_training_gives_a_model_of_the_new_classes(model, tmp_path):
     data = make_shapes_dataset(tmp_path / "shapes", num_train=4, num_val=2, size=64)
     folders = [(data[f"{split}_json"], data[f"{split}_images"]) for split in ("train", "val")]
     output = str(tmp_path / "run")
-    trained = model.train(*folders, output=output, iterations=2, batch_size=2,
-                          opts=["DATALOADER.NUM_WORKERS", "0"])  # fmt: skip
+    opts = "DATALOADER.NUM_WORKERS 0 MODEL.MASK_ON True INPUT.MASK_FORMAT bitmask".split()
+    trained = model.train(*folders, output=output, iterations=2, batch_size=2, opts=opts)
     content = json.loads(Path(data["train_json"]).read_text())
     assert trained.class_names == [category["name"] for category in content["categories"]]
     assert trained.weights == f"{output}/model_best.pth"
