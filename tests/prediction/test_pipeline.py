@@ -9,7 +9,6 @@ import weakref
 from pathlib import Path
 
 import pytest
-import torch
 from helpers.predicting import OBJECTS, load_coco, picture
 from PIL import Image
 
@@ -274,8 +273,10 @@ def test_the_predictor_does_what_detectron2s_does(model_files):
     expected = DefaultPredictor(cfg)(image)["instances"]
     found = Predictor(cfg)(image)["instances"]
     assert found.image_size == (70, 50) and len(found) == OBJECTS
-    assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
-    assert torch.equal(found.scores, expected.scores)
+    # Folded norms and another layout in memory round otherwise.
+    difference = found.pred_boxes.tensor - expected.pred_boxes.tensor
+    assert difference.abs().max() < 1e-3
+    assert (found.scores - expected.scores).abs().max() < 1e-5
 
 
 def test_reading_does_not_change_the_image(model_files):
