@@ -19,8 +19,7 @@ from rdsnet.cli import main
 from rdsnet.export import ExportedModel
 from rdsnet.export.check import agreeing_objects, objects_of
 from rdsnet.prediction import Predictor
-from rdsnet.prediction.exported import ExportedPredictor
-from rdsnet.prediction.predictor import build_predictor
+from rdsnet.prediction.exported import ExportedPredictor, build_predictor
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "export.md"
 
