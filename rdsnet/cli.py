@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
-from rdsnet import __version__, pipes
+from rdsnet import __version__, openmp, pipes
 from rdsnet.commands import COMMANDS
 
 _USER_ERROR = 2
@@ -72,6 +72,7 @@ def _run(argv: Sequence[str] | None) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
     warnings.filterwarnings("ignore", message="torch.meshgrid")
     args = build_parser().parse_args(argv)
+    openmp.prepare()
     show_traceback = args.traceback or os.environ.get("RDSNET_TRACEBACK", "") not in ("", "0")
     try:
         return args.run(args) or 0

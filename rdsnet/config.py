@@ -246,6 +246,9 @@ def add_rdsnet_config(cfg: CN) -> None:
     # Fit when training ends; the kernel goes into model_best.pth if box AP on DATASETS.TEST (where
     # there is any) is not lower with it.
     cfg.MODEL.RDSNET.MBRM.FIT.AFTER_TRAINING = False
+    # Then choose GAMMA and READOUT too, or METHOD "none": by the boxes of DATASETS.TEST (of TRAIN
+    # where there is no other). False: they stay as they are here (paper).
+    cfg.MODEL.RDSNET.MBRM.FIT.CHOOSE = False
     # Steps of the optimizer. Paper: 1000.
     cfg.MODEL.RDSNET.MBRM.FIT.MAX_ITER = 1000
     # Objects per step, drawn at random.
@@ -255,6 +258,13 @@ def add_rdsnet_config(cfg: CN) -> None:
     # Images of DATASETS.TRAIN that the model is run on, drawn at random if there are more; -1: all.
     # Paper: 1000 steps of 8 images.
     cfg.MODEL.RDSNET.MBRM.FIT.MAX_IMAGES = 8000
+
+    cfg.MODEL.RDSNET.INFERENCE = CN()
+    # What rdsnet's Predictor and evaluations compute convolutions in: "float32"; "bf16", "fp16"
+    # (results move a little, see docs/predict.md); "auto": bf16 where the processor has
+    # AVX512_BF16 or AMX, or the GPU bfloat16, else float32. "rdsnet predict" and "app" set it by
+    # --precision, whose default is auto. Training has SOLVER.AMP.
+    cfg.MODEL.RDSNET.INFERENCE.PRECISION = "float32"
 
     # Whether Instances.pred_masks is a dense (N, H, W) bool tensor, as Detectron2's tools expect,
     # or rdsnet.ops.CompactMasks, which costs neither the time nor the memory.

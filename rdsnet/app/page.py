@@ -28,8 +28,8 @@ from rdsnet.data.pixels import RefusedError
 from rdsnet.evaluation import instances_to_coco_json
 from rdsnet.evaluation.thresholds import DEFAULT_SCORE
 from rdsnet.formatting import decimal
+from rdsnet.prediction.exported import build_predictor
 from rdsnet.prediction.pipeline import predict_image
-from rdsnet.prediction.predictor import CountingPredictor
 from rdsnet.prediction.thresholds import ScoreThresholds
 from rdsnet.visualization import draw_objects, objects_from_results
 from rdsnet.visualization.objects import class_name
@@ -74,7 +74,7 @@ class Finder:
     Args:
         config_file, weights, opts: as in :func:`rdsnet.checkpoint.trained.prediction_config`.
         max_megapixels: images of more pixels are refused.
-        trust_checkpoint: as of :class:`CountingPredictor`.
+        trust_checkpoint: as of :class:`~rdsnet.prediction.Predictor`.
         max_detections: objects per image; None: as configured.
     """
 
@@ -91,7 +91,7 @@ class Finder:
         self.thresholds = ScoreThresholds.chosen(cfg)
         self.lowest_score = min(_LOWEST_SCORE, self.thresholds.lowest)
         cfg.MODEL.RETINANET.SCORE_THRESH_TEST = self.lowest_score
-        self.predictor = CountingPredictor(cfg, trust_checkpoint)
+        self.predictor = build_predictor(cfg, trust_checkpoint)
         self.class_names, self.category_ids = class_metadata(cfg)
         self.max_megapixels = max_megapixels
 

@@ -1,4 +1,5 @@
-"""RDSNet beside bare RetinaNet and Mask R-CNN: same backbone, same images, in turn.
+"""RDSNet beside bare RetinaNet and Mask R-CNN, and beside itself as it is shipped: same backbone,
+same images, in turn.
 
 Weights are random, and what depends on them is made comparable:
 
@@ -9,6 +10,9 @@ Weights are random, and what depends on them is made comparable:
   work.
 * Residual branches of the ResNet are scaled down, or activations of random weights would overflow.
 
+Besides, the plain model is compared with what users of the commands get
+(:mod:`rdsnet.modeling.inference`), on the ResNet and on the lite backbone.
+
 RDSNet's inference ends with COCO RLE, as its evaluation does; Mask R-CNN ends with what Detectron2
 returns, masks pasted into the image.
 """
@@ -17,7 +21,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from importlib.util import find_spec
 
 import torch
 from detectron2 import model_zoo as detectron2_zoo
@@ -32,11 +37,13 @@ from torch import nn
 from rdsnet import model_zoo
 from rdsnet.benchmark import measure
 from rdsnet.benchmark.scene import make_scene
+from rdsnet.modeling import prepare_for_inference
 from rdsnet.modeling.retinanet_stream import group_norm
 
 _OBJECTS = 20  # per training image
 _CANDIDATES = 1000  # per image, anchor-class pairs above the score threshold
 _RESIDUAL_SCALE = 0.25
+_LITE_CLASSES = 1  # as of data of one's own
 
 
 @dataclass
@@ -57,7 +64,9 @@ class Settings:
 
 
 def run(settings: Settings, progress: Callable[[str], None] = print) -> dict:
-    """Returns ``machine``, ``settings`` and ``results``, one per phase."""
+    """Returns ``machine``, ``settings``, ``results``, one per phase, and ``as_shipped``, per model
+    the times of the plain one and of what users get.
+    """
     report = {"machine": measure.describe_machine(settings.device), "settings": asdict(settings)}
     report["results"] = results = []
     with measure.threads(settings.threads), EventStorage():
@@ -79,6 +88,12 @@ def run(settings: Settings, progress: Callable[[str], None] = print) -> dict:
             progress(
                 f"{phase}: " + ", ".join(f"{k} {v['median_ms']:.0f} ms" for k, v in times.items())
             )
+        shipped = {f"RDSNet R-{settings.depth}": models["RDSNet"]}
+        if find_spec("timm") is not None:
+            shipped["RDSNet lite"] = _lite(batch, settings)
+        report["as_shipped"] = {
+            name: _as_shipped(model, batch, settings) for name, model in shipped.items()
+        }
     return report
 
 
@@ -158,16 +173,50 @@ def _calibrate(models: dict[str, nn.Module], batch: list[dict], settings: Settin
         _inference_call(model, batch, settings)()
     first.remove()
     second.remove()
-    thresholds = [
-        s.float().flatten().topk(min(s.numel(), _CANDIDATES * len(batch))).values[-1].item()
-        for s in scores
-    ]
+    thresholds = [_threshold(s, len(batch)) for s in scores]
     stream.score_threshold = retinanet.test_score_thresh = thresholds[0]
     predictor.test_score_thresh = thresholds[1]
     return {
         name: sum(len(x["instances"]) for x in _inference_call(model, batch, settings)())
         for name, model in models.items()
     }
+
+
+def _threshold(scores: torch.Tensor, images: int) -> float:
+    """The score that ``_CANDIDATES`` pairs per image reach."""
+    return (
+        scores.float().flatten().topk(min(scores.numel(), _CANDIDATES * images)).values[-1].item()
+    )
+
+
+def _lite(batch: list[dict], settings: Settings) -> nn.Module:
+    """RDSNet on EfficientNet-Lite0, as ready for the comparison as the others."""
+    cfg = model_zoo.get_config("lite/rdsnet_lite0_96.yaml")
+    cfg.MODEL.DEVICE, cfg.MODEL.RDSNET.DENSE_MASKS = settings.device, False
+    cfg.MODEL.WEIGHTS = ""
+    cfg.MODEL.RETINANET.NUM_CLASSES = _LITE_CLASSES
+    model = build_model(cfg).eval()
+    scores = []
+    hook = model.object_stream.register_forward_hook(
+        lambda module, _, output: scores.append(torch.cat(output.logits, 1).sigmoid())
+    )
+    _inference_call(model, batch, settings)()
+    hook.remove()
+    model.object_stream.score_threshold = _threshold(scores[0], len(batch))
+    return model
+
+
+def _as_shipped(model: nn.Module, batch: list[dict], settings: Settings) -> dict:
+    """Times of the plain model and of what is made of it for prediction, in float32 and bf16."""
+    model.eval()
+    prepared = prepare_for_inference(model)
+    float32, bf16 = replace(settings, dtype="float32"), replace(settings, dtype="bfloat16")
+    calls = {
+        "plain": _inference_call(model, batch, float32),
+        "as shipped, float32": _inference_call(prepared, batch, float32),
+        "as shipped, bf16": _inference_call(prepared, batch, bf16),
+    }
+    return measure.alternate(calls, settings.device, 0, (settings.rounds, settings.rounds))
 
 
 def _inference_call(

@@ -183,8 +183,21 @@ def models_text(report: dict) -> str:
                 f"{name.replace('_', ' ')} {_words(v)}" for name, v in report["settings"].items()
             ),
             tabulate(rows, headers, tablefmt="github", disable_numparse=True),
+            "Inference as shipped, beside the plain model:",
+            _as_shipped_table(report["as_shipped"]),
         ]
     )
+
+
+def _as_shipped_table(times: dict) -> str:
+    rows = [
+        [model, name, f"{own['median_ms']:.0f}", f"{own['min_ms']:.0f}"]
+        + [f"{decimal(of_model['plain'][key] / own[key], 2)}x" for key in ("median_ms", "min_ms")]
+        for model, of_model in times.items()
+        for name, own in of_model.items()
+    ]
+    headers = ("model", "inference", "median ms", "min ms", "times plain: median", "min")
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 
 def _ratio(value: float) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 from detectron2.config import CfgNode
 
-from rdsnet.checkpoint.description import read_config
+from rdsnet.checkpoint.description import may_hold_config, read_config
 from rdsnet.checkpoint.shipped import weights_file
 from rdsnet.config import get_cfg
 from rdsnet.data.datasets import register_coco_files, with_classes, with_num_classes
@@ -65,7 +65,7 @@ def load_config(
 
 def merge_config_file(cfg: CfgNode, config_file: str) -> None:
     """Merge a yaml file, or the config that a checkpoint (.pth) holds, into a config."""
-    if Path(config_file).suffix != ".pth":
+    if not may_hold_config(config_file):
         cfg.merge_from_file(config_file)
         return
     stored = read_config(config_file)

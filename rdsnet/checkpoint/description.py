@@ -19,6 +19,7 @@ from torch import Tensor
 
 import rdsnet
 from rdsnet.checkpoint.atomic import write_atomically
+from rdsnet.checkpoint.exported import CONFIG, is_exported, read_texts
 
 KEY = "rdsnet"
 
@@ -53,8 +54,15 @@ def save_model(
     write_atomically(path, lambda file: torch.save(content, file))
 
 
+def may_hold_config(path: str | os.PathLike) -> bool:
+    """Whether a file is one of those that can hold a config, by the ending of its name."""
+    return Path(path).suffix == ".pth" or is_exported(path)
+
+
 def read_config(path: str | os.PathLike) -> CfgNode | None:
     """The config that a checkpoint was trained with; None when it holds none.
+
+    That of an exported file is the one that it was written with.
 
     Raises:
         ValueError: when the file is damaged or no PyTorch checkpoint.
@@ -73,6 +81,9 @@ def read_description(path: str | os.PathLike) -> Mapping[str, object]:
     """
     if Path(path).suffix == ".pkl":  # Detectron2's model zoo: weights alone
         return {}
+    if is_exported(path):
+        texts = read_texts(path)
+        return {"version": texts.get("rdsnet_version", ""), "config": texts[CONFIG]}
     mmap = zipfile.is_zipfile(path)  # not a file of torch before 1.6
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)

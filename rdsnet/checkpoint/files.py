@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rdsnet.checkpoint.exported import is_exported
 from rdsnet.checkpoint.unpickler import load_plain_pickle
 
 _REMEDY = (
@@ -34,6 +35,11 @@ def read_checkpoint(path: str | Path, trust: bool = False) -> object:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint '{path}' does not exist")
+    if is_exported(path):
+        raise ValueError(
+            f"'{path}' is an exported file: 'rdsnet predict' and 'rdsnet eval' run it, all else "
+            "needs the checkpoint that it was made from"
+        )
     is_pickle = path.suffix == ".pkl"
     try:
         if is_pickle:

@@ -13,7 +13,8 @@ from torch import nn
 
 from rdsnet.checkpoint.checkpointer import Checkpointer
 from rdsnet.checkpoint.configs import load_config, merge_config_file, naming
-from rdsnet.checkpoint.description import read_config
+from rdsnet.checkpoint.description import may_hold_config, read_config
+from rdsnet.checkpoint.exported import is_exported, read_texts
 from rdsnet.checkpoint.shipped import weights_file
 from rdsnet.config import get_cfg
 from rdsnet.data.datasets import class_metadata, coco_files
@@ -102,7 +103,7 @@ def find_config(weights: str) -> str:
         ValueError: there is neither.
     """
     is_local = "://" not in weights
-    if is_local and Path(weights).suffix == ".pth" and read_config(weights) is not None:
+    if is_local and may_hold_config(weights) and read_config(weights) is not None:
         return weights
     beside = Path(weights).parent / "config.yaml"
     if is_local and beside.is_file():
@@ -156,6 +157,9 @@ def check_weights(weights: str) -> None:
             "training writes model_final.pth into OUTPUT_DIR. 'rdsnet models' lists the names of "
             "models in the box."
         )
+    if is_exported(weights):
+        read_texts(weights)
+        return
     with open(weights, "rb") as file:
         is_pickle = file.read(1) == b"\x80"
     if not (is_pickle or zipfile.is_zipfile(weights)):  # torch.save writes zip files

@@ -10,6 +10,7 @@ A module ``fit_mbrm`` here, named "fit-mbrm" in :data:`COMMANDS`, is the subcomm
 # In the order of `rdsnet --help`.
 COMMANDS = (
     "check-data",
+    "convert-data",
     "train",
     "eval",
     "predict",

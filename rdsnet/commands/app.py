@@ -19,7 +19,9 @@ from rdsnet.commands.arguments import (
     add_config_options,
     add_max_detections,
     add_model_arguments,
+    add_precision,
     positive,
+    precision_options,
 )
 
 
@@ -50,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="refuse images of more pixels (default: 50)",
     )
     add_max_detections(parser)
+    add_precision(parser, "auto", "auto")
     add_config_options(parser, "--opts")
 
 
@@ -64,6 +67,6 @@ def run(args: argparse.Namespace) -> None:
         max_upload_mb=args.max_upload_mb,
         max_megapixels=args.max_megapixels,
         max_detections=args.max_detections,
-        opts=args.opts,
+        opts=[*precision_options(args), *args.opts],
         trust_checkpoint=args.trust_checkpoint,
     )

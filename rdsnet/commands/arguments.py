@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+import re
 
 from rdsnet.checkpoint.trust import add_trust_argument
 
@@ -26,7 +28,8 @@ def add_weights(parser: argparse.ArgumentParser, more: str = "", *, required: bo
         required=required,
         metavar="FILE",
         help="checkpoint (.pth or .pkl), or the name of a model in the box where there is no such "
-        f"file (rdsnet models){more}",
+        "file (rdsnet models); to predict and evaluate also an ONNX file of rdsnet export"
+        f"{more}",
     )
 
 
@@ -51,10 +54,41 @@ def use_weights(args: argparse.Namespace) -> None:
         )
 
 
+def add_data(group: argparse._ActionsContainer, name: str, explanation: str) -> None:
+    """An export and, if needed, the folder of its images: a pair whose second may be None.
+
+    KEY VALUE words may follow; they become config options.
+    """
+    group.add_argument(
+        name, nargs="+", action=_Data, metavar=("ANNOTATIONS", "IMAGES"), help=explanation
+    )
+
+
+class _Data(argparse.Action):
+    def __call__(self, parser, namespace, words, option_string=None) -> None:
+        has_images = len(words) > 1 and not _is_config_key(words[1])
+        options = words[2 if has_images else 1 :]
+        if options and not _is_config_key(options[0]):
+            raise argparse.ArgumentError(
+                self,
+                f"{len(words)} paths are given, expected one (a file, or the folder of many) and, "
+                "where the export does not say where they are, the folder of the images",
+            )
+        setattr(namespace, self.dest, (words[0], words[1] if has_images else None))
+        namespace.opts = [*(getattr(namespace, "opts", None) or []), *options]
+
+
+def _is_config_key(word: str) -> bool:
+    """Whether a word is rather the name of a config option than a path."""
+    is_name = re.fullmatch(r"[A-Z][A-Z0-9_]*([._][A-Z0-9_]+)+|SEED|VERSION", word) is not None
+    return is_name and not os.path.exists(word)
+
+
 def add_config_options(parser: argparse.ArgumentParser, name: str = "opts") -> None:
     """KEY VALUE words at the end of the line, as ``opts``: a positional, or after ``--opts``."""
     parser.add_argument(
         name,
+        action="extend",
         nargs=argparse.REMAINDER,
         default=[],
         metavar="KEY VALUE",
@@ -84,6 +118,22 @@ def add_max_detections(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="at most so many objects per image (default: TEST.DETECTIONS_PER_IMAGE of the config)",
     )
+
+
+def add_precision(parser: argparse.ArgumentParser, default: str | None, explained: str) -> None:
+    """``--precision``; ``explained`` is the default, in words."""
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bf16", "fp16"),
+        default=default,
+        help="what convolutions are computed in; auto: bf16 where the processor has AVX512_BF16 or "
+        f"AMX, or the GPU bfloat16, else float32 (default: {explained})",
+    )
+
+
+def precision_options(args: argparse.Namespace) -> list[str]:
+    """``--precision`` as config options KEY VALUE; none where it was not given."""
+    return ["MODEL.RDSNET.INFERENCE.PRECISION", args.precision] if args.precision else []
 
 
 def score_or_auto(text: str) -> float | str:

@@ -1,4 +1,8 @@
-"""Check annotations in COCO format and their images before training on them.
+"""Check annotations and their images before training on them.
+
+Annotations are COCO's json, or what another tool has exported ('rdsnet convert-data --help' lists
+them): that is converted to output/check-data/NAME.json, one for each part (train, val, test), which
+the messages then speak of.
 
 Reported are problems that would stop training (missing, unreadable or differently sized images,
 unknown categories, boxes without area or outside the image, broken polygons or RLE, ids that occur
@@ -23,6 +27,7 @@ Exit status: 1 when training would fail (with --fix: with the repaired copy), ot
 Examples:
   rdsnet check-data annotations.json photos/
   rdsnet check-data annotations.json photos/ --fix repaired.json
+  rdsnet check-data labelme_folder/
 """
 
 from __future__ import annotations
@@ -30,7 +35,15 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from rdsnet.commands.convert_data import part_files
+
+if TYPE_CHECKING:
+    from rdsnet.data.formats import Export
+
+# Where pictures and converted annotations are written.
+_FOLDER = Path("output", "check-data")
 # What --fix may do beside what is beyond doubt, if the user says so; --scale-coordinates and so on.
 _FIX_OPTIONS = {
     "scale_coordinates": "images that are a multiple of the declared size were resized after "
@@ -42,8 +55,18 @@ _FIX_OPTIONS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("json", metavar="JSON", help="annotations in COCO's format")
-    parser.add_argument("images", metavar="IMAGES", help="folder that 'file_name' is relative to")
+    parser.add_argument(
+        "annotations",
+        metavar="ANNOTATIONS",
+        help="a json of COCO, or a file or folder that 'rdsnet convert-data' reads",
+    )
+    parser.add_argument(
+        "images",
+        nargs="?",
+        metavar="IMAGES",
+        help="folder of the images, which 'file_name' is relative to (default: where the export "
+        "says, or beside it)",
+    )
     parser.add_argument("--fix", metavar="OUT", help="write a repaired copy of the json")
     for name, text in _FIX_OPTIONS.items():
         parser.add_argument(_option(name), action="store_true", help=f"with --fix: {text}")
@@ -65,33 +88,65 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from rdsnet.data.formats import read_export
     from rdsnet.data.repair import check_target
+
+    alone = [_option(name) for name in _FIX_OPTIONS if getattr(args, name)]
+    if alone and not args.fix:
+        raise ValueError(f"{', '.join(alone)} can only be given together with --fix OUT.json")
+    export = read_export(args.annotations, args.images)
+    fixes = part_files(args.fix, export.parts) if args.fix else {}
+    for fix in fixes.values():
+        check_target(args.annotations, fix)  # now and not after minutes of reading images
+    sheets = part_files(args.sheet, export.parts) if args.sheet else {}
+    if not export.is_plain:
+        print("\n  ".join(export.sentences()))
+    statuses = []
+    for part, json_file in _files(args.annotations, export).items():
+        if not export.is_plain:
+            print(f"\nThe part '{part}':" if len(export.parts) > 1 else "")
+        targets = fixes.get(part), sheets.get(part)
+        statuses.append(_check(args, json_file, export.image_root, *targets))
+    return max(statuses)
+
+
+def _files(annotations: str, export: Export) -> dict[str, str]:
+    """{part: json}; what was converted is written."""
+    from rdsnet.data.coco_json import write_coco_json
+
+    if export.json_file:
+        return dict.fromkeys(export.parts, export.json_file)
+    files = part_files(_FOLDER / f"{Path(annotations).absolute().stem}.json", export.parts)
+    for part, path in files.items():
+        write_coco_json(export.parts[part], path)
+    return {part: str(path) for part, path in files.items()}
+
+
+def _check(
+    args: argparse.Namespace, json_file: str, images: str, fix: Path | None, sheet: Path | None
+) -> int:
+    """Check one json; returns the exit status."""
     from rdsnet.reports.data_check import check_data, draw_sheet, repair, report_text
     from rdsnet.training.base import base_config
     from rdsnet.training.settings import fitting_notes
 
-    wanted = {name: getattr(args, name) for name in _FIX_OPTIONS}
-    if any(wanted.values()) and not args.fix:
-        alone = ", ".join(_option(name) for name, is_given in wanted.items() if is_given)
-        raise ValueError(f"{alone} can only be given together with --fix OUT.json")
     name, cfg = base_config(args.config)
-    if args.fix and Path(args.json).exists():
-        check_target(args.json, args.fix)  # now and not after minutes of reading images
+    wanted = {name: getattr(args, name) for name in _FIX_OPTIONS}
     crowds_are_objects = cfg.DATASETS.CROWDS_ARE_OBJECTS
     wanted["crowds_are_objects"] |= crowds_are_objects
-    how = {"read_images": not args.no_images, "crowds_are_objects": crowds_are_objects}
-    check = check_data(args.json, args.images, **how)
+    read = not args.no_images
+    how = {"read_images": read, "crowds_are_objects": crowds_are_objects}
+    check = check_data(json_file, images, **how)
     print(report_text(check, name, partial(fitting_notes, cfg)))
-    if args.fix:
-        read = not args.no_images
-        done = repair(args.json, args.images, args.fix, check.sizes, read_images=read, **wanted)
-        print(f"\nRepaired copy: {args.fix}")
+    if fix:
+        done = repair(json_file, images, fix, check.sizes, read_images=read, **wanted)
+        print(f"\nRepaired copy: {fix}")
         print("\n".join(done.lines()) or "  as it was")
-        check = check_data(args.fix, args.images, sizes=check.sizes, **how)
+        check = check_data(fix, images, sizes=check.sizes, **how)
         print(f"\n{report_text(check, name, partial(fitting_notes, cfg))}")
-    if not args.no_images:
-        sheet = args.sheet or Path("output", "check-data", Path(check.json_file).stem + ".png")
-        if draw_sheet(check, args.images, sheet):
+    if read:
+        sheet = sheet or _FOLDER / f"{Path(check.json_file).stem}.png"
+        if draw_sheet(check, images, sheet):
             print(f"Contact sheet: {sheet}")
     return 0 if check.trainable else 1
 

@@ -1,8 +1,8 @@
 """Check the installation; the output is made for bug reports.
 
-Lists versions, where Detectron2 comes from, GPUs, and whether the compiled operators agree with
-their definition in PyTorch, and sends a random image through a small untrained model. The exit
-status is 1 when something is missing or fails.
+Lists versions, where Detectron2 comes from, GPUs, what makes inference fast here and how threads
+wait, and whether the compiled operators agree with their definition in PyTorch, and sends a random
+image through a small untrained model. The exit status is 1 when something is missing or fails.
 
 Example:
   rdsnet doctor
@@ -21,6 +21,7 @@ import sys
 import time
 
 import rdsnet
+from rdsnet import openmp
 
 # (name of the distribution, name of the module)
 _PACKAGES = (
@@ -57,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
         rows.append(_describe_operators())
         rows += _check_operators()
     if {"torch", "torchvision", "detectron2"} <= installed:
+        rows += _describe_inference()
         rows += _smoke_runs()
     else:
         rows.append(("smoke run", "left out: it needs torch, torchvision and Detectron2", False))
@@ -107,16 +109,31 @@ def _describe_devices() -> list[tuple[str, str, bool]]:
     import torch
 
     cuda = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
-    rows = [("CPU", f"{torch.get_num_threads()} threads; torch {cuda}", True)]
+    from rdsnet.modeling.precision import device_capabilities
+
+    used = [torch.backends.cpu.get_cpu_capability(), *sorted(device_capabilities("cpu"))]
+    threads = f"threads: {torch.get_num_threads()}, CPUs to use: {openmp.usable_cpus()}"
+    rows = [
+        ("CPU", f"{threads}, instructions: {', '.join(used)}; torch {cuda}", True),
+        ("threads", openmp.description(), True),
+    ]
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         memory = properties.total_memory / 2**30
         capability = f"{properties.major}.{properties.minor}"
         text = f"{properties.name}, {memory:.0f} GiB, compute capability {capability}"
         rows.append((f"GPU {index}", text, True))
-    if len(rows) == 1:
+    if not torch.cuda.device_count():
         rows.append(("GPU", "none that torch sees", True))
     return rows
+
+
+def _describe_inference() -> list[tuple[str, str, bool]]:
+    """What the Predictor does to be fast, on the device that it chooses here."""
+    from rdsnet.modeling import inference_facts
+
+    facts = inference_facts(rdsnet.get_cfg().MODEL.DEVICE)
+    return [(what, text, True) for what, text in facts.items()]
 
 
 def _describe_operators() -> tuple[str, str, bool]:
@@ -168,6 +185,8 @@ def smoke_run(device: str) -> str:
     import torch
     from detectron2.modeling import build_model
 
+    from rdsnet.modeling import prepare_for_inference
+
     cfg = rdsnet.get_cfg()
     cfg.MODEL.META_ARCHITECTURE = "RDSNet"
     cfg.MODEL.DEVICE = device
@@ -184,7 +203,7 @@ def smoke_run(device: str) -> str:
     # An untrained model is sure of nothing; take its best all the same.
     cfg.MODEL.RETINANET.SCORE_THRESH_TEST = 0.0
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[16], [32], [64], [128], [256]]
-    model = build_model(cfg).eval()
+    model = prepare_for_inference(build_model(cfg))
     image = torch.randint(0, 256, (3, _SMOKE_HEIGHT, _SMOKE_WIDTH), dtype=torch.uint8)
     start = time.perf_counter()
     with torch.no_grad():

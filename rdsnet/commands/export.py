@@ -1,16 +1,18 @@
 """Write a trained model as one file for other runtimes: ONNX, or a program of torch.export.
 
-The file takes an image (3, H, W) of one size, uint8, channels in the order of INPUT.FORMAT (BGR
+The file takes an image (3, H, W) of any size, uint8, channels in the order of INPUT.FORMAT (BGR
 unless changed), and gives boxes (after MBRM), regressed_boxes (before), scores, classes and masks
-(N, H, W) of its N objects, in pixels of that image. Normalisation, NMS, masks and MBRM are inside;
-so are the names of the classes. What the file finds is compared with the model before it is kept.
-docs/export.md has a program that uses it.
+(N, H, W) of its N objects, in pixels of that image or of an output_size. Normalisation, padding,
+NMS, masks and MBRM are inside; so are the names of the classes. What the file finds is compared
+with the model before it is kept. docs/export.md has a program that uses it; rdsnet predict and
+rdsnet eval take an ONNX file as --weights.
 
 ONNX needs onnx and onnxscript: pip install 'rdsnet[export]'.
 
 Examples:
   rdsnet export --weights output/mine/model_best.pth --output model.onnx
   rdsnet export --weights output/mine/model_best.pth --output model.pt2 --size 480 640
+  rdsnet export --weights nuclei --output nuclei.onnx --compact
   rdsnet export --config-file output/mine/config.yaml --weights output/mine/model_final.pth \\
       --output model.onnx --max-detections 20 --score-threshold 0.3
 """
@@ -37,8 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         type=positive(int),
         metavar=("HEIGHT", "WIDTH"),
-        help="of the images that the file takes, pixels (default: INPUT.MIN_SIZE_TEST x "
-        "INPUT.MAX_SIZE_TEST, rounded up to a multiple of 32)",
+        help="of the images that the file takes, pixels (default: it takes any size)",
+    )
+    parser.add_argument(
+        "--compact",
+        action="store_true",
+        help="give what masks are made from instead of masks; docs/export.md has the decoder",
     )
     parser.add_argument(
         "--max-detections",
@@ -65,6 +71,7 @@ def run(args: argparse.Namespace) -> None:
         args.output,
         file_format=args.format,
         size=tuple(args.size) if args.size else None,
+        compact=args.compact,
         max_detections=args.max_detections,
         score_threshold=args.score_threshold,
         opts=args.opts,

@@ -39,7 +39,9 @@ from rdsnet.commands.arguments import (
     add_config_options,
     add_max_detections,
     add_model_arguments,
+    add_precision,
     positive,
+    precision_options,
     score_or_auto,
 )
 
@@ -107,6 +109,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "10- (default: all)",
     )
     add_max_detections(parser)
+    add_precision(parser, "auto", "auto")
+    parser.add_argument(
+        "--batch-size",
+        type=positive(int),
+        metavar="N",
+        help="images that the model sees at once, if they follow each other and have one size once "
+        "resized (default: 1 on a CPU, 4 on a GPU)",
+    )
     add_config_options(parser, "--opts")
 
 
@@ -124,7 +134,8 @@ def run(args: argparse.Namespace) -> int:
         max_frames=args.max_frames,
         pages=args.pages,
         max_detections=args.max_detections,
-        opts=args.opts,
+        batch_size=args.batch_size,
+        opts=[*precision_options(args), *args.opts],
         trust_checkpoint=args.trust_checkpoint,
     )
     print(summary.text())

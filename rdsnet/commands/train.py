@@ -3,13 +3,16 @@
 With --data, everything else is decided from the data and printed: classes, input size or crops,
 anchors, detections per image, schedule, learning rate, evaluation; and the train_net.py command
 that does the same. OUTPUT_DIR then has model_best.pth, the model to use: the best by mask AP, with
-MBRM fitted to it, its config and the names of its classes. Without --val, a tenth of the images is
+MBRM fitted to it, its config and the names of its classes. Without --val, the part of the
+export that is for validation is taken (of YOLO's data.yaml, say), or else a tenth of the images is
 held out (--no-val: none, and no evaluation). With --weights, training starts from a model that has
 learnt something else: its architecture is taken unless --config names another; the number of
 classes may differ.
 
 Examples:
   rdsnet train --data train.json photos/ --val val.json photos/ --output output/mine
+  rdsnet train --data roboflow/data.yaml
+  rdsnet train --data labelme_folder/ --val others/
   rdsnet train --data train.json photos/ --config R_101 --epochs 24 --batch-size 8 --patience 5
   rdsnet train --data train.json photos/ --weights nuclei
   rdsnet train --data train.json photos/ --output output/mine --resume
@@ -23,18 +26,25 @@ import argparse
 import os
 
 from rdsnet.checkpoint.trust import add_trust_argument
-from rdsnet.commands.arguments import add_config_options, add_weights, positive, use_weights
+from rdsnet.commands.arguments import (
+    add_config_options,
+    add_data,
+    add_weights,
+    positive,
+    use_weights,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of Detectron2's ``default_argument_parser``, and those for own data."""
     own = parser.add_argument_group("own data")
-    own.add_argument(
-        "--data", nargs=2, metavar=("JSON", "IMAGES"), help="annotations in COCO format, and images"
+    add_data(
+        own,
+        "--data",
+        "annotations of any tool: a json of COCO, or a file or folder that 'rdsnet convert-data' "
+        "reads; and the folder of their images, unless the export says where they are",
     )
-    own.add_argument(
-        "--val", nargs=2, metavar=("JSON", "IMAGES"), help="the same, to evaluate on while training"
-    )
+    add_data(own, "--val", "the same, to evaluate on while training")
     own.add_argument("--no-val", action="store_true", help="train on all of --data")
     own.add_argument(
         "--config",
@@ -114,8 +124,8 @@ def run(args: argparse.Namespace) -> None:
         use_own_data(args)
     elif not (args.config_file or args.eval_only):
         raise ValueError(
-            "give --data JSON IMAGES to train on your own data, or --config-file FILE for a config "
-            "that names its data"
+            "give --data ANNOTATIONS IMAGES to train on your own data, or --config-file FILE for a "
+            "config that names its data"
         )
     elif alone := [f"--{name.replace('_', '-')}" for name in OWN_DATA if getattr(args, name, None)]:
         raise ValueError(f"{', '.join(alone)} can only be given together with --data")
@@ -152,8 +162,8 @@ def use_own_data(args: argparse.Namespace) -> None:
     )
     device = ["MODEL.DEVICE", args.device] if args.device else []
     args.config_file, args.opts, settings = prepare(
-        tuple(args.data),
-        tuple(args.val) if args.val else None,
+        args.data,
+        args.val,
         config=args.config,
         weights=args.weights,
         output=args.output,

@@ -113,7 +113,12 @@ def coco_categories(json_path: str | os.PathLike) -> dict[int | str, str]:
     Raises:
         FileNotFoundError, ValueError: as :func:`check_coco`, for what concerns the categories.
     """
-    categories, _ = normal_categories(read_categories(json_path))
+    return categories_by_id(read_categories(json_path), json_path)
+
+
+def categories_by_id(categories: list, json_path: str | os.PathLike) -> dict[int | str, str]:
+    """As :func:`coco_categories`, of the list as it stands in the json."""
+    categories, _ = normal_categories(categories)
     findings = _category_findings(categories)
     if findings:
         raise ValueError(report(findings, json_path))

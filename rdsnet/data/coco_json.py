@@ -7,6 +7,8 @@ import json
 import mmap
 import os
 import re
+from pathlib import Path
+from typing import Any
 
 _EXPECTED = (
     "expected COCO's instances format, a json object with the lists 'images', 'annotations' and "
@@ -14,18 +16,18 @@ _EXPECTED = (
 )
 
 
-def read_coco_json(json_path: str | os.PathLike) -> dict:
-    """Parse a json and check that it is an object with lists of images, annotations, categories.
+def read_json(json_path: str | os.PathLike) -> Any:
+    """Parse a json file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not json (with line and column), or not in COCO's instances format.
+        ValueError: it is not json, with line and column.
     """
     _require_file(json_path)
     with open(json_path, "rb") as stream:
         data = stream.read()
     try:
-        content = json.loads(data)
+        return json.loads(data)
     except json.JSONDecodeError as error:
         cut_off = " The file seems to be cut off." if error.pos >= len(error.doc.rstrip()) else ""
         raise ValueError(
@@ -42,6 +44,16 @@ def read_coco_json(json_path: str | os.PathLike) -> dict:
         if isinstance(error, RecursionError):
             reason = "too many lists inside of each other"
         raise ValueError(f"{json_path} cannot be read: it has {reason}. Repair it.") from error
+
+
+def read_coco_json(json_path: str | os.PathLike) -> dict:
+    """Parse a json and check that it is an object with lists of images, annotations, categories.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not json (with line and column), or not in COCO's instances format.
+    """
+    content = read_json(json_path)
     if not isinstance(content, dict):
         hint = " (a list is what COCO uses for results)" if isinstance(content, list) else ""
         raise ValueError(f"{json_path}: {_EXPECTED}, got a {type(content).__name__}{hint}")
@@ -97,9 +109,23 @@ def _scan_categories(path: str) -> list | None:
 def _require_file(json_path: str | os.PathLike) -> None:
     if os.path.isdir(json_path):
         raise ValueError(f"{json_path} is a folder; expected an annotation file in COCO format")
-    if not os.path.exists(json_path):
-        unset = re.findall(r"\$\{?(\w+)", os.fspath(json_path))
+    require_exists(json_path)
+
+
+def require_exists(path: str | os.PathLike) -> None:
+    """Raise FileNotFoundError where nothing has this name, with what may be the reason."""
+    if not os.path.exists(path):
+        unset = re.findall(r"\$\{?(\w+)", os.fspath(path))
         reason = f"relative paths start at {os.getcwd()}"
         if unset:
             reason = f"the environment variable {unset[0]} is not set"
-        raise FileNotFoundError(f"annotation file {json_path} does not exist ({reason})")
+        raise FileNotFoundError(f"annotation file {path} does not exist ({reason})")
+
+
+def write_coco_json(content: dict, path: str | os.PathLike) -> None:
+    """Write a json, and its folders, so that nobody finds half of it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished.write_text(json.dumps(content), encoding="utf-8")
+    unfinished.replace(path)

@@ -6,7 +6,6 @@ it); what cannot is left out (an annotation of an unknown class, an image that c
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
@@ -21,6 +20,7 @@ from rdsnet.data.checks import (
     structure_findings,
     usable_annotations,
 )
+from rdsnet.data.coco_json import write_coco_json
 from rdsnet.data.crowds import crowds_as_objects
 from rdsnet.data.findings import printable
 from rdsnet.data.holes import inner_polygons_as_holes
@@ -160,11 +160,7 @@ def check_target(source: str | os.PathLike, target: str | os.PathLike) -> None:
 def write_repaired(content: dict, source: str | os.PathLike, target: str | os.PathLike) -> None:
     """Write a json under a new name; see :func:`check_target` for what is refused."""
     check_target(source, target)
-    target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(target.name + ".unfinished")
-    unfinished.write_text(json.dumps(content), encoding="utf-8")
-    unfinished.replace(target)
+    write_coco_json(content, target)
 
 
 def _repair_categories(categories: list, done: Counter) -> list[dict]:

@@ -12,9 +12,14 @@ from detectron2.config import CfgNode
 
 from rdsnet.checkpoint.trained import load_model, names_and_ids, prediction_config
 from rdsnet.export import check
+from rdsnet.export.decoding import as_objects
 from rdsnet.export.files import FORMATS, describe, read, require_packages, trace, write
-from rdsnet.export.graph import ImageToObjects, Objects
+from rdsnet.export.graph import ImageToObjects, Objects, Size
 from rdsnet.modeling import RDSNet
+from rdsnet.modeling.folding import fold_norms
+
+SizePair = tuple[Size, Size]
+"""(H, W) of an image, and of its results."""
 
 _CANDIDATES = 300
 
@@ -25,28 +30,29 @@ class ExportSummary:
 
     Attributes:
         path: the file.
-        size: (H, W) of the images that it takes, pixels.
+        size: (H, W) of the images that it takes, pixels; None: any.
         channels: their channel order, "BGR" or "RGB".
         max_detections: most objects that it gives.
         class_names: None: unknown.
+        outputs: names of what it gives.
         checked: what was compared, in words.
     """
 
     path: Path
-    size: tuple[int, int]
+    size: Size | None
     channels: str
     max_detections: int
     class_names: list[str] | None
+    outputs: tuple[str, ...]
     checked: str
 
     def text(self) -> str:
-        height, width = self.size
+        height, width = self.size or ("height", "width")
         names = ", ".join(self.class_names or ["unknown"])
         return "\n".join(
             [
                 f"Input: image (3, {height}, {width}) uint8, {self.channels}",
-                "Output: boxes, regressed_boxes, scores, classes, masks of at most "
-                f"{self.max_detections} objects",
+                f"Output: {', '.join(self.outputs)} of at most {self.max_detections} objects",
                 f"Classes: {names if len(names) < 200 else len(self.class_names)}",
                 f"Checked: {self.checked}",
                 f"Written: {self.path} ({self.path.stat().st_size / 2**20:.1f} MiB)",
@@ -63,23 +69,25 @@ def export(
     size: tuple[int, int] | None = None,
     max_detections: int | None = None,
     score_threshold: float | None = None,
+    compact: bool = False,
     opts: Sequence[str] = (),
     trust_checkpoint: bool = False,
     progress: Callable[[str], None] = lambda text: None,
 ) -> ExportSummary:
     """Write a trained model as ONNX or as a program of torch.export, and check the file.
 
-    The graph is compared with the model on a made-up image twice: as it is traced, with a score
-    threshold of 0, so that there are objects; then as it was written.
+    The graph is compared with the model on a made-up image, with as low a score threshold as gives
+    objects; then the file with the graph, on images of several sizes.
 
     Args:
         config_file, weights, opts, trust_checkpoint: as for
             :func:`rdsnet.prediction.pipeline.predict`.
         output: the file; its folder is made if missing.
         file_format: "onnx" or "torch"; None: by the ending of ``output``.
-        size: (H, W) of the images that the file will take; None: see :func:`input_size`.
+        size: (H, W) of the images that the file will take; None: any.
         max_detections: most objects per image; None: as configured.
         score_threshold: objects below it are dropped; None: as configured.
+        compact: the file gives what masks are made from (:class:`~.graph.CompactObjects`).
         progress: called with a line when a longer step begins.
 
     Raises:
@@ -98,28 +106,28 @@ def export(
     cfg = prediction_config(config_file, weights, score_threshold, [*opts, *settings])
     progress(f"Loading {weights}")
     model = load_model(cfg, trust_checkpoint)
+    fold_norms(model)
     if not isinstance(model, RDSNet):
         raise ValueError(
             f"MODEL.META_ARCHITECTURE '{cfg.MODEL.META_ARCHITECTURE}' cannot be exported: only "
             "RDSNet and what builds on it (FCOS, YOLACT, AuthorsCompat in projects/)"
         )
-    size = size or input_size(cfg, model)
-    image = check.made_up_image(size)
+    model.requires_grad_(False)  # nor will the file's
     class_names, category_ids = names_and_ids(cfg)
-    texts = describe(cfg, size, class_names, category_ids)
+    texts = describe(cfg, size, class_names, category_ids, compact)
     output.parent.mkdir(parents=True, exist_ok=True)
 
     with torch.no_grad():
-        graph = ImageToObjects(model).eval()
-        compared = check_graph(graph, image)
+        graph = ImageToObjects(model, compact).eval()
+        compared = check_graph(graph, check.made_up_image(size or usual_size(cfg, model)))
         progress("Tracing the model")
-        program = trace(graph, image)
+        program = trace(graph, size)
         progress("Writing")
         unchecked = output.with_name(output.name + ".unchecked")
         try:
             write(unchecked, program, file_format, texts)
             progress("Checking")
-            checked = check_file(unchecked, file_format, graph, image)
+            checked = check_file(unchecked, file_format, graph, sizes_to_check(cfg, graph, size))
             unchecked.replace(output)
         finally:
             unchecked.unlink(missing_ok=True)
@@ -129,7 +137,8 @@ def export(
         cfg.INPUT.FORMAT,
         cfg.TEST.DETECTIONS_PER_IMAGE,
         class_names,
-        f"on a made-up image {compared}, {checked}",
+        graph.fields,
+        f"{compared}; {checked}",
     )
 
 
@@ -144,31 +153,45 @@ def _format_of(path: Path) -> str:
     )
 
 
-def input_size(cfg: CfgNode, model: RDSNet) -> tuple[int, int]:
+def usual_size(cfg: CfgNode, model: RDSNet) -> Size:
     """The (H, W) that a model's test images fit into, which lie across.
 
     That of the model itself where it resizes all images to one size, as YOLACT does; else
-    ``INPUT.MIN_SIZE_TEST`` and ``MAX_SIZE_TEST``, rounded up to what the backbone divides.
-
-    Raises:
-        ValueError: images keep their own size in tests.
+    ``INPUT.MIN_SIZE_TEST`` and ``MAX_SIZE_TEST``, rounded up to what the backbone divides; 384 x
+    512 where images keep their own size.
     """
     fixed = getattr(model, "input_size", 0)
     if fixed:
         return fixed, fixed
     short, long = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
     if short <= 0:
-        raise ValueError(
-            "this model takes images at their own size (INPUT.MIN_SIZE_TEST 0), and a file has one "
-            "input size: give it by --size HEIGHT WIDTH"
-        )
+        return 384, 512
     divisor = max(model.size_divisibility, 1)
     return tuple(math.ceil(side / divisor) * divisor for side in (short, max(short, long)))
+
+
+def sizes_to_check(cfg: CfgNode, graph: ImageToObjects, size: Size | None) -> list[SizePair]:
+    """Sizes of images and of their results: the usual one, and an odd upright one for others."""
+    height, width = size or usual_size(cfg, graph.model)
+    sizes = [((height, width), (height, width))]
+    if not size:
+        upright = (width * 2 // 3 + 1, height * 2 // 3 - 1)
+        sizes.append((upright, upright))
+    if graph.takes_output_size:
+        image, (height, width) = sizes[-1]
+        sizes[-1] = image, (height * 3 // 2, width * 3 // 2 + 1)
+    return sizes
 
 
 def _model_objects(model: RDSNet, image: torch.Tensor) -> Objects:
     """What the model itself finds in an image (3, H, W)."""
     return check.objects_of(model([{"image": image}])[0]["instances"])
+
+
+def run_graph(graph: ImageToObjects, image: torch.Tensor, output_size: Size = (0, 0)) -> Objects:
+    """What the graph gives, run by PyTorch."""
+    size = (torch.tensor(output_size),) if graph.takes_output_size else ()
+    return as_objects(graph(image, *size), graph.model.mask_threshold)
 
 
 def check_graph(graph: ImageToObjects, image: torch.Tensor) -> str:
@@ -184,7 +207,7 @@ def check_graph(graph: ImageToObjects, image: torch.Tensor) -> str:
     threshold = stream.score_threshold
     try:
         stream.score_threshold = min(threshold, usable_threshold(graph, image))
-        expected, found = _model_objects(model, image), Objects(*graph(image))
+        expected, found = _model_objects(model, image), run_graph(graph, image)
     except NotImplementedError as error:
         raise ValueError(
             f"{type(stream).__name__} cannot be exported: it has no method scores(), see "
@@ -194,11 +217,11 @@ def check_graph(graph: ImageToObjects, image: torch.Tensor) -> str:
         stream.score_threshold = threshold
     if not check.enough_agree(expected, found):
         raise ValueError(
-            f"{type(model).__name__} with {type(stream).__name__} cannot be exported: on a made-up "
-            f"image {_compared('the graph', expected, found)}. A class that changes how objects "
+            f"{type(model).__name__} with {type(stream).__name__} cannot be exported: "
+            f"{_compared('the graph', image, expected, found)}. A class that changes how objects "
             "are found changes detect_padded() too, see docs/another-detector.md"
         )
-    return _compared("the graph", expected, found) + " at a low score threshold"
+    return _compared("the graph", image, expected, found) + " at a low score threshold"
 
 
 def usable_threshold(graph: ImageToObjects, image: torch.Tensor) -> float:
@@ -211,20 +234,29 @@ def usable_threshold(graph: ImageToObjects, image: torch.Tensor) -> float:
     return float(scores.topk(min(_CANDIDATES, len(scores))).values[-2:].mean())
 
 
-def check_file(path: Path, file_format: str, graph: ImageToObjects, image: torch.Tensor) -> str:
-    """The same for the file and the graph, at the score threshold of the model."""
+def check_file(path: Path, file_format: str, graph: ImageToObjects, sizes: list[SizePair]) -> str:
+    """The same for the file and the graph, on images of some sizes, with results in others."""
     run = read(path, file_format)
     if run is None:
         return "the file itself is not checked, onnxruntime is not installed"
-    expected, found = Objects(*graph(image)), run(image)
-    if not check.enough_agree(expected, found):
-        raise ValueError(
-            f"on a made-up image {_compared('the file', expected, found)}, so it is not kept. "
-            "Please report this with the versions that 'rdsnet doctor' prints"
-        )
-    return _compared("the file", expected, found) + " at the model's own"
+    compared = []
+    for image_size, output_size in sizes:
+        image = check.made_up_image(image_size)
+        expected = run_graph(graph, image, output_size)
+        found = as_objects(run(image, output_size), graph.model.mask_threshold)
+        compared.append(_compared("the file", image, expected, found))
+        if not check.enough_agree(expected, found):
+            raise ValueError(
+                f"{compared[-1]}, so it is not kept. Please report this with the versions that "
+                "'rdsnet doctor' prints"
+            )
+    return ", ".join(compared) + " at the model's own"
 
 
-def _compared(name: str, expected: Objects, found: Objects) -> str:
+def _compared(name: str, image: torch.Tensor, expected: Objects, found: Objects) -> str:
     agreeing = int(check.agreeing_objects(expected, found).sum())
-    return f"{name} finds {agreeing} of {len(expected.scores)} objects"
+    height, width = image.shape[1:]
+    return (
+        f"on a made-up image of {height} x {width} {name} finds {agreeing} of "
+        f"{len(expected.scores)} objects"
+    )

@@ -8,45 +8,63 @@ file, ``rdsnet.json``.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import json
-import re
 import warnings
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from detectron2.config import CfgNode
 from torch import Tensor
+from torch.export import Dim
 
 import rdsnet
 from rdsnet.checkpoint.atomic import write_atomically
-from rdsnet.export.graph import Objects
+from rdsnet.checkpoint.description import read_config
+from rdsnet.checkpoint.exported import CONFIG
+from rdsnet.export.graph import CompactObjects, ImageToObjects, Objects, Size
+from rdsnet.export.sessions import onnx_function
+from rdsnet.modeling import RDSNet
+
+if TYPE_CHECKING:
+    import onnx
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 """Name of a format -> ending of its files."""
+
+OPSET = 20
+"""Of ONNX files: the oldest in which all steps can be said as they are."""
 
 _EXTRA_FILE = "rdsnet.json"
 _REMEDY = "pip install 'rdsnet[export]'"
 
 
 def describe(
-    cfg: CfgNode, size: tuple[int, int], class_names: list[str] | None, category_ids: list[int]
+    cfg: CfgNode,
+    size: Size | None,
+    class_names: list[str] | None,
+    category_ids: list[int],
+    compact: bool = False,
 ) -> dict[str, str]:
-    """What a file says about itself: texts by name, all but the version as json."""
+    """What a file says about itself: texts by name, all but the version and the config as json."""
     shared, mbrm = cfg.MODEL.RETINANET, cfg.MODEL.RDSNET.MBRM
     content = {
         "classes": class_names or [str(id_) for id_ in category_ids],
         "category_ids": category_ids,
         "input": {
             "name": "image",
-            "shape": [3, *size],
+            "shape": [3, *(size or ("height", "width"))],
             "dtype": "uint8",
             "channels": cfg.INPUT.FORMAT,
             "padding": [round(value) for value in cfg.MODEL.PIXEL_MEAN],
+            "short_side": cfg.INPUT.MIN_SIZE_TEST,
+            "longest_side": cfg.INPUT.MAX_SIZE_TEST,
         },
-        "outputs": list(Objects._fields),
+        "outputs": list((CompactObjects if compact else Objects)._fields),
         "config": {
             "MODEL.META_ARCHITECTURE": cfg.MODEL.META_ARCHITECTURE,
             "MODEL.BACKBONE.NAME": cfg.MODEL.BACKBONE.NAME,
@@ -62,7 +80,20 @@ def describe(
         },
     }
     texts = {name: json.dumps(value, ensure_ascii=False) for name, value in content.items()}
-    return {"rdsnet_version": rdsnet.__version__, **texts}
+    return {"rdsnet_version": rdsnet.__version__, **texts, CONFIG: _whole_config(cfg)}
+
+
+def _whole_config(cfg: CfgNode) -> str:
+    """As a checkpoint holds it, with the data that the model was trained on."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    weights = cfg.MODEL.WEIGHTS
+    stored = read_config(weights) if Path(weights).is_file() else None
+    if stored is not None:
+        for key in ("COCO_FILES", "TRAIN", "TEST"):
+            cfg.DATASETS[key] = stored.DATASETS.get(key, cfg.DATASETS[key])
+    cfg.MODEL.WEIGHTS, cfg.MODEL.RDSNET.DENSE_MASKS = "", True
+    return cfg.dump()
 
 
 def require_packages(file_format: str) -> None:
@@ -72,20 +103,59 @@ def require_packages(file_format: str) -> None:
             raise ModuleNotFoundError(f"ONNX files need {name}: {_REMEDY}", name=name)
 
 
-def trace(graph: torch.nn.Module, image: Tensor) -> torch.export.ExportedProgram:
-    """The program that computes what ``graph`` computes for images of the size of ``image``.
+def trace(graph: ImageToObjects, size: Size | None = None) -> torch.export.ExportedProgram:
+    """The program that computes what ``graph`` computes, for images of one size (H, W) or of any.
 
     Raises:
         ValueError: it has steps that cannot be traced.
     """
+    side = Dim.STATIC if size else Dim.DYNAMIC
+    image = torch.zeros(3, *(size or _any_size(graph.model)), dtype=torch.uint8)
+    inputs, shapes = (image,), ({0: Dim.STATIC, 1: side, 2: side},)
+    if graph.takes_output_size:
+        inputs, shapes = (*inputs, torch.zeros(2, dtype=torch.int64)), (*shapes, None)
     try:
         with quiet():
-            return torch.export.export(graph, (image,), strict=False)
-    except RuntimeError as error:
+            program = torch.export.export(
+                graph,
+                inputs,
+                dynamic_shapes=shapes,
+                strict=False,
+                prefer_deferred_runtime_asserts_over_guards=True,
+            )
+    except (RuntimeError, ValueError) as error:  # the latter: a size has become a number
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(
             f"torch {torch.__version__} cannot trace this model ({type(error).__name__}: {reason})"
         ) from error
+    if not size:
+        _forget_traced_size(program)
+    return program
+
+
+def _any_size(model: RDSNet) -> Size:
+    """(H, W) that stand for all others.
+
+    A tracer treats maps of a single row or column in their own way, and sides that are alike: here
+    the coarsest level has 3 x 4 cells.
+    """
+    coarsest = max(shape.stride for shape in model.backbone.output_shape().values())
+    return 3 * coarsest, 4 * coarsest
+
+
+def _forget_traced_size(program: torch.export.ExportedProgram) -> None:
+    """Remove the assertions that other images are like the traced one, such as by more than a cell.
+
+    They are about how tensors lie in memory and which dimensions are stretched; operators look at
+    that themselves. :mod:`.check` compares images of several sizes.
+    """
+    for module in program.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in list(module.graph.nodes):
+                if node.target is torch.ops.aten._assert_scalar.default:
+                    module.graph.erase_node(node)
+            module.graph.eliminate_dead_code()
+            module.recompile()
 
 
 def write(
@@ -101,10 +171,19 @@ def _onnx_bytes(program: torch.export.ExportedProgram, texts: dict[str, str]) ->
     """The file of an ONNX model, checked by ONNX itself."""
     import onnx
 
-    names = {"input_names": ["image"], "output_names": list(Objects._fields)}
+    inputs = list(program.graph_signature.user_inputs)
+    outputs = json.loads(texts["outputs"])
     try:
         with quiet():
-            converted = torch.onnx.export(program, dynamo=True, verbose=False, **names)
+            converted = torch.onnx.export(
+                program,
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=inputs,
+                output_names=outputs,
+                custom_translation_table={torch.ops.aten.masked_select.default: _masked_select},
+            )
     except RuntimeError as error:
         reason = str(error.__cause__ or error).strip().partition("\n")[0]
         raise ValueError(
@@ -113,15 +192,42 @@ def _onnx_bytes(program: torch.export.ExportedProgram, texts: dict[str, str]) ->
         ) from error
     model = converted.model_proto
     graph = model.graph
-    # The name that the tracer gave to N.
-    count = re.escape(graph.output[0].type.tensor_type.shape.dim[0].dim_param)
-    for value in (*graph.output, *graph.value_info):
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param:
-                dim.dim_param = re.sub(rf"\b{count}\b", "objects", dim.dim_param)
+    _name_sizes(graph, has_output_size=len(inputs) > 1)
+    if len(inputs) > 1:  # what it is when nobody gives it
+        graph.initializer.append(onnx.helper.make_tensor(inputs[1], 7, [2], [0, 0]))
     onnx.helper.set_model_props(model, texts)
     onnx.checker.check_model(model)
     return model.SerializeToString()
+
+
+def _masked_select(values: object, mask: object) -> object:
+    """``torch.masked_select`` of two tensors of one shape, which the exporter does not know."""
+    from onnxscript import opset20 as op
+
+    flat = op.Constant(value_ints=[-1])
+    return op.Compress(op.Reshape(values, flat), op.Reshape(mask, flat), axis=0)
+
+
+def _name_sizes(graph: onnx.GraphProto, has_output_size: bool) -> None:
+    """Give the sizes of inputs and outputs names that say something; the tracer has numbers."""
+    image = ("height", "width")
+    height, width = ("output_height", "output_width") if has_output_size else image
+    names = {
+        **{name: ("objects", 4) for name in ("boxes", "regressed_boxes", "windows", "cells")},
+        **{name: ("objects",) for name in ("scores", "classes")},
+        "image": (3, *image),
+        "masks": ("objects", height, width),
+        "logits": ("pixels",),
+        "row_cells": (height,),
+        "row_weights": (height, 3),
+        "column_cells": (width,),
+        "column_weights": (width, 3),
+    }
+    for value in (*graph.input, *graph.output):
+        for dim, name in zip(value.type.tensor_type.shape.dim, names.get(value.name, ())):
+            if dim.dim_param:
+                dim.dim_param = str(name)
+    del graph.value_info[:]  # in terms of the tracer's
 
 
 def _torch_bytes(program: torch.export.ExportedProgram, texts: dict[str, str]) -> bytes:
@@ -131,25 +237,24 @@ def _torch_bytes(program: torch.export.ExportedProgram, texts: dict[str, str]) -
     return buffer.getvalue()
 
 
-def read(path: Path, file_format: str) -> Callable[[Tensor], Objects] | None:
-    """The file as a function of an image; None: there is no onnxruntime to run it."""
+def read(path: Path, file_format: str) -> Callable[..., tuple[Tensor, ...]] | None:
+    """The file as a function of an image and, where the file takes that, an output size (H, W).
+
+    It gives what :attr:`.ImageToObjects.fields` names. None: there is no onnxruntime to run it.
+    """
     if file_format == "torch":
         with open(path, "rb") as file:  # by its name it would have to end in .pt2
             program = torch.export.load(file).module()
-        return lambda image: Objects(*program(image))
+        count = len(inspect.signature(program.forward).parameters)
+
+        def run(image: Tensor, output_size: Size = (0, 0)) -> tuple[Tensor, ...]:
+            with torch.no_grad():
+                return tuple(program(*(image, torch.tensor(output_size))[:count]))
+
+        return run
     if find_spec("onnxruntime") is None:
         return None
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    # Threads that wait for one another in loops crawl on a machine that does something else too.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-    def run(image: Tensor) -> Objects:
-        return Objects(*map(torch.from_numpy, session.run(None, {"image": image.numpy()})))
-
-    return run
+    return onnx_function(path)
 
 
 @contextlib.contextmanager

@@ -2,31 +2,31 @@
 
 The streams and MBRM are the model's own. What differs is what the model does image by image in
 Python, with sizes that depend on what was found: candidates and NMS work on tables of a fixed
-length (:mod:`rdsnet.modeling.padded`), and masks are computed for all objects at once. N, the
-number of objects, is the only size in the results that depends on the image.
+length (:mod:`rdsnet.modeling.padded`), and masks are made in a loop of the graph
+(:mod:`rdsnet.export.masks`). Sizes of images are symbols while a graph is traced: anchors, padding,
+interpolation and the range of MBRM are computed from them when the graph runs.
 
-Masks follow the definition (:mod:`rdsnet.ops.reference`) with the same identities: one product with
-phi_fg - phi_bg on the grid, one bilinear interpolation to the output, comparison of logits.
-But a whole map (H, W) is computed for every object, where the operators stay inside its window: a
-graph has no loop over windows.
-
-Shapes: N objects, D representation dimensions, (h, w) grid, (H, W) image.
+Shapes: N objects, D representation dimensions, (h, w) grid, (H, W) output.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rdsnet.export.masks import logits_in_windows, masks_one_by_one
 from rdsnet.modeling import RDSNet
+from rdsnet.ops import as_vector
+
+Size = tuple[int, int]
+"""Height and width."""
 
 
 class Objects(NamedTuple):
-    """What the graph returns, best first. Coordinates are continuous pixels of the input image.
+    """What the graph returns, best first. Coordinates are continuous pixels of the output.
 
     Attributes:
         boxes: (N, 4) float32 x1, y1, x2, y2 after MBRM.
@@ -43,14 +43,55 @@ class Objects(NamedTuple):
     masks: Tensor
 
 
-class ImageToObjects(nn.Module):
-    """The graph. Gives what the model's own inference gives, up to rounding."""
+class CompactObjects(NamedTuple):
+    """The same without masks, with what they are made from (:func:`.decoding.decoded`).
 
-    def __init__(self, model: RDSNet) -> None:
+    Attributes:
+        boxes, regressed_boxes, scores, classes: as of :class:`Objects`.
+        windows: (N, 4) int64 x1, y1, x2, y2, end exclusive: output pixels that a mask may cover.
+        cells: (N, 4) int64 likewise: the cells of the grid that these pixels look at.
+        logits: (sum of areas of ``cells``,) float32, object after object, row by row.
+        row_cells, row_weights: (H,) int64 and (H, 3) float32: the first of three rows of the grid
+            that a row of the output looks at, and their weights.
+        column_cells, column_weights: (W,) and (W, 3), likewise.
+    """
+
+    boxes: Tensor
+    regressed_boxes: Tensor
+    scores: Tensor
+    classes: Tensor
+    windows: Tensor
+    cells: Tensor
+    logits: Tensor
+    row_cells: Tensor
+    row_weights: Tensor
+    column_cells: Tensor
+    column_weights: Tensor
+
+
+class ImageToObjects(nn.Module):
+    """The graph. Gives what the model's own inference gives, up to rounding.
+
+    Args:
+        compact: gives :class:`CompactObjects` instead of :class:`Objects`.
+    """
+
+    def __init__(self, model: RDSNet, compact: bool = False) -> None:
         super().__init__()
         self.model = model
+        self.compact = compact
 
-    def predict(self, image: Tensor) -> tuple[tuple[int, int], Any, Tensor]:
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of what it gives, in their order."""
+        return (CompactObjects if self.compact else Objects)._fields
+
+    @property
+    def takes_output_size(self) -> bool:
+        """Whether results come in any size: not where a variant finds objects in its own way."""
+        return type(self.model).detect is RDSNet.detect
+
+    def predict(self, image: Tensor) -> tuple[Size, Any, Tensor]:
         """Size of the network's input before padding, dense predictions, and psi (D, h, w)."""
         model = self.model
         pixels = model.network_input(image)
@@ -61,36 +102,36 @@ class ImageToObjects(nn.Module):
             model.pixel_stream(features)[0],
         )
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """(3, H, W) uint8, channels in the order of ``INPUT.FORMAT`` -> fields of :class:`Objects`.
+    def forward(self, image: Tensor, output_size: Tensor | None = None) -> tuple[Tensor, ...]:
+        """What :attr:`fields` names, as a plain tuple: nobody needs this package to load it.
 
-        They are a plain tuple, so that nobody needs this package to load the graph.
+        Args:
+            image: (3, H, W) uint8, channels in the order of ``INPUT.FORMAT``.
+            output_size: (2,) int64, height and width that results are wanted in, as ``height`` and
+                ``width`` of Detectron2's inputs; 0, 0 or None: those of ``image``.
         """
-        model, output_size = self.model, tuple(image.shape[1:])
+        model = self.model
+        output_size = _requested_size(image, output_size)
         image_size, predictions, psi = self.predict(image)
         detections = model.object_stream.detect_padded(predictions, image_size)
         found = (detections.scores > 0).nonzero()[:, 0]
         boxes, scores, classes, places = (column[found] for column in detections)
         phi = model.object_stream.represent(predictions, torch.zeros_like(places), places)
-        if output_size != image_size:  # the model has resized the image
-            scale = [new / old for new, old in zip(output_size[::-1], image_size[::-1])]
-            boxes = boxes * boxes.new_tensor(scale * 2)
+        new, old = (
+            as_vector(size[::-1], torch.float64, boxes.device) for size in (output_size, image_size)
+        )
+        boxes = boxes * (new / old).repeat(2).to(boxes.dtype)
         if model.mask_scoring:
             scores = scores * model.confidence(phi, psi, boxes, image_size, output_size)
-            scores, order = scores.sort(descending=True, stable=True)
+            scores, order = scores.topk(scores.shape[0])  # sorted
             phi, boxes, classes = phi[order], boxes[order], classes[order]
         masks, refined = self.refine(phi, psi, boxes, image_size, output_size)
-        return model.output_boxes(refined), model.output_boxes(boxes), scores, classes, masks
+        return model.output_boxes(refined), model.output_boxes(boxes), scores, classes, *masks
 
     def refine(
-        self,
-        phi: Tensor,
-        psi: Tensor,
-        boxes: Tensor,
-        image_size: tuple[int, int],
-        output_size: tuple[int, int],
-    ) -> tuple[Tensor, Tensor]:
-        """The reciprocal part: masks (N, H, W) bool and refined boxes (N, 4).
+        self, phi: Tensor, psi: Tensor, boxes: Tensor, image_size: Size, output_size: Size
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """The reciprocal part: the fields from ``masks`` or ``windows`` on, refined boxes (N, 4).
 
         Args:
             phi, psi: (N, 2, D) and (D, h, w).
@@ -99,63 +140,32 @@ class ImageToObjects(nn.Module):
             output_size: (H, W).
         """
         model = self.model
-        grid = tuple(psi.shape[1:])
-        covered = tuple(round(cells * s) for cells, s in zip(grid, model.strides(grid)))
-        logits = mask_logits(psi, phi, covered, image_size, output_size)
-        outside = ~inside(model.windows(boxes, output_size), output_size)
-        logits = logits.masked_fill(outside, -math.inf)
-        # sigmoid(z) > t is z > logit(t).
-        masks = logits > math.log(model.mask_threshold / (1 - model.mask_threshold))
-        if model.mbrm is None:
-            return masks, boxes
-        # The sigmoid of a maximum is the maximum of sigmoids; of -inf it is 0.
-        return masks, model.mbrm(logits.amax(1).sigmoid(), logits.amax(2).sigmoid(), boxes)
+        windows = model.windows(boxes, output_size)
+        taps = model.taps(output_size, image_size, psi.shape[1:], psi.device)
+        delta = phi[:, 1] - phi[:, 0]
+        columns, rows, *masks = masks_one_by_one(
+            delta, psi, windows, *taps, model.mask_threshold, maxima_alone=self.compact
+        )
+        if self.compact:
+            masks = (windows, *logits_in_windows(delta, psi, windows, *taps), *taps[0], *taps[1])
+        return tuple(masks), boxes if model.mbrm is None else model.mbrm(columns, rows, boxes)
+
+
+def _requested_size(image: Tensor, output_size: Tensor | None) -> Size:
+    """(H, W) of the output."""
+    if output_size is None:
+        return tuple(image.shape[1:])
+    own = as_vector(image.shape[1:], torch.int64, image.device)
+    height, width = torch.where(output_size > 0, output_size, own).tolist()
+    torch._check(height >= 1)
+    torch._check(width >= 1)
+    return height, width
 
 
 def _pad(pixels: Tensor, divisor: int) -> Tensor:
     """Zeros at the right and the bottom of (3, H, W), up to multiples of ``divisor``."""
     if divisor <= 1:
         return pixels
-    height, width = pixels.shape[1:]
-    return F.pad(pixels, (0, -width % divisor, 0, -height % divisor))
-
-
-def mask_logits(
-    psi: Tensor,
-    phi: Tensor,
-    covered: tuple[int, int],
-    image_size: tuple[int, int],
-    output_size: tuple[int, int],
-) -> Tensor:
-    """Foreground-minus-background logits (N, H, W) of whole maps.
-
-    Args:
-        psi, phi: (D, h, w) and (N, 2, D).
-        covered: pixels of the network's input that the grid covers.
-        image_size: how many of these, from the top left, are the image.
-        output_size: (H, W).
-    """
-    delta = phi[:, 1] - phi[:, 0]
-    logits = (delta @ psi.flatten(1)).view(-1, 1, *psi.shape[1:])
-    # Half-pixel centres from end to end, as in rdsnet.ops.resize_taps: with padding cut away when
-    # the output has the scale of the network's input, without padding at any scale.
-    size = output_size if covered == image_size else covered
-    logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)[:, 0]
-    if covered == image_size:
-        return logits
-    if output_size != image_size:
-        raise ValueError(
-            f"a model that both resizes its input, here from {output_size} to {image_size}, and "
-            f"pads it, to {covered}, cannot be exported"
-        )
-    return logits[:, : output_size[0], : output_size[1]]
-
-
-def inside(windows: Tensor, size: tuple[int, int]) -> Tensor:
-    """Which pixels of (H, W) = ``size`` lie in the windows (N, 4): (N, H, W) bool."""
-    x1, y1, x2, y2 = windows[:, :, None].unbind(1)
-    row = torch.arange(size[0], device=windows.device)
-    column = torch.arange(size[1], device=windows.device)
-    in_rows = (row >= y1) & (row < y2)
-    in_columns = (column >= x1) & (column < x2)
-    return in_rows[:, :, None] & in_columns[:, None, :]
+    # Written so that a tracer knows the result to be a multiple.
+    sides = [divisor * ((side + divisor - 1) // divisor) - side for side in pixels.shape[1:]]
+    return F.pad(pixels, (0, sides[1], 0, sides[0]))

@@ -3,7 +3,8 @@
 Then, in this order: ``object_stream`` (what RDSNet asks of a detector) and ``retinanet_stream``
 (the paper's) with ``atss``, ``quality``, ``lazy_conv`` and ``padded``; ``pixel_stream``;
 ``cropping`` and ``mask_loss``; ``mbrm`` and ``refinement``; ``backbones``. ``precision``,
-``processes`` and ``loading`` are what several of them need.
+``processes`` and ``loading`` are what several of them need. ``inference``, with ``folding``, makes
+a trained model ready for prediction.
 
 ``cropping``, ``mask_loss`` and ``mbrm`` need torch alone; the rest is there when Detectron2 is.
 """
@@ -16,6 +17,11 @@ __all__ = ["MBRM"]
 
 if find_spec("detectron2") is not None:
     from rdsnet.modeling import backbones  # noqa: F401  (registers them)
+    from rdsnet.modeling.inference import (
+        inference_facts,
+        inference_precision,
+        prepare_for_inference,
+    )
     from rdsnet.modeling.object_stream import (
         OBJECT_STREAM_REGISTRY,
         DensePredictions,
@@ -36,4 +42,7 @@ if find_spec("detectron2") is not None:
         "RDSNet",
         "RDSNetHead",
         "RetinaNetStream",
+        "inference_facts",
+        "inference_precision",
+        "prepare_for_inference",
     ]

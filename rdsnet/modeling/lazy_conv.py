@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rdsnet.ops import exporting
+from rdsnet.ops import as_vector, exporting
 
 
 def convolve_at(
@@ -154,9 +154,12 @@ def _convolve_at_any(
     reach = conv.padding[0]
     padded = [F.pad(feature, (reach, reach, reach, reach)) for feature in features]
     vectors = torch.cat([p.permute(0, 2, 3, 1).flatten(0, 2) for p in padded])
-    sizes = torch.tensor([p.shape for p in padded], device=level.device)
-    counts = sizes[:, 0] * sizes[:, 2] * sizes[:, 3]
-    starts, heights, widths = counts.cumsum(0) - counts, sizes[:, 2], sizes[:, 3]
+    heights, widths = (
+        as_vector([p.shape[axis] for p in padded], torch.int64, level.device) for axis in (2, 3)
+    )
+    image_count = padded[0].shape[0]
+    counts = image_count * heights * widths
+    starts = counts.cumsum(0) - counts
     starts, heights, widths = starts[level], heights[level], widths[level]
     steps = torch.arange(conv.kernel_size[0], device=level.device)
     rows = (image_index * heights + y)[:, None] + steps  # (N, k)
@@ -184,10 +187,11 @@ def locate(
     places: Tensor, sizes: list[tuple[int, int]], num_anchors: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Split places (order: level, y, x, anchor) into level, y, x and anchor, each (N,)."""
-    counts = torch.tensor([h * w * num_anchors for h, w in sizes], device=places.device)
+    heights, widths = (as_vector(sides, torch.int64, places.device) for sides in zip(*sizes))
+    counts = heights * widths * num_anchors
     ends = counts.cumsum(0)
     level = (places[:, None] >= ends).sum(1)
-    widths = torch.tensor([w for _, w in sizes], device=places.device)[level]
+    widths = widths[level]
     within = places - (ends - counts)[level]
     location = within // num_anchors
     return level, location // widths, location % widths, within % num_anchors

@@ -221,12 +221,12 @@ class ObjectStream(nn.Module):
         first_place = 0
         for level, anchors in enumerate(predictions.anchors):
             scores = self.scores(predictions, level).flatten()
-            best, pair = scores.topk(min(len(scores), self.topk_candidates))
+            best, pair = scores.topk(torch.sym_min(scores.shape[0], self.topk_candidates))
             anchor = pair // self.num_classes
             deltas = predictions.deltas[level][0, anchor].float()
             places = anchor + first_place
             levels.append((deltas, anchors.tensor[anchor], best, pair % self.num_classes, places))
-            first_place += len(anchors)
+            first_place += anchors.tensor.shape[0]  # len() would be that of the traced image
         deltas, anchors, scores, classes, places = (torch.cat(parts) for parts in zip(*levels))
         boxes = self.box2box_transform.apply_deltas(deltas, anchors)
         scores = scores.masked_fill(scores <= self.score_threshold, 0)

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import nms
 
+from rdsnet.ops import as_vector
+
 
 class PaddedDetections(NamedTuple):
     """Best first; rows with score 0 hold nothing.
@@ -34,7 +36,7 @@ class PaddedDetections(NamedTuple):
 
     def best(self, count: int) -> PaddedDetections:
         """The ``count`` rows with the largest scores (all, if there are fewer), in order."""
-        order = self.scores.topk(min(count, len(self.scores))).indices
+        order = self.scores.topk(torch.sym_min(count, self.scores.shape[0])).indices
         return PaddedDetections(*(column[order] for column in self))
 
     def without_suppressed(self, iou_threshold: float) -> PaddedDetections:
@@ -53,13 +55,11 @@ class PaddedDetections(NamedTuple):
         shifted = boxes - low + (classes * (high - low + 1))[:, None]
         found = candidate.nonzero()[:, 0]
         kept = found[nms(shifted[found], scores[found], iou_threshold)]
-        return self._replace(
-            scores=torch.zeros_like(scores).scatter(0, kept, scores[kept])[: len(self.scores)]
-        )
+        return self._replace(scores=torch.zeros_like(scores).scatter(0, kept, scores[kept])[:-2])
 
     def clipped(self, size: tuple[int, int]) -> PaddedDetections:
         """Boxes within an image of ``size`` (H, W); score 0 where nothing is left of them."""
-        limits = self.boxes.new_tensor([size[1], size[0], size[1], size[0]])
-        boxes = torch.minimum(self.boxes.clamp(min=0), limits)
+        limits = as_vector(size[::-1], self.boxes.dtype, self.boxes.device)
+        boxes = torch.minimum(self.boxes.clamp(min=0), limits.repeat(2))
         empty = (boxes[:, 2:] <= boxes[:, :2]).any(1)
         return self._replace(boxes=boxes, scores=self.scores.masked_fill(empty, 0))

@@ -35,7 +35,14 @@ from rdsnet.modeling.object_stream import (
 from rdsnet.modeling.pixel_stream import build_pixel_stream
 from rdsnet.modeling.quality import mask_confidence
 from rdsnet.modeling.refinement import EnclosingBoxes, build_refinement
-from rdsnet.ops import CompactMasks, Taps, assemble_masks, object_losses, resize_taps
+from rdsnet.ops import (
+    CompactMasks,
+    Taps,
+    as_vector,
+    assemble_masks,
+    object_losses,
+    resize_taps,
+)
 
 Size = tuple[int, int]
 """Height and width."""
@@ -111,11 +118,11 @@ class RDSNet(nn.Module):
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
         predictions = self.object_stream(features)  # of every anchor: class, box, what phi needs
-        psi = self.pixel_stream(features)  # (B, D, h, w)
         if self.training:
+            psi = self.pixel_stream(features)  # (B, D, h, w)
             gt_instances = self.ground_truth(batched_inputs, images.image_sizes)
             return self.losses(predictions, psi, gt_instances)
-        return self.inference(predictions, psi, images.image_sizes, batched_inputs)
+        return self.inference(predictions, features, images.image_sizes, batched_inputs)
 
     def losses(
         self, predictions: DensePredictions, psi: Tensor, gt_instances: list[Instances]
@@ -129,14 +136,26 @@ class RDSNet(nn.Module):
         return {**losses, "loss_mask": loss_mask * self.mask_loss_weight}
 
     def inference(
-        self, predictions: DensePredictions, psi: Tensor, sizes: list[Size], inputs: list[dict]
+        self,
+        predictions: DensePredictions,
+        features: dict[str, Tensor],
+        sizes: list[Size],
+        inputs: list[dict],
     ) -> list[dict]:
         """Detect, keep what survives NMS, then give it masks and refined boxes.
 
         Args:
+            features: of the backbone, for the pixel stream: images in which nothing was found need
+                none.
             sizes: (H, W) of every image of the network's input before padding.
         """
         detections = self.represented(predictions, sizes, inputs)
+        if any(len(found) for found in detections):
+            psi = self.pixel_stream(features)  # (B, D, h, w)
+        else:
+            psi = torch.stack(
+                [found.phi.new_zeros(found.phi.shape[2], 1, 1) for found in detections]
+            )
         return [
             {"instances": self.refine(found, own_psi, size)}
             for found, own_psi, size in zip(detections, psi, sizes)
@@ -261,11 +280,12 @@ class RDSNet(nn.Module):
         self, phi: Tensor, psi: Tensor, boxes: Tensor, image_size: Size, output_size: Size
     ) -> Tensor:
         """How sure the masks (N) are of their pixels, see :func:`.mask_confidence`."""
-        sizes = zip(output_size, image_size, self.strides(psi.shape[1:]))
-        y, x = (of_image / of_output / stride for of_output, of_image, stride in sizes)
-        return mask_confidence(
-            phi, psi, boxes * boxes.new_tensor([x, y, x, y]), self.mask_threshold
+        of_image, of_output, strides = (
+            as_vector(sizes, torch.float64, boxes.device)
+            for sizes in (image_size, output_size, self.strides(psi.shape[1:]))
         )
+        cells_per_pixel = (of_image / of_output / strides).flip(0).repeat(2).to(boxes.dtype)
+        return mask_confidence(phi, psi, boxes * cells_per_pixel, self.mask_threshold)
 
     def windows(self, boxes: Tensor, output_size: Size) -> Tensor:
         """The windows (N, 4) of the output that masks are cropped to, see :mod:`.cropping`."""

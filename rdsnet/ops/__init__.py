@@ -21,7 +21,7 @@ arguments and hands over to the compiled kernel, where there is one that serves 
 Read the definitions first: the kernels compute the same. Then ``operators`` and ``losses``, with
 ``arguments`` (what is checked), ``taps`` and ``masks`` (what is taken and given); ``compiled`` and
 ``registration`` (the kernels, as PyTorch knows them); ``self_check`` (do they agree, on this
-machine?).
+machine?); ``sizes`` (of images that export does not know).
 
 Windows are x1, y1, x2, y2 in pixels of the map, end exclusive; what lies outside the map is cut
 off, and an empty or reversed window has no pixels. The channels of ``phi`` (N, 2, D) are
@@ -45,12 +45,14 @@ from rdsnet.ops.operators import (
     refine_edges,
     resize_taps,
 )
+from rdsnet.ops.sizes import as_vector
 from rdsnet.ops.taps import Taps
 
 __all__ = [
     "CompactMasks",
     "Taps",
     "active_path",
+    "as_vector",
     "assemble_masks",
     "correlate",
     "edge_log_posteriors",

@@ -1,8 +1,9 @@
 """Images, videos and stacks in, objects out: sources -> model -> writers.
 
-Read in this order: ``pipeline`` (the whole way, one image at a time), ``sources`` and
-``output_names`` (what a command line names, and what its outputs are called), ``predictor`` (the
-model), ``thresholds`` (from which score on objects are shown), ``writers`` (one file per format),
+Read in this order: ``pipeline`` (the whole way), ``sources`` and ``output_names`` (what a command
+line names, and what its outputs are called), ``predictor`` (the model) and ``exported`` (a file of
+``rdsnet export`` in its place), ``thresholds`` (from which score on objects are shown), ``writers``
+(one file per format), ``threads`` (how reading and writing go on while the model computes),
 ``result`` (the objects of one image, in Python).
 """
 

@@ -1,15 +1,18 @@
 """Predictions for files, videos and cameras: which model, what is kept, what is written.
 
-Images are read, predicted and written one at a time, so memory depends on the size of an image, not
-on how many there are.
+While the model computes, other threads read and resize the next images and write what was found
+before. They are never far ahead or behind, so memory depends on the size of an image, not on how
+many there are. Results come in the order of the images.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +23,21 @@ from tqdm import tqdm
 from rdsnet.checkpoint.trained import model_threshold, names_and_ids, prediction_config
 from rdsnet.data.class_names import class_numbers
 from rdsnet.data.findings import counted, printable
+from rdsnet.prediction.exported import build_predictor
 from rdsnet.prediction.output_names import OutputNames
-from rdsnet.prediction.predictor import CountingPredictor, Predictor
+from rdsnet.prediction.predictor import Predictor
 from rdsnet.prediction.sources import Frame, Source, chosen_pages, find_sources
+from rdsnet.prediction.threads import Behind, several_ahead
 from rdsnet.prediction.thresholds import AUTO, ScoreThresholds
-from rdsnet.prediction.writers import build_writers
+from rdsnet.prediction.writers import Writer, build_writers
+
+# Images of a batch on a GPU. Every image is computed alone on a CPU: batches gain nothing there.
+_GPU_BATCH_SIZE = 4
+# How far reading is ahead of the model and writing behind it, in images; at least a batch.
+_AHEAD = 2
+
+Prepared = tuple[Frame, dict]
+"""A frame, and what the model is given for it."""
 
 
 @dataclass
@@ -81,6 +94,7 @@ def predict(
     max_frames: int | None = None,
     pages: str = "all",
     max_detections: int | None = None,
+    batch_size: int | None = None,
     opts: Sequence[str] = (),
     trust_checkpoint: bool = False,
 ) -> PredictionSummary:
@@ -100,6 +114,8 @@ def predict(
         max_frames: of every video or camera, and pages of every file; None: all.
         pages: of files with several, see :func:`rdsnet.prediction.sources.chosen_pages`.
         max_detections: objects per image; None: as configured.
+        batch_size: images that the model sees at once, if they follow each other and have one size;
+            None: one on a CPU, some on a GPU.
         opts: config options KEY VALUE that override the file.
         trust_checkpoint: load weights that hold arbitrary Python objects, running their code.
 
@@ -115,63 +131,110 @@ def predict(
     cfg.MODEL.RETINANET.SCORE_THRESH_TEST = model_threshold(thresholds.lowest)
     metadata = names_and_ids(cfg)
     kept = _chosen_classes(classes, *metadata)
-    predictor = CountingPredictor(cfg, trust_checkpoint)
+    predictor = build_predictor(cfg, trust_checkpoint)
     summary = PredictionSummary(Path(output), thresholds)
     summary.max_detections, summary.left_out = predictor.max_detections, found.left_out_text()
+    if batch_size is None:
+        batch_size = 1 if cfg.MODEL.DEVICE == "cpu" else _GPU_BATCH_SIZE
+    ahead = max(_AHEAD, batch_size)
     with ExitStack() as stack:
         writers = [
             stack.enter_context(writer) for writer in build_writers(formats, output, metadata)
         ]
         summary.written = [file for writer in writers for file in writer.files]
-        for frame in _frames(found.sources, max_frames, is_wanted, summary):
-            instances = predict_image(predictor, frame.image, thresholds)
-            summary.cut_off += predictor.was_cut_off
-            if kept is not None:
-                instances = instances[torch.isin(instances.pred_classes, kept)]
-            for writer in writers:
-                writer.write(frame, instances)
-            summary.images += 1
-            summary.objects += len(instances)
+        write_later = stack.enter_context(Behind(partial(_write, writers), ahead))
+        read = (_prepared(s.frames(max_frames, is_wanted, _say), predictor) for s in found.sources)
+        files = stack.enter_context(closing(several_ahead(read, 1 + ahead, ahead)))
+        frames = _frames(found.sources, files, max_frames, summary)
+        for batch in _batches(stack.enter_context(closing(frames)), batch_size):
+            results = predictor.find([inputs for _, inputs in batch])
+            summary.cut_off += sum(predictor.were_cut_off)
+            for (frame, _), result in zip(batch, results, strict=True):
+                instances = _certain(result, thresholds)
+                if kept is not None:
+                    instances = instances[torch.isin(instances.pred_classes, kept)]
+                write_later(frame, instances)
+                summary.images += 1
+                summary.objects += len(instances)
     return summary
+
+
+def _prepared(
+    frames: Generator[Frame, None, None], predictor: Predictor
+) -> Generator[Prepared, None, None]:
+    """Frames with what the model is given for them; they may still have the same names."""
+    with closing(frames):
+        for frame in frames:
+            try:
+                inputs = predictor.prepare(frame.image)
+            except ValueError as error:
+                height, width = frame.image.shape[:2]
+                raise ValueError(
+                    f"{printable(frame.path)} of {width} x {height} px cannot be resized: {error}"
+                ) from error
+            yield frame, inputs
 
 
 def _frames(
     sources: Sequence[Source],
+    files: Iterable[Iterator[Prepared]],
     most: int | None,
-    pages: Callable[[int], bool],
     summary: PredictionSummary,
-) -> Iterator[Frame]:
-    """All frames of all sources, with a progress bar; what cannot be read is counted."""
+) -> Generator[Prepared, None, None]:
+    """The frames of all sources, named, with a progress bar; what cannot be read is counted.
+
+    Args:
+        files: those of every source.
+        most: of each; None: all.
+    """
     names = OutputNames()
     with tqdm(total=len(sources), unit="image", disable=None) as progress:
-
-        def say(text: str) -> None:
-            tqdm.write(text, file=sys.stderr)
-
-        for source in sources:
+        for source, frames in zip(sources, files):
             if source.is_video:
                 expected = source.expected()
                 progress.total += min(expected, most or expected) - 1
                 progress.refresh()
-            with closing(source.frames(names, most, pages, say)) as frames:
-                while True:
-                    try:
-                        frame = next(frames)
-                    except StopIteration:
-                        break
-                    except (OSError, ValueError) as error:
-                        say(f"skipped: {error}")
-                        summary.unreadable += 1
-                        break
-                    yield frame
-                    progress.update()
+            name = None
+            while True:
+                try:
+                    frame, inputs = next(frames)
+                except StopIteration:
+                    break
+                except (OSError, ValueError) as error:
+                    _say(f"skipped: {error}")
+                    summary.unreadable += 1
+                    break
+                name = name or names.new(source.path.stem, frame.is_one_of_many)
+                yield frame.named(name), inputs
+                progress.update()
+
+
+def _say(text: str) -> None:
+    """On stderr, beside the progress bar."""
+    tqdm.write(text, file=sys.stderr)
+
+
+def _batches(frames: Iterator[Prepared], size: int) -> Iterator[list[Prepared]]:
+    """At most ``size`` frames that follow each other and have one size: none is padded."""
+    for _, of_one_size in groupby(frames, key=lambda prepared: prepared[1]["image"].shape):
+        while batch := list(islice(of_one_size, size)):
+            yield batch
+
+
+def _write(writers: Sequence[Writer], frame: Frame, instances: Instances) -> None:
+    for writer in writers:
+        writer.write(frame, instances)
 
 
 def predict_image(
     predictor: Predictor, image: np.ndarray, score_threshold: float | ScoreThresholds
 ) -> Instances:
     """Objects of one (H, W, 3) uint8 BGR image with at least this score, on the CPU."""
-    instances = predictor(image)["instances"].to("cpu")
+    return _certain(predictor(image), score_threshold)
+
+
+def _certain(result: dict, score_threshold: float | ScoreThresholds) -> Instances:
+    instances = result["instances"].to("cpu")
     lowest = score_threshold
     if isinstance(lowest, ScoreThresholds):
         lowest = lowest.of(instances.pred_classes)

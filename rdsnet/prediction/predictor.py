@@ -1,18 +1,25 @@
-"""Detectron2's DefaultPredictor with weights that are read safely."""
+"""Detectron2's DefaultPredictor with weights that are read safely, and made ready for inference."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultPredictor
 
 from rdsnet.checkpoint import Checkpointer
 from rdsnet.checkpoint.changes import check_other_use
 from rdsnet.checkpoint.shipped import weights_file
+from rdsnet.modeling import inference_precision, prepare_for_inference
 
 
 class Predictor(DefaultPredictor):
     """From a BGR image (H, W, 3) uint8 to ``{"instances": Instances}``, as in Detectron2.
+
+    Its model is :func:`~rdsnet.modeling.prepare_for_inference`'s and computes in
+    ``MODEL.RDSNET.INFERENCE.PRECISION``.
 
     Args:
         cfg: with ``MODEL.WEIGHTS``, a path, an address or the name of a model in the box.
@@ -21,7 +28,8 @@ class Predictor(DefaultPredictor):
 
     Raises:
         FileNotFoundError: there are no such weights.
-        ValueError: the weights do not fit, or have learnt the classes in another order.
+        ValueError: the weights do not fit, or have learnt the classes in another order; the device
+            does not compute in the precision.
     """
 
     def __init__(self, cfg: CfgNode, trust_checkpoint: bool = False) -> None:
@@ -30,8 +38,32 @@ class Predictor(DefaultPredictor):
         without_weights.defrost()
         without_weights.MODEL.WEIGHTS = ""
         super().__init__(without_weights)
+        with inference_precision(cfg):
+            pass  # what the device cannot do is said now
         check_other_use(cfg, weights)
         Checkpointer(self.model, trust=trust_checkpoint).load(weights)
+        self.model = prepare_for_inference(self.model)
+
+    def __call__(self, original_image: np.ndarray) -> dict:
+        return self.find([self.prepare(original_image)])[0]
+
+    def prepare(self, image: np.ndarray) -> dict:
+        """What the model is given for an image, resized as the config says; in any thread."""
+        height, width = image.shape[:2]
+        if self.input_format == "RGB":
+            image = image[:, :, ::-1]
+        image = self.aug.get_transform(image).apply_image(image)
+        image = torch.as_tensor(image.astype("float32").transpose(2, 0, 1))
+        return {"image": image, "height": height, "width": width}
+
+    def find(self, prepared: Sequence[dict]) -> list[dict]:
+        """``{"instances": Instances}`` of every image that :meth:`prepare` has seen.
+
+        Images of one size give what each gives alone, but for rounding. Those of several sizes are
+        padded to a common one, and what is found near a border changes.
+        """
+        with torch.no_grad(), inference_precision(self.cfg):
+            return self.model(list(prepared))
 
 
 class CountingPredictor(Predictor):
@@ -41,17 +73,22 @@ class CountingPredictor(Predictor):
 
     Attributes:
         max_detections: ``TEST.DETECTIONS_PER_IMAGE``.
-        was_cut_off: whether the last image had more.
+        were_cut_off: whether the images of the last call had more.
     """
 
     def __init__(self, cfg: CfgNode, trust_checkpoint: bool = False) -> None:
-        self.max_detections, self.was_cut_off = cfg.TEST.DETECTIONS_PER_IMAGE, False
+        self.max_detections, self.were_cut_off = cfg.TEST.DETECTIONS_PER_IMAGE, [False]
         one_more = cfg.clone()
         one_more.defrost()
         one_more.TEST.DETECTIONS_PER_IMAGE += 1
         super().__init__(one_more, trust_checkpoint)
 
-    def __call__(self, original_image: np.ndarray) -> dict:
-        found = super().__call__(original_image)["instances"]  # best first
-        self.was_cut_off = len(found) > self.max_detections
-        return {"instances": found[: self.max_detections]}
+    @property
+    def was_cut_off(self) -> bool:
+        """Whether the last image had more."""
+        return self.were_cut_off[-1]
+
+    def find(self, prepared: Sequence[dict]) -> list[dict]:
+        found = [result["instances"] for result in super().find(prepared)]  # best first
+        self.were_cut_off = [len(instances) > self.max_detections for instances in found]
+        return [{"instances": instances[: self.max_detections]} for instances in found]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -16,7 +16,7 @@ from rdsnet.data.findings import counted, printable
 from rdsnet.data.image_formats import has_image_content, has_image_ending
 from rdsnet.data.images import ImageFile, check_is_file, explained
 from rdsnet.data.videos import is_video, path_for_opencv
-from rdsnet.prediction.output_names import OutputNames, numbered
+from rdsnet.prediction.output_names import numbered
 
 # Where a video or camera does not say.
 _FRAMES_PER_SECOND = 25.0
@@ -31,7 +31,7 @@ class Frame:
     """An image to predict.
 
     Attributes:
-        name: of its outputs, unique in a run.
+        name: of its outputs, unique in a run; as it is read, its file's, see :meth:`named`.
         path: the file that it comes from (of a camera: "camera 0").
         image: (H, W, 3) uint8 BGR.
         video: name of the outputs of the video that it belongs to; None: an image file.
@@ -47,6 +47,11 @@ class Frame:
     index: int = 0
     frames_per_second: float = _FRAMES_PER_SECOND
     is_one_of_many: bool = False
+
+    def named(self, name: str) -> Frame:
+        """The same, ``name`` being that of its file's outputs."""
+        own = numbered(name, self.index) if self.is_one_of_many else name
+        return replace(self, name=own, video=None if self.video is None else name)
 
 
 @dataclass(frozen=True)
@@ -77,15 +82,13 @@ class Source:
 
     def frames(
         self,
-        names: OutputNames,
         most: int | None = None,
         pages: Callable[[int], bool] = lambda page: True,
         say: Callable[[str], None] = lambda text: None,
-    ) -> Iterator[Frame]:
-        """Read one frame after the other.
+    ) -> Generator[Frame, None, None]:
+        """Read one frame after the other; outputs get their names later, in order.
 
         Args:
-            names: gives the outputs their names.
             most: frames of a video, or pages, at most; None: all.
             pages: whether a page of a file with several is wanted, see :func:`chosen_pages`.
             say: is told in a sentence what is done with a file of several images.
@@ -94,17 +97,16 @@ class Source:
             OSError, ValueError: the file cannot be read, or not to its end.
         """
         if self.is_video:
-            yield from self._video_frames(names, most)
+            yield from self._video_frames(most)
         else:
-            yield from self._pages(names, most, pages, say)
+            yield from self._pages(most, pages, say)
 
     def _pages(
         self,
-        names: OutputNames,
         most: int | None,
         wanted: Callable[[int], bool],
         say: Callable[[str], None],
-    ) -> Iterator[Frame]:
+    ) -> Generator[Frame, None, None]:
         with ImageFile(str(self.path)) as file:
             count = len(file)
             if count > 1 and file.has_side_images:
@@ -114,8 +116,7 @@ class Source:
                 )
                 count = 1
             if count == 1:
-                image = file.read("BGR")
-                yield Frame(names.new(self.path.stem), self.path, image)
+                yield Frame(self.path.stem, self.path, file.read("BGR"))
                 return
             if file.channels > 1:
                 say(
@@ -128,19 +129,18 @@ class Source:
                 raise ValueError(
                     f"{printable(self.path)} has pages 0 to {count - 1}; --pages names none of them"
                 )
-            name = names.new(self.path.stem, is_sequence=True)
+            name = self.path.stem
             for page in chosen:
                 image = file.read("BGR", page)
-                yield Frame(numbered(name, page), self.path, image, index=page, is_one_of_many=True)
+                yield Frame(name, self.path, image, index=page, is_one_of_many=True)
             file.check_whole()
 
-    def _video_frames(self, names: OutputNames, most: int | None) -> Iterator[Frame]:
-        shown = printable(self.path)
+    def _video_frames(self, most: int | None) -> Generator[Frame, None, None]:
+        shown, name = printable(self.path), self.path.stem
         video = self._opened()
         try:
             if not video.isOpened():
                 raise ValueError(f"{shown} cannot be opened: no video that OpenCV can read")
-            name = names.new(self.path.stem, is_sequence=True)
             rate = video.get(cv2.CAP_PROP_FPS)
             rate = rate if 0 < rate <= 1000 else _FRAMES_PER_SECOND
             index = 0
@@ -149,7 +149,7 @@ class Source:
                 if not there:
                     self._check_end(index, video.get(cv2.CAP_PROP_FRAME_COUNT))
                     return
-                yield Frame(numbered(name, index), self.path, image, name, index, rate, True)
+                yield Frame(name, self.path, image, name, index, rate, True)
                 index += 1
         finally:
             video.release()

@@ -4,8 +4,9 @@ Read in this order: ``trainer`` (Detectron2's trainer with RDSNet's data and eva
 ``interruption`` and ``non_finite`` (what happens between iterations), ``steps`` and ``processes``
 (one iteration; several processes), ``resuming`` (what a checkpoint must hold), ``launch`` and
 ``console`` (from the command line to a run, and what it says), ``finish`` (what completes the
-model). For own data: ``base`` is the config or the weights to begin with, ``own_data`` reads and
-splits the data, ``data_remarks`` says what is odd about it, ``settings`` and ``anchor_fit`` decide.
+model). For own data: ``base`` is the config or the weights to begin with, ``data_parts`` reads the
+data, ``own_data`` splits it and puts all together, ``data_remarks`` says what is odd about it,
+``settings`` and ``anchor_fit`` decide.
 """
 
 from rdsnet.training.launch import argument_parser, main, run, setup

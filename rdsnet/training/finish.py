@@ -21,7 +21,7 @@ from rdsnet.checkpoint.description import save_model
 from rdsnet.evaluation import results_table
 from rdsnet.evaluation.thresholds import DEFAULT_SCORE
 from rdsnet.evaluation.truth import without_objects
-from rdsnet.fitting.fit import fit_mbrm, load_unrefined_model
+from rdsnet.fitting.fit import fit_mbrm, load_unrefined_model, with_kernel, with_refinement
 from rdsnet.fitting.scores import fit_score_thresholds
 from rdsnet.fitting.threshold import fit_threshold
 from rdsnet.reports.report import report_run
@@ -122,7 +122,7 @@ def _fit_threshold(cfg: CfgNode, best: Path) -> OrderedDict | None:
 
 
 def _fit_mbrm(cfg: CfgNode, best: Path) -> OrderedDict | None:
-    """Fit MBRM and put the kernel into the checkpoint, unless box AP falls by it."""
+    """Fit MBRM; what comes of it goes into ``cfg`` and the checkpoint, unless box AP falls."""
     content = torch.load(best, map_location="cpu", weights_only=True)
     record = content.get("best", {})
     try:
@@ -130,16 +130,17 @@ def _fit_mbrm(cfg: CfgNode, best: Path) -> OrderedDict | None:
     except ValueError as error:
         logger.warning(f"MBRM keeps the kernel that it had: {error}")
         return None
-    weights = {**content["model"], **mbrm.cpu().state_dict(prefix="mbrm.")}
+    weights = with_kernel(content["model"], mbrm, fit.choice)
+    fitted_cfg = with_refinement(cfg, fit.choice)
     logger.info(
         f"MBRM fitted to {fit.objects} objects: loss {fit.loss_initial:.4f} before, "
         f"{fit.loss:.4f} after"
     )
     more = {"best": record} if record else {}
     if not cfg.DATASETS.TEST:
-        save_model(best, weights, cfg, **more)
+        _keep(cfg, best, weights, fitted_cfg, more)
         return None
-    results = evaluate(cfg, weights)
+    results = evaluate(fitted_cfg, weights)
     before, after = record.get("box_ap"), results["bbox"]["AP"]
     if before is not None and not after >= before - _TOLERATED_LOSS:
         logger.warning(
@@ -147,9 +148,16 @@ def _fit_mbrm(cfg: CfgNode, best: Path) -> OrderedDict | None:
             "the fitted one"
         )
         return evaluate(cfg, content["model"])
-    save_model(best, weights, cfg, **more)
+    _keep(cfg, best, weights, fitted_cfg, more)
     logger.info(f"{best.name}:\n{results_table(results)}")
     return results
+
+
+def _keep(
+    cfg: CfgNode, best: Path, weights: dict[str, Tensor], fitted: CfgNode, more: dict
+) -> None:
+    cfg.MODEL.RDSNET.MBRM = fitted.MODEL.RDSNET.MBRM
+    save_model(best, weights, cfg, **more)
 
 
 def _fit_score_thresholds(

@@ -17,8 +17,12 @@ from rdsnet.checkpoint import Checkpointer
 from rdsnet.checkpoint.changes import check_other_use, described, refuse_other_run
 from rdsnet.checkpoint.checkpointer import last_checkpoint
 from rdsnet.checkpoint.configs import load_config
+from rdsnet.checkpoint.description import may_hold_config
+from rdsnet.checkpoint.exported import is_exported
 from rdsnet.checkpoint.trust import add_trust_argument
 from rdsnet.data.datasets import check_num_classes
+from rdsnet.export.runtime import ExportedModel
+from rdsnet.modeling import inference_precision, prepare_for_inference
 from rdsnet.reports.report import report_run
 from rdsnet.training.console import details_in_log_alone, setup_loggers
 from rdsnet.training.finish import finish
@@ -53,7 +57,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         check_other_use(cfg, last or weights)
     if changes:
         logger.info(f"Changed since the checkpoint: {described(changes)}")
-    if Path(args.config_file).suffix == ".pth":  # Detectron2 would log it as text
+    if may_hold_config(args.config_file):  # Detectron2 would log it as text
         args = argparse.Namespace(**{**vars(args), "config_file": ""})
     with details_in_log_alone(_is_own_data(args)):
         default_setup(cfg, args)
@@ -69,11 +73,18 @@ def main(args: argparse.Namespace, trainer_class: type[Trainer] = Trainer) -> Or
     """Train, or evaluate with ``--eval-only``, as ``args`` of :func:`argument_parser` say."""
     cfg = setup(args)
     trust = getattr(args, "trust_checkpoint", False)
+    if args.eval_only and is_exported(cfg.MODEL.WEIGHTS):
+        results = trainer_class.test(cfg, ExportedModel(cfg))
+        report_run(cfg)
+        return results
     if args.eval_only:
         model = trainer_class.build_model(cfg).eval()
         checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trust=trust)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        results = trainer_class.test(cfg, model)
+        model = prepare_for_inference(model)
+        with inference_precision(cfg) as precision:
+            logger.info(f"Evaluating in {precision}")
+            results = trainer_class.test(cfg, model)
         report_run(cfg, model)
         return results
     with details_in_log_alone(_is_own_data(args)):

@@ -1,8 +1,7 @@
-"""``rdsnet train --data``: from a json and a folder of images to a complete training run."""
+"""``rdsnet train --data``: from annotations and their images to a complete training run."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -15,12 +14,14 @@ from detectron2.config import CfgNode
 from rdsnet.checkpoint.changes import refuse_other_run
 from rdsnet.checkpoint.configs import naming
 from rdsnet.checkpoint.pretrained import package_file, package_of
-from rdsnet.data.checks import check_coco, coco_categories
+from rdsnet.data.checks import categories_by_id, clean_coco
+from rdsnet.data.coco_json import write_coco_json
 from rdsnet.data.equal_images import equal_images, image_paths
 from rdsnet.data.ids import id_order
 from rdsnet.data.statistics import DataStatistics, data_statistics
 from rdsnet.modeling.backbones.timm_fpn import PRETRAINED
 from rdsnet.training.base import LITE, base
+from rdsnet.training.data_parts import read_parts
 from rdsnet.training.data_remarks import (
     crowd_remarks,
     equal_image_remarks,
@@ -34,8 +35,8 @@ _SPLIT_FILES = ("train.json", "val.json")
 
 
 def prepare(
-    data: tuple[str, str],
-    val: tuple[str, str] | None,
+    data: tuple[str, str | None],
+    val: tuple[str, str | None] | None,
     *,
     config: str | None,
     output: str | None,
@@ -48,7 +49,8 @@ def prepare(
     """Check the data and decide on everything.
 
     Args:
-        data, val: json and image folder to train on and to evaluate on.
+        data, val: annotations in any format to train on and to evaluate on, and the folder of their
+            images (None: where the export says). Without ``val``, what ``data`` has for validation.
         config, weights: see :func:`rdsnet.training.base.base`.
         output: OUTPUT_DIR; None: ``output/`` and the name of the data set.
         wishes: what the user wants to be different.
@@ -75,23 +77,34 @@ def prepare(
         raise ValueError(
             f"{folder} has a run already. Add --resume to go on with it, or give another --output."
         )
+    own, own_val = read_parts(data, val, hold_out=hold_out)
     how = cfg.DATASETS.INVALID_ANNOTATIONS, cfg.DATASETS.CROWDS_ARE_OBJECTS
-    classes = coco_categories(data[0])
-    content = check_coco(*data, *how)
-    remarks = crowd_remarks(data[0], content)
-    val_content = check_coco(*val, *how) if val else None
-    parts = None
-    if val_content:
-        remarks += crowd_remarks(val[0], val_content, must_have_objects=False)
-        remarks += shared_image_remarks((content, data[1]), (val_content, val[1]), val[0])
+    classes = categories_by_id(own.content["categories"], own.name)
+    content = clean_coco(own.content, own.name, own.images, *how)
+    remarks = own.remarks + (own_val.remarks if own_val else [])
+    remarks += crowd_remarks(own.name, content)
+    json_files = [str(folder / "data" / name) for name in _SPLIT_FILES]
+    written: dict[str, dict] = {}
+    data, val = (own.json_file or json_files[0], own.images), None
+    if not own.json_file:
+        written[json_files[0]] = own.content
+    val_content = parts = None
+    if own_val:
+        val_content = clean_coco(own_val.content, own_val.name, own_val.images, *how)
+        val = own_val.json_file or json_files[1], own_val.images
+        if not own_val.json_file:
+            written[json_files[1]] = own_val.content
+        remarks += crowd_remarks(own_val.name, val_content, must_have_objects=False)
+        shared = (content, own.images), (val_content, own_val.images)
+        remarks += shared_image_remarks(*shared, own_val.name)
     elif hold_out:
-        equal = equal_images(image_paths(content, data[1]))
+        equal = equal_images(image_paths(content, own.images))
         remarks += equal_image_remarks(equal, len(content["images"]))
         parts = split(content, equal)
     if parts:
         content, val_content = parts
-        json_files = [str(folder / "data" / name) for name in _SPLIT_FILES]
-        data, val = ((json_file, data[1]) for json_file in json_files)
+        data, val = ((json_file, own.images) for json_file in json_files)
+        written = dict(zip(json_files, parts, strict=True))
     train = data_statistics(content)
     evaluated = data_statistics(val_content) if val else None
     if evaluated is not None and not len(evaluated.image_sizes):
@@ -99,10 +112,8 @@ def prepare(
     settings = derive_settings(cfg, train, evaluated, wishes, start.from_weights)
     if resume:
         _refuse_other_run(cfg, folder, classes, [*settings.opts(), *opts])
-    if parts:  # only now: a run that is resumed has files of these names
-        Path(json_files[0]).parent.mkdir(parents=True, exist_ok=True)
-        for json_file, part in zip(json_files, parts, strict=True):
-            Path(json_file).write_text(json.dumps(part))
+    for json_file, part in written.items():  # only now: a run that is resumed has such files
+        write_coco_json(part, json_file)
     files = [[train_name, *map(os.path.abspath, data)]]
     files += [[val_name, *map(os.path.abspath, val)]] if val else []
     options = {

@@ -168,4 +168,9 @@ def test_models_report(tmp_path, options):
     # Shared branches and threshold: the same boxes go into NMS.
     detections = {name: own["detections"] for name, own in report["results"][0]["models"].items()}
     assert detections["RetinaNet"] == detections["RDSNet"] > 50 and detections["Mask R-CNN"] > 50
-    assert "over RetinaNet" in (tmp_path / "models.md").read_text()
+    for name in ("RDSNet R-50", "RDSNet lite"):
+        of_model = report["as_shipped"][name]
+        assert list(of_model) == ["plain", "as shipped, float32", "as shipped, bf16"]
+        assert all(own["median_ms"] > 0 for own in of_model.values())
+    text = (tmp_path / "models.md").read_text()
+    assert "over RetinaNet" in text and "times plain" in text

@@ -125,6 +125,26 @@ def test_doctor_reports_versions_and_a_working_model(capsys):
     assert "operators" in lines and "All is well" in report
 
 
+@pytest.mark.parametrize(
+    ("has", "precision"),
+    [
+        ({"AVX512_BF16"}, "bf16 in rdsnet predict and app (auto: the processor has AVX512_BF16)"),
+        (set(), "float32 in rdsnet predict and app (auto: the processor has no instructions"),
+    ],
+)
+def test_doctor_says_what_makes_inference_fast_and_why(has, precision, capsys, monkeypatch):
+    monkeypatch.setattr(
+        "rdsnet.modeling.precision.device_capabilities", lambda device: frozenset(has)
+    )
+    monkeypatch.setattr(rdsnet.config.torch.cuda, "is_available", lambda: False)
+    assert main(["doctor"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
+    assert precision in lines["precision"]
+    assert "folded" in lines["norms"] and "channels last" in lines["memory"]
+    assert all(name in lines["CPU"] for name in has)
+    assert "OMP_WAIT_POLICY" in lines["threads"]
+
+
 def test_doctor_fails_when_the_model_does(capsys, monkeypatch):
     def broken(device):
         raise RuntimeError("no kernel for this")

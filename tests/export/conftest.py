@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from helpers.exporting import SIZE, empty_image, random_image, tiny_config, untrained
+from helpers.exporting import SIZE, empty_image, need_onnx, random_image, tiny_config, untrained
 
 from rdsnet.checkpoint.description import save_model
+from rdsnet.cli import main
 from rdsnet.export.graph import ImageToObjects
 
 
@@ -43,4 +44,15 @@ def weights(model, tmp_path_factory):
     cfg = tiny_config("MODEL.RETINANET.SCORE_THRESH_TEST", threshold)
     path = tmp_path_factory.mktemp("weights") / "model_best.pth"
     save_model(path, model.state_dict(), cfg)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def onnx_file(weights, tmp_path_factory):
+    """The path of an ONNX file of it, made by the command."""
+    need_onnx()
+    folder = tmp_path_factory.mktemp("exported") / "new folder"
+    path = folder / "model.onnx"
+    assert main(["export", "--weights", weights, "--output", str(path)]) == 0
+    assert [file.name for file in folder.iterdir()] == [path.name]
     return str(path)

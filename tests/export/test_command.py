@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -28,11 +29,12 @@ def unwritten(monkeypatch):
         written.update(graph=graph, texts=texts)
         path.write_text("written")
 
-    monkeypatch.setattr(exporting, "trace", lambda graph, image: graph)
+    def read(*_):
+        return lambda image, size: written["graph"](image, torch.tensor(size))
+
+    monkeypatch.setattr(exporting, "trace", lambda graph, size: graph)
     monkeypatch.setattr(exporting, "write", write)
-    monkeypatch.setattr(
-        exporting, "read", lambda *_: lambda image: Objects(*written["graph"](image))
-    )
+    monkeypatch.setattr(exporting, "read", read)
     return written
 
 
@@ -59,6 +61,16 @@ def test_options(unwritten, weights, tmp_path, capsys):
     assert config["MODEL.RDSNET.MBRM.METHOD"] == "none"
 
 
+def test_by_default_a_file_takes_any_size(unwritten, weights, tmp_path, capsys):
+    target = tmp_path / "model.onnx"
+    export("--weights", weights, "--output", target, "--compact", code=0)
+    said = capsys.readouterr().out
+    assert "image (3, height, width) uint8, BGR" in said
+    assert "scores, classes, windows, cells, logits" in said
+    assert "of 64 x 96 the file finds" in said and "of 65 x 41 the file finds" in said
+    assert json.loads(unwritten["texts"]["outputs"])[4:6] == ["windows", "cells"]
+
+
 def test_mistakes_of_the_user_are_named(weights, tmp_path, capsys):
     target = tmp_path / "model.pt2"
     export("--weights", tmp_path / "none.pth", "--output", target)
@@ -67,8 +79,6 @@ def test_mistakes_of_the_user_are_named(weights, tmp_path, capsys):
     assert "model.trt' ends neither in .onnx nor in .pt2" in capsys.readouterr().err
     export("--weights", weights, "--output", tmp_path, "--format", "torch")
     assert "is a folder: name a file in it" in capsys.readouterr().err
-    export("--weights", weights, "--output", target, "--opts", "INPUT.MIN_SIZE_TEST", "0")
-    assert "--size HEIGHT WIDTH" in capsys.readouterr().err
     export("--weights", weights, "--output", target, "--opts", "NO.SUCH", "0")
     assert "NO.SUCH" in capsys.readouterr().err
     bare = tmp_path / "bare.pth"
@@ -113,7 +123,8 @@ def test_what_pytorch_cannot_do_is_said(weights, tmp_path, capsys, monkeypatch):
 
     pytest.importorskip("onnxscript", reason="needs rdsnet[export]")
     target = tmp_path / "model.onnx"
-    monkeypatch.setattr(exporting, "trace", lambda graph, image: graph)
+    program = SimpleNamespace(graph_signature=SimpleNamespace(user_inputs=["image"]))
+    monkeypatch.setattr(exporting, "trace", lambda graph, size: program)
     monkeypatch.setattr(torch.onnx, "export", fail)
     export("--weights", weights, "--output", target)
     message = capsys.readouterr().err
@@ -128,7 +139,7 @@ def test_what_pytorch_cannot_do_is_said(weights, tmp_path, capsys, monkeypatch):
 def test_without_onnxruntime_the_file_is_not_checked_and_that_is_said(model, monkeypatch):
     monkeypatch.setattr(files, "find_spec", lambda name: None)
     graph = ImageToObjects(model)
-    said = exporting.check_file(Path("none.onnx"), "onnx", graph, random_image(*SIZE))
+    said = exporting.check_file(Path("none.onnx"), "onnx", graph, [(SIZE, SIZE)])
     assert "not checked" in said and "onnxruntime is not installed" in said
 
 
@@ -160,7 +171,9 @@ def test_file_that_finds_something_else_is_not_kept(
     kept = tmp_path / "model.pt2"
     kept.write_text("what was there before")
     read = exporting.read
-    monkeypatch.setattr(exporting, "read", lambda *file: lambda image: read(*file)(image.flip(1)))
+    monkeypatch.setattr(
+        exporting, "read", lambda *file: lambda image, size: read(*file)(image.flip(1), size)
+    )
     export("--weights", weights, "--output", kept)
     assert "so it is not kept" in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["model.pt2"] and kept.read_text() == "what was there before"

@@ -8,10 +8,11 @@ import shutil
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
 import torch
+from detectron2.config import CfgNode
 from helpers.exporting import (
+    CLASSES,
     DRAWS,
     SIZE,
     assert_same,
@@ -39,11 +40,9 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "export.md"
 def exported(request, weights, tmp_path_factory):
     """(path, name of its format) of a file made by the command."""
     if request.param == "onnx":
-        need_onnx()
-    folder = tmp_path_factory.mktemp("exported") / "new folder"
-    path = folder / f"model{files.FORMATS[request.param]}"
+        return Path(request.getfixturevalue("onnx_file")), request.param
+    path = tmp_path_factory.mktemp("exported") / "model.pt2"
     assert main(["export", "--weights", weights, "--output", str(path)]) == 0
-    assert os.listdir(folder) == [path.name]
     return path, request.param
 
 
@@ -52,12 +51,19 @@ def run(exported):
     return files.read(*exported)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_file_finds_what_the_model_finds(run, model, seed):
-    image = random_image(*SIZE, seed=seed)
+@pytest.mark.parametrize("size", [SIZE, (96, 64), (65, 97), (33, 250), (160, 224), (200, 32)])
+def test_one_file_finds_what_the_model_finds_in_images_of_any_size(run, model, size):
+    image = random_image(*size, seed=size[0])
     expected = found_by(model, image)
-    assert len(expected.scores) == 30 and len(expected.classes.unique()) > 1
+    assert len(expected.scores) > 10 and len(expected.classes.unique()) > 1
     assert_same(run(image), model, image)
+
+
+@pytest.mark.parametrize("output_size", [(128, 192), (61, 50), (300, 1)])
+def test_results_in_another_size(run, model, output_size):
+    image = random_image(*SIZE, seed=5)
+    assert len(found_by(model, image, output_size).scores) > 5
+    assert_same(run(image, output_size), model, image, output_size)
 
 
 def test_file_on_an_image_without_objects(run, model):
@@ -90,14 +96,18 @@ def about(path, file_format):
 def test_file_says_what_it_is(exported, model):
     texts = dict(about(*exported))
     assert texts.pop("rdsnet_version") == rdsnet.__version__
+    cfg = CfgNode.load_cfg(texts.pop("rdsnet_config"))
+    assert cfg.DATASETS.CLASSES == CLASSES and cfg.MODEL.WEIGHTS == ""
     texts = {name: json.loads(text) for name, text in texts.items()}
     assert texts["classes"] == ["disc", "bar", "Größe"] and texts["category_ids"] == [4, 9, 11]
     assert texts["input"] == {
         "name": "image",
-        "shape": [3, 64, 96],  # 60 x 96 rounded up to multiples of 32
+        "shape": [3, "height", "width"],
         "dtype": "uint8",
         "channels": "BGR",
         "padding": [104, 116, 124],
+        "short_side": 60,
+        "longest_side": 96,
     }
     assert texts["outputs"] == ["boxes", "regressed_boxes", "scores", "classes", "masks"]
     assert texts["config"]["MODEL.RDSNET.MBRM.METHOD"] == "mbrm"
@@ -114,16 +124,20 @@ def test_onnx_names_and_shapes(exported):
 
     session = onnxruntime.InferenceSession(str(path))
     (image,) = session.get_inputs()
-    assert (image.name, image.shape, image.type) == ("image", [3, 64, 96], "tensor(uint8)")
+    assert (image.name, image.type) == ("image", "tensor(uint8)")
+    assert image.shape == [3, "height", "width"]
+    (size,) = session.get_overridable_initializers()
+    assert (size.name, size.shape, size.type) == ("output_size", [2], "tensor(int64)")
     assert {x.name: (x.shape, x.type) for x in session.get_outputs()} == {
         "boxes": (["objects", 4], "tensor(float)"),
         "regressed_boxes": (["objects", 4], "tensor(float)"),
         "scores": (["objects"], "tensor(float)"),
         "classes": (["objects"], "tensor(int64)"),
-        "masks": (["objects", 64, 96], "tensor(bool)"),
+        "masks": (["objects", "output_height", "output_width"], "tensor(bool)"),
     }
-    domains = {node.domain for node in onnx.load(path).graph.node}
-    assert domains <= {"", "ai.onnx"}  # standard operators alone
+    content = onnx.load(path)
+    assert {node.domain for node in content.graph.node} <= {"", "ai.onnx"}  # standard operators
+    assert [(x.domain, x.version) for x in content.opset_import] == [("", files.OPSET)]
 
 
 VARIANTS = [MBRM(0.1, 2), MBRM(readout="expectation"), EnclosingBoxes()]
@@ -192,9 +206,11 @@ def test_models_of_the_paper_in_onnxruntime(name, tmp_path):
     # From scratch the fixed statistics of the backbone's normalisation fit nothing.
     cfg.merge_from_list(["MODEL.RESNETS.NORM", "GN"])
     model, image = untrained(cfg), random_image(200, 300)
-    found = onnx_file(model, image, tmp_path)(image)
-    assert_same(found, model, image)
-    assert len(Objects(*found).scores) > 50
+    run = onnx_file(model, image, tmp_path)
+    assert_same(run(image), model, image)
+    assert len(Objects(*run(image)).scores) > 50
+    other = random_image(330, 180)
+    assert_same(run(other, (400, 200)), model, other, (400, 200))
 
 
 def test_program_of_the_guide(exported, weights, tmp_path, monkeypatch):
@@ -206,23 +222,19 @@ def test_program_of_the_guide(exported, weights, tmp_path, monkeypatch):
     shutil.copy(path, tmp_path / "output")
     names: dict = {}
     if file_format == "torch":
-        program = programs[1].replace("256, 512", "64, 96")
-        exec(program, names)
+        (program,) = (text for text in programs if "torch.export.load" in text)
+        exec(program.replace("256, 512", "64, 96"), names)
         assert names["names"] == ["disc", "bar", "Größe"] and names["masks"].shape[1:] == SIZE
         return
     photo = random_image(100, 130, seed=3).permute(1, 2, 0).numpy()
     cv2.imwrite("photo.png", photo)
-    program = programs[0].replace("photo.jpg", "photo.png").replace("score < 0.5", "score < 0.0")
+    (program,) = (text for text in programs if "imread" in text)
+    program = program.replace("photo.jpg", "photo.png").replace("score < 0.5", "score < 0.0")
     exec(program, names)
     drawn = cv2.imread("photo_objects.png")
     assert drawn.shape == photo.shape and (drawn != photo).any()
-    # 100 x 130 fits into 64 x 96 as 64 x 83; the rest has the colour of the mean.
-    assert (names["rows"], names["columns"]) == (64, 83)
-    padding = names["image"][:, :, 83:]
-    assert (padding == np.array([104, 116, 124])[:, None, None]).all()
-    assert len(names["scores"]) > 0
-    covered = np.zeros(photo.shape[:2], bool)
-    for mask in names["masks"]:
-        small = mask[:64, :83].astype(np.float32)
-        covered |= cv2.resize(small, (130, 100)) > 0.5
+    # 100 x 130, the short side to 60.
+    assert names["image"].shape == (3, 60, 78)
+    assert len(names["scores"]) > 0 and names["masks"].shape[1:] == (100, 130)
+    covered = names["masks"].any(0)
     assert ((drawn != photo).any(2) | ~covered).mean() > 0.95

@@ -6,7 +6,9 @@ from helpers.exporting import assert_equal, graph_and_model, random_image, untra
 from torchvision.ops import nms
 
 import rdsnet
-from rdsnet.export.graph import ImageToObjects, inside, mask_logits
+from rdsnet.export.decoding import decoded
+from rdsnet.export.graph import CompactObjects, ImageToObjects
+from rdsnet.export.masks import logits_in_windows, masks_one_by_one
 from rdsnet.modeling.cropping import expanded_windows
 from rdsnet.modeling.lazy_conv import convolve_at
 from rdsnet.modeling.padded import PaddedDetections
@@ -53,6 +55,14 @@ def test_graph_without_objects():
     assert [tuple(x.shape) for x in found] == [(0, 4), (0, 4), (0,), (0,), (0, 64, 96)]
 
 
+@pytest.mark.parametrize("output_size", [(96, 160), (51, 200), (1, 7)])
+def test_graph_gives_results_in_another_size_as_the_model_does(output_size):
+    model = untrained(config())
+    found, expected = graph_and_model(model, random_image(90, 131), output_size=output_size)
+    assert_equal(found, expected)
+    assert found.masks.shape[1:] == output_size and len(found.scores) > 10
+
+
 @pytest.mark.parametrize("count", [0, 1, 9])
 @pytest.mark.parametrize(
     ("grid", "image", "output"),
@@ -73,12 +83,37 @@ def test_masks_and_maxima_are_those_of_the_operator(grid, image, output, count):
     taps = [resize_taps(o, i, g, 4, dtype=torch.float64) for o, i, g in sizes]
     expected = assemble_masks(psi, phi, windows, *taps, 0.4)
 
-    covered = (4 * grid[0], 4 * grid[1])
-    logits = mask_logits(psi, phi, covered, image, output)
-    logits = logits.masked_fill(~inside(windows, output), -torch.inf)
-    torch.testing.assert_close(logits.amax(2).sigmoid(), expected.row_maxima)
-    torch.testing.assert_close(logits.amax(1).sigmoid(), expected.column_maxima)
-    assert torch.equal(logits.sigmoid() > 0.4, expected.dense())
+    delta = phi[:, 1] - phi[:, 0]
+    column_maxima, row_maxima, masks = masks_one_by_one(delta, psi, windows, *taps, 0.4)
+    torch.testing.assert_close(row_maxima, expected.row_maxima)
+    torch.testing.assert_close(column_maxima, expected.column_maxima)
+    assert torch.equal(masks, expected.dense())
+
+
+@pytest.mark.parametrize("output", [(96, 160), (33, 300), (2, 2)])
+def test_compact_results_are_masks_of_the_operator(output):
+    """Also of windows of a pixel, of none, and at the ends of the image."""
+    generator = torch.Generator().manual_seed(1)
+    psi = torch.randn(8, 24, 40, generator=generator).double()
+    phi = torch.randn(6, 2, 8, generator=generator).double()
+    height, width = output
+    windows = torch.tensor(
+        [
+            [0, 0, width, height],
+            [0, 0, 1, 1],
+            [width - 1, height - 1, width, height],
+            [1, 1, 1, 1],
+            [width, height, width, height],
+            [width // 3, height // 4, width // 2, height // 2],
+        ]
+    )
+    taps = [resize_taps(o, i, g, 4) for o, i, g in zip(output, (90, 131), (24, 40))]
+    expected = assemble_masks(psi, phi, windows, *taps, 0.3)
+    cells, logits = logits_in_windows(phi[:, 1] - phi[:, 0], psi, windows, *taps)
+    assert len(logits) == (cells[:, 2:] - cells[:, :2]).prod(1).sum()
+    masks = decoded(CompactObjects(*[None] * 4, windows, cells, logits, *taps[0], *taps[1]), 0.3)
+    assert torch.equal(masks.dense(), expected.dense())
+    assert torch.equal(masks.areas, expected.areas) and masks.rle() == expected.rle()
 
 
 @pytest.mark.parametrize("with_tower", [False, True])

@@ -1,6 +1,7 @@
 """What tests of exported models share: a model with something to see, and comparisons."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -64,30 +65,34 @@ def random_image(height, width, seed=0):
     return blocks[:, :height, :width].to(torch.uint8).contiguous()
 
 
-def found_by(model, image):
+def found_by(model, image, output_size=None):
+    wanted = dict(zip(("height", "width"), output_size or image.shape[1:]))
     with torch.no_grad():
-        return objects_of(model([{"image": image}])[0]["instances"])
+        return objects_of(model([{"image": image, **wanted}])[0]["instances"])
 
 
 @torch.no_grad()
-def graph_and_model(model, image, threshold=None):
+def graph_and_model(model, image, threshold=None, output_size=None):
     """(found by the graph, found by the model), of the model in float64, where no decision depends
     on the order in which a processor adds; the threshold lets objects through by default.
     """
     model = copy.deepcopy(model).double()
     graph = ImageToObjects(model)
     model.object_stream.score_threshold = threshold or usable_threshold(graph, image)
-    return Objects(*graph(image)), found_by(model, image)
+    size = (torch.tensor(output_size),) if output_size else ()
+    return Objects(*graph(image, *size)), found_by(model, image, output_size)
 
 
 @torch.no_grad()
 def onnx_file(model, image, folder):
-    """What runs an ONNX file of a model, whose score threshold lets objects through."""
+    """What runs an ONNX file of a model, for images of any size; its score threshold lets objects
+    of this one through.
+    """
     need_onnx()
     graph = ImageToObjects(model).eval()
     model.object_stream.score_threshold = usable_threshold(graph, image)
     path = folder / "model.onnx"
-    files.write(path, files.trace(graph, image), "onnx", {})
+    files.write(path, files.trace(graph), "onnx", {"outputs": json.dumps(graph.fields)})
     return files.read(path, "onnx")
 
 
@@ -129,16 +134,16 @@ def assert_equal(found, expected):
         assert_within(getattr(found, name), getattr(expected, name), limit, name)
 
 
-def assert_same(found, model, image):
+def assert_same(found, model, image, output_size=None):
     """A file finds what its model finds, up to rounding in float32.
 
     The limits are how far the model's own objects go when all its weights are moved by what
     rounding may do: their numbers, pixels and edges that are as good as on either side, and
     objects that are as good as others. What changes in none of so many draws is decided.
     """
-    found, expected = Objects(*found), found_by(model, image)
+    found, expected = Objects(*found), found_by(model, image, output_size)
     assert [x.dtype for x in found] == [x.dtype for x in expected]
-    others = [found_by(disturbed(model, seed=seed), image) for seed in range(DRAWS)]
+    others = [found_by(disturbed(model, seed=seed), image, output_size) for seed in range(DRAWS)]
     index = torch.stack([nearest(expected, other) for other in others])
     sure = (index >= 0).all(0)
     assert sure.sum() >= len(sure) / 2

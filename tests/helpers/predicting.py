@@ -9,6 +9,7 @@ from detectron2.modeling import build_model
 
 from rdsnet import get_cfg
 from rdsnet.cli import main
+from rdsnet.prediction import Predictor
 
 OBJECTS = 7  # per image: TEST.DETECTIONS_PER_IMAGE of the model below
 
@@ -22,6 +23,18 @@ def load_coco(out):
     """images.json and the results of an output folder."""
     images = json.loads((out / "images.json").read_text())
     return images, json.loads((out / "coco_instances_results.json").read_text())
+
+
+def seen_images(monkeypatch):
+    """The list of the images that predictors will be given, in the order of being read."""
+    seen, original = [], Predictor.prepare
+
+    def watch(self, image):
+        seen.append(image)
+        return original(self, image)
+
+    monkeypatch.setattr(Predictor, "prepare", watch)
+    return seen
 
 
 CATEGORIES = [{"id": 4, "name": "disc"}, {"id": 9, "name": "bar"}]
@@ -65,11 +78,16 @@ def model_files(tmp_path_factory):
 
 @pytest.fixture
 def predict(model_files, tmp_path):
-    """Call with inputs and more arguments; returns the exit status. Results are in tmp_path/out."""
+    """Call with inputs and more arguments; returns the exit status. Results are in tmp_path/out.
+
+    In float32: bfloat16, which --precision auto takes where the processor has it, has too few
+    digits to tell the scores of an untrained model apart.
+    """
 
     def call(*inputs, arguments=("--format", "coco,labelme,png", "--score-threshold", "0")):
         words = ["predict", "--config-file", model_files["config"]]
         words += ["--weights", model_files["weights"], "--input", *map(str, inputs)]
+        words += ["--precision", "float32"]
         return main([*words, "--output", str(tmp_path / "out"), *arguments])
 
     return call

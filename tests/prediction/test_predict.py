@@ -11,7 +11,7 @@ import numpy as np
 import pycocotools.mask as coco_mask
 import pytest
 import torch
-from helpers.predicting import OBJECTS, load_coco, picture
+from helpers.predicting import OBJECTS, load_coco, picture, seen_images
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -21,6 +21,7 @@ from rdsnet.checkpoint.description import save_model
 from rdsnet.cli import main
 from rdsnet.prediction import pipeline
 from rdsnet.prediction.output_names import OutputNames
+from rdsnet.prediction.predictor import CountingPredictor
 from rdsnet.prediction.sources import find_sources
 
 
@@ -82,14 +83,7 @@ def test_images_of_every_kind_are_read(predict, tmp_path):
 
 
 def test_grey_levels_of_16_bit_images_are_kept(predict, tmp_path, monkeypatch):
-    seen = []
-    original = pipeline.predict_image
-
-    def watch(predictor, image, score_threshold):
-        seen.append(image)
-        return original(predictor, image, score_threshold)
-
-    monkeypatch.setattr(pipeline, "predict_image", watch)
+    seen = seen_images(monkeypatch)
     grey = picture()[..., 0]
     Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "sixteen.png")
     assert predict(tmp_path / "sixteen.png") == 0
@@ -174,7 +168,7 @@ def test_more_detections_look_at_more_candidates(model_files):
 def test_interrupted_run_leaves_complete_json(predict, tmp_path, monkeypatch):
     for k in range(3):
         Image.fromarray(picture(seed=k)).save(tmp_path / f"{k}.png")
-    original, calls = pipeline.predict_image, []
+    original, calls = CountingPredictor.find, []
 
     def interrupt(*arguments):
         calls.append(arguments)
@@ -182,7 +176,7 @@ def test_interrupted_run_leaves_complete_json(predict, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(pipeline, "predict_image", interrupt)
+    monkeypatch.setattr(CountingPredictor, "find", interrupt)
     assert predict(*(tmp_path / f"{k}.png" for k in range(3))) == 130
     images, results = load_coco(tmp_path / "out")
     assert len(images["images"]) == 1 and len(results) == OBJECTS

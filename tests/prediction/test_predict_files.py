@@ -11,12 +11,13 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from helpers.predicting import OBJECTS, load_coco, picture
+from helpers.predicting import OBJECTS, load_coco, picture, seen_images
 from PIL import Image
 
 from rdsnet.prediction.output_names import MOST_BYTES, OutputNames, as_file_name, numbered
 from rdsnet.prediction.sources import chosen_pages, find_sources
 from rdsnet.prediction.writers.coco import JsonList
+from rdsnet.prediction.writers.pictures import PictureWriter
 
 ALL = ["--format", "png,coco,csv,masks", "--score-threshold", "0"]
 needs_bytes = pytest.mark.skipif(
@@ -192,15 +193,7 @@ def stack(tmp_path, name="stack.tif", pages=4, deep=False):
 
 @pytest.mark.parametrize("deep", [False, True])
 def test_pages_are_frames(predict, tmp_path, monkeypatch, deep):
-    from rdsnet.prediction import pipeline
-
-    pages, seen, original = stack(tmp_path, deep=deep), [], pipeline.predict_image
-
-    def watch(predictor, image, score_threshold):
-        seen.append(image)
-        return original(predictor, image, score_threshold)
-
-    monkeypatch.setattr(pipeline, "predict_image", watch)
+    pages, seen = stack(tmp_path, deep=deep), seen_images(monkeypatch)
     assert predict(tmp_path / "stack.tif", arguments=ALL) == 0
     for page, image in zip(pages, seen, strict=True):
         assert (image == (page >> 8 if deep else page)[..., None]).all()
@@ -276,11 +269,9 @@ def test_a_run_that_finds_no_image_leaves_earlier_results(predict, tmp_path):
 
 def test_results_of_finished_images_outlive_the_process(predict, tmp_path, monkeypatch):
     """As after a crash inside of a library: nothing is closed."""
-    from rdsnet.prediction import pipeline
-
     for k in range(3):
         save(tmp_path / f"{k}.png", seed=k)
-    original, calls, seen = pipeline.predict_image, [], []
+    original, calls, seen = PictureWriter.add, [], []
 
     def crash(*arguments):
         calls.append(None)
@@ -288,7 +279,7 @@ def test_results_of_finished_images_outlive_the_process(predict, tmp_path, monke
             seen.append((load_coco(tmp_path / "out"), rows_of(tmp_path / "out")))
         return original(*arguments)
 
-    monkeypatch.setattr(pipeline, "predict_image", crash)
+    monkeypatch.setattr(PictureWriter, "add", crash)  # of all formats the first
     assert predict(*(tmp_path / f"{k}.png" for k in range(3)), arguments=ALL) == 0
     (((images, results), rows),) = seen
     assert len(images["images"]) == 2 and len(results) == len(rows) == 2 * OBJECTS

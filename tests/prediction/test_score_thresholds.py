@@ -26,7 +26,8 @@ def run(model_files, tmp_path):
         save_model(tmp_path / "model.pth", weights, cfg)
         words = ["predict", "--weights", str(tmp_path / "model.pth"), "--format", "coco"]
         words += ["--input", str(tmp_path / "a.png"), "--output", str(tmp_path / "out")]
-        assert main([*words, *arguments]) == 0
+        # bfloat16 has too few digits to tell the scores of an untrained model apart.
+        assert main([*words, "--precision", "float32", *arguments]) == 0
         return load_coco(tmp_path / "out")[1]
 
     return call

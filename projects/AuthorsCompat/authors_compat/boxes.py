@@ -12,6 +12,8 @@ import math
 import torch
 from torch import Tensor
 
+from rdsnet.ops import as_vector
+
 
 def to_continuous(boxes: Tensor) -> Tensor:
     """Inclusive pixels (..., 4) -> Detectron2's continuous coordinates."""
@@ -26,7 +28,7 @@ def to_inclusive(boxes: Tensor) -> Tensor:
 def clip_inclusive(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Clip inclusive boxes (N, 4) to the pixels 0..W-1, 0..H-1 of an image of ``size`` (H, W)."""
     height, width = size
-    limits = boxes.new_tensor([width - 1, height - 1, width - 1, height - 1])
+    limits = as_vector([width - 1, height - 1] * 2, boxes.dtype, boxes.device)
     return torch.minimum(boxes.clamp(min=0), limits)
 
 

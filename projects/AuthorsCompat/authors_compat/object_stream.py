@@ -198,10 +198,11 @@ class AuthorsRetinaNetStream(RetinaNetStream):
         first_place = 0
         for level, anchors in enumerate(predictions.anchors):
             scores = self.scores(predictions, level)
-            best = scores.amax(dim=1).topk(min(len(scores), self.topk_candidates)).indices
+            count = torch.sym_min(scores.shape[0], self.topk_candidates)
+            best = scores.amax(dim=1).topk(count).indices
             deltas = predictions.deltas[level][0, best].float()
             levels.append((deltas, anchors.tensor[best], scores[best], best + first_place))
-            first_place += len(anchors)
+            first_place += anchors.tensor.shape[0]
         deltas, anchors, scores, places = (torch.cat(parts) for parts in zip(*levels))
         boxes = clip_inclusive(self.box2box_transform.apply_deltas(deltas, anchors), image_size)
         scores = scores.masked_fill(scores <= self.score_threshold, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rdsnet.ops import Taps
+from rdsnet.ops import Taps, as_vector
 
 
 def two_resize_taps(
@@ -24,7 +24,8 @@ def two_resize_taps(
         grid: grid cells of the image's own padded area.
         stride: pixels of the network's input per grid cell; the authors': 4.
     """
-    step = (image - 1) / (output - 1) if output > 1 else 0.0
+    of_image, of_output = as_vector([image - 1, output - 1], torch.float64, device)
+    step = of_image / of_output.clamp(min=1)
     position = torch.arange(output, dtype=torch.float64, device=device) * step
     pixel = position.floor().clamp(max=image - 1)
     beyond = position - pixel

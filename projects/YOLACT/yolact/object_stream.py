@@ -275,7 +275,7 @@ class YOLACTStream(ObjectStream):
         levels = range(len(predictions.logits))
         scores = torch.cat([self.scores(predictions, level) for level in levels])
         scores = scores.masked_fill(scores <= self.score_threshold, 0)
-        best, places = scores.topk(min(self.fast_nms_top_k, len(scores)), dim=0)
+        best, places = scores.topk(torch.sym_min(self.fast_nms_top_k, scores.shape[0]), dim=0)
         best, places = best.t(), places.t().flatten()  # (K, k) and (K * k,)
         boxes = self.box2box_transform.apply_deltas(
             torch.cat(predictions.deltas, dim=1)[0, places].float(),

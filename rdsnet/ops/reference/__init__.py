@@ -8,7 +8,8 @@ sigmoid(z)). Nothing is computed outside an object's window.
 Shapes: B images, N objects, D representation dimensions, (h, w) grid, (H, W) output.
 Functions have the names and arguments that they have in :mod:`rdsnet.ops`, where they are
 explained; theirs are checked there. They run when no compiled operator is there. Export, whose
-graph has no loop over windows, computes whole maps by the same identities (rdsnet/export/graph.py).
+graph has no windows of any size, computes whole maps by the same identities
+(rdsnet/export/masks.py).
 """
 
 from rdsnet.ops.reference.assembly import assemble_masks

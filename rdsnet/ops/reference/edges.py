@@ -17,6 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rdsnet.ops.compiled import exporting
+from rdsnet.ops.sizes import as_vector
+
 PRIOR_CUT = 0.0044
 """exp(-z^2 / 2) below this is 0: the prior ends 3.29 sigma from the regressed edge."""
 PRIOR_REACH = 3.3
@@ -85,8 +88,8 @@ def edge_logits(padded: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     precision.
     """
     radius = weight.numel() // 2
-    taps = padded.unfold(1, padded.shape[1] - 2 * radius, 1)  # (N, 2 s + 1, L)
-    return bias + sum(w * taps[:, k] for k, w in enumerate(weight.flatten()))
+    length = padded.shape[1] - 2 * radius
+    return bias + sum(w * padded[:, k : k + length] for k, w in enumerate(weight.flatten()))
 
 
 class Edges(NamedTuple):
@@ -125,12 +128,12 @@ def edge_surroundings(
     # Columns and rows side by side, so that one look-up serves all edges.
     profiles = torch.cat([column_maxima, row_maxima], dim=1)
     if sizes is None:
-        sizes = torch.tensor([[height, width]], device=boxes.device).expand(n, 2)
+        sizes = as_vector([height, width], torch.int64, boxes.device).expand(n, 2)
     length = sizes.flip(1).t().flatten().repeat(2)
     start = torch.arange(n, device=boxes.device) * (width + height)
     start = torch.cat([start, start + width]).repeat(2)
 
-    reach = _reach(sigma, max(min_sigma, gamma * max(height, width)))
+    reach = _reach(sigma, min_sigma, gamma, (height, width))
     step = torch.arange(-radius, 2 * reach + 1 + radius, device=boxes.device)
     origin = mu.round().long() - direction * reach
     pixel = origin[:, None] + direction[:, None] * step
@@ -138,19 +141,25 @@ def edge_surroundings(
     index = torch.where(inside, pixel, 0) + start[:, None]
     profile = torch.where(inside, profiles.flatten()[index], 0)
 
-    own = slice(radius, len(step) - radius)
+    own = slice(radius, step.shape[0] - radius)
     log_prior = -0.5 * ((pixel[:, own] - mu[:, None]) / sigma[:, None]) ** 2
     outside = (log_prior < math.log(PRIOR_CUT)) | ~inside[:, own]
     return Edges(profile, log_prior.masked_fill(outside, -torch.inf), origin, direction)
 
 
-def _reach(sigma: Tensor, bound: float) -> int:
+def _reach(sigma: Tensor, min_sigma: float, gamma: float, size: tuple[int, int]) -> int:
     """Pixels to either side of an edge within which all priors end.
 
     No box is larger than the image, which bounds sigma; more than necessary only costs time. So
     the largest sigma is not worth waiting for where that would stop a GPU, or where a size that
-    depends on values cannot be traced.
+    depends on values cannot be traced. Export can, and does not know the image.
     """
+    if exporting():
+        largest = F.pad(sigma, (0, 1), value=min_sigma).max()
+        reach = (PRIOR_REACH * largest).ceil().long().item() + 1
+        torch._check(reach >= 1)
+        return reach
+    bound = max(min_sigma, gamma * max(size))
     if sigma.device.type == "cpu" and not torch.compiler.is_compiling() and sigma.numel():
         bound = min(bound, float(sigma.max()))
     return math.ceil(PRIOR_REACH * bound) + 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rdsnet.ops.sizes import as_vector
 from rdsnet.ops.taps import NUM_TAPS, Taps
 
 
@@ -19,7 +20,8 @@ def resize_taps(
 ) -> Taps:
     """See :func:`rdsnet.ops.resize_taps`."""
     centres = torch.arange(output, device=device, dtype=torch.float64) + 0.5
-    position = (centres * (image / output / stride) - 0.5).clamp_(0, grid - 1)
+    of_image, of_output = as_vector([image, output], torch.float64, device)
+    position = (centres * (of_image / of_output / stride) - 0.5).clamp_(0, grid - 1)
     first = position.floor()
     fraction = position - first
     weights = torch.stack([1 - fraction, fraction, torch.zeros_like(fraction)], dim=1)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rdsnet.ops.sizes import as_vector
+
 
 def expanded_windows(
     boxes: Tensor,
@@ -21,7 +23,8 @@ def expanded_windows(
     corners = torch.cat([centre - half, centre + half], dim=1)
     invalid = ~torch.isfinite(corners).all(dim=1) | (high < low).any(dim=1)
     sizes = [size] if image_index is None else size
-    limits = corners.new_tensor([[width, height, width, height] for height, width in sizes])
+    sides = [side for size in sizes for side in size[::-1]]
+    limits = as_vector(sides, corners.dtype, corners.device).view(-1, 2).repeat(1, 2)
     limits = limits[0] if image_index is None else limits[image_index]
     windows = torch.minimum((corners - 0.5).ceil().nan_to_num().clamp(min=0), limits).long()
     return windows.masked_fill(invalid[:, None], 0)
