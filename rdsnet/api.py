@@ -44,6 +44,7 @@ def load(
     *,
     config_file: str | None = None,
     device: str | None = None,
+    precision: str = "auto",
     max_detections: int | None = None,
     trust_checkpoint: bool = False,
     opts: Sequence[str] = (),
@@ -54,6 +55,7 @@ def load(
         weights: the name of a model in the box (``rdsnet models`` lists them), or a checkpoint.
         config_file: None: the config in or beside the checkpoint.
         device: "cpu" or "cuda"; None: a GPU where there is one.
+        precision: what predictions are computed in, as ``rdsnet predict --precision``.
         max_detections: objects per image; None: as configured.
         trust_checkpoint: load weights that hold arbitrary Python objects, running their code.
         opts: config options KEY VALUE.
@@ -62,7 +64,9 @@ def load(
         FileNotFoundError, ValueError: there are no such weights, or they do not fit.
     """
     opts = [*opts, *(["MODEL.DEVICE", device] if device else [])]
-    cfg = prediction_config(config_file, os.fspath(weights), None, opts, max_detections)
+    computed_in = ["MODEL.RDSNET.INFERENCE.PRECISION", precision]
+    words = [*computed_in, *opts]
+    cfg = prediction_config(config_file, os.fspath(weights), None, words, max_detections)
     return Model(cfg, config_file, opts, trust_checkpoint)
 
 
@@ -109,16 +113,16 @@ class Model:
         if score_threshold != AUTO:
             thresholds = ScoreThresholds.chosen(self.cfg, score_threshold)
         pixels = _rgb(image)
-        # The model leaves out what nobody will see.
-        stream = self._predictor.model.object_stream
-        stream.score_threshold = model_threshold(thresholds.lowest)
+        stream = getattr(self._predictor.model, "object_stream", None)
+        if stream is not None:  # else an exported file, which has its own
+            stream.score_threshold = model_threshold(thresholds.lowest)
         bgr = np.ascontiguousarray(pixels[:, :, ::-1])
         return Result(pixels, predict_image(self._predictor, bgr, thresholds), self.class_names)
 
     def train(
         self,
-        data: tuple[str, str],
-        val: tuple[str, str] | None = None,
+        data: tuple[str, str | None],
+        val: tuple[str, str | None] | None = None,
         *,
         output: str | None = None,
         epochs: float | None = None,
@@ -133,8 +137,9 @@ class Model:
         """Train a model on your data that starts from this one: ``rdsnet train --data --weights``.
 
         Args:
-            data, val: annotation json in COCO format and folder of images, to train on and to
-                evaluate on; without ``val`` a part of the images is held out.
+            data, val: annotations and folder of images, to train on and to evaluate on (None: where
+                the annotations say); without ``val`` what ``data`` has for validation, or a part of
+                the images.
             output: the folder of the run; None: ``output/`` and the name of the data.
             epochs, iterations: one of them, or neither: by the data.
             batch_size: images per iteration; None: as configured.
@@ -155,8 +160,8 @@ class Model:
             raise ValueError("give epochs or iterations, not both")
         wishes = Wishes(epochs, iterations, batch_size, patience=patience, ema=ema)
         config_file, options, settings = prepare(
-            (os.fspath(data[0]), os.fspath(data[1])),
-            (os.fspath(val[0]), os.fspath(val[1])) if val else None,
+            _annotations(data),
+            _annotations(val) if val else None,
             config=self._config_file,
             weights=self.weights,
             output=output,
@@ -195,6 +200,11 @@ class Model:
             opts=self._opts,
             trust_checkpoint=self._trust,
         )
+
+
+def _annotations(data: Sequence[str | os.PathLike | None]) -> tuple[str, str | None]:
+    file, images = data
+    return os.fspath(file), None if images is None else os.fspath(images)
 
 
 def _rgb(image: ImageLike) -> np.ndarray:

@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 import rdsnet
-from rdsnet.cli import main
+from rdsnet.cli import build_parser, main
 from rdsnet.data.shapes import make_shapes_dataset
 from rdsnet.prediction import result as results
 
@@ -23,7 +23,8 @@ NUCLEI = Path(__file__).resolve().parents[1] / "projects" / "Nuclei" / "nuclei" 
 
 @pytest.fixture(scope="module")
 def model(trained_model):
-    return rdsnet.load(trained_model / "model_best.pth", device="cpu")
+    """In float32, where no two scores are equal."""
+    return rdsnet.load(trained_model / "model_best.pth", device="cpu", precision="float32")
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_objects_are_those_of_the_command_line(model, trained_model, tmp_path):
     Image.fromarray(picture()).save(tmp_path / "a.png")
     words = ["predict", "--weights", str(trained_model / "model_best.pth"), "--format", "coco"]
     words += ["--input", str(tmp_path / "a.png"), "--output", str(tmp_path / "out")]
-    assert main([*words, "--score-threshold", "0"]) == 0
+    assert main([*words, "--score-threshold", "0", "--precision", "float32"]) == 0
     images, expected = load_coco(tmp_path / "out")
     names = {category["id"]: category["name"] for category in images["categories"]}
     for image in (tmp_path / "a.png", str(tmp_path / "a.png"), picture()):
@@ -57,6 +58,13 @@ def test_objects_are_those_of_the_command_line(model, trained_model, tmp_path):
             assert found.names[n] == model.class_names[found.classes[n]]
             assert (found.masks[n] == coco_mask.decode(entry["segmentation"])).all()
         assert (found.image == picture()).all()  # RGB
+
+
+def test_unless_asked_it_computes_in_what_the_command_line_does(trained_model):
+    words = ["predict", "--weights", "x", "--input", "y"]
+    asked = build_parser().parse_args(words).precision
+    model = rdsnet.load(trained_model / "model_best.pth", device="cpu")
+    assert model.cfg.MODEL.RDSNET.INFERENCE.PRECISION == asked
 
 
 def test_scores_are_shown_from_the_threshold_on(model, found):
