@@ -7,9 +7,9 @@ number, or one picture per object. What it is, is seen from the content. The com
 check-data and eval read the same without this one, which is for other programs and for looking at
 the result.
 
-One sentence says what was found, and others what was left out and why. Objects get the name of
-their class, and every part of the export (train, val, test) the same classes: with several, OUT is
-the one for training, and OUT_val.json and OUT_test.json are written beside it.
+One sentence says what was found, and others what was left out and why. Where the export has parts,
+OUT is the one for training, and OUT_val.json and OUT_test.json are written beside it, with the same
+classes.
 
 Examples:
   rdsnet convert-data export/ annotations.json

@@ -263,6 +263,26 @@ def test_classes_keep_the_order_that_the_export_declares(tmp_path):
     assert categories == [{"id": 1, "name": "Käfer"}, {"id": 2, "name": "leaf blade"}]
 
 
+def test_subsets_of_cvat_are_parts(tmp_path):
+    """A project's export: images lie in a folder of their subset."""
+    photos = scene()[:2]
+    subsets = {photos[0].name: "Train", photos[1].name: "Validation"}
+    for photo in photos:
+        exports.save_photos(tmp_path / "images" / subsets[photo.name], [photo])
+    text = exports.cvat_xml(
+        [(p, "".join(exports.cvat_polygon(*t[:2]) for t in p.things)) for p in photos]
+    )
+    for name, subset in subsets.items():
+        text = text.replace(f'name="{name}"', f'name="{name}" subset="{subset}"')
+    (tmp_path / "annotations.xml").write_text(text, encoding="utf-8")
+    export = read_export(tmp_path)
+    assert_same(export, photos[:1])
+    assert_same(export, photos[1:], part="val")
+    for content in export.parts.values():
+        (image,) = content["images"]
+        assert (Path(export.image_root) / image["file_name"]).is_file()
+
+
 def test_brushes_of_label_studio_may_have_holes(tmp_path):
     photo, mask = one_photo(), ring_with_island(40, 60)
     exports.save_photos(tmp_path, [photo])
@@ -724,7 +744,22 @@ def test_broken_polygons_get_the_words_of_the_checks(tmp_path):
     assert "fewer than three points" in findings[0].message
 
 
-JUNK = [None, True, 3, -1.5, "x", [], {}, [None], {"a": 1}, [[1]], float("nan"), 10**400, "\0"]
+JUNK = [
+    None,
+    True,
+    3,
+    -1.5,
+    1e200,
+    "x",
+    [],
+    {},
+    [None],
+    {"a": 1},
+    [[1]],
+    float("nan"),
+    10**400,
+    "\0",
+]
 
 
 def with_junk(value, junk):
@@ -763,7 +798,7 @@ def test_junk_anywhere_in_a_json_is_a_message_or_left_out(name, junk, tmp_path):
             assert str(error)
 
 
-WORDS = ["", "x", "-7", "1e400", "nan", "99999999999999", "1,2;3", "0,0", "ü"]
+WORDS = ["", "x", "-7", "1e400", "1e200", "nan", "99999999999999", "1,2;3", "0,0", "ü"]
 
 
 @pytest.mark.parametrize("word", WORDS)
@@ -786,7 +821,7 @@ def test_junk_anywhere_in_cvats_xml_is_a_message_or_left_out(word, tmp_path):
             assert str(error)
 
 
-@pytest.mark.parametrize("junk", JUNK[:11], ids=repr)
+@pytest.mark.parametrize("junk", JUNK[:12], ids=repr)
 def test_junk_anywhere_in_yolos_yaml_is_a_message_or_read(junk, tmp_path):
     path = exports.write_yolo(tmp_path, [scene()[1]], [scene()[2]])
     for content in with_junk({**yaml.safe_load(path.read_text()), "path": "."}, junk):

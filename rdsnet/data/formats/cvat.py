@@ -11,7 +11,7 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from rdsnet.data.findings import printable, shortened
-from rdsnet.data.formats.collecting import Collector, Photo, part_of
+from rdsnet.data.formats.collecting import Collector, Photo, named_part, part_of
 from rdsnet.data.formats.outlines import ellipse, flat, mask_rle, rectangle, united
 from rdsnet.data.formats.source import Source
 from rdsnet.data.formats.values import numbers, size_in
@@ -40,10 +40,7 @@ def read(sources: list[Source], given: Source, export: Collector) -> None:
             )
         export.declare(name.text for name in root.iterfind("meta//labels/label/name") if name.text)
         for image in root.iterfind("image"):
-            part = part_of(source, given, with_name=True)
-            part = {"Train": "train", "Validation": "val", "Test": "test"}.get(
-                image.get("subset"), part
-            )
+            part = named_part(image.get("subset") or "") or part_of(source, given, with_name=True)
             photo = _photo(image, source, part, export)
             _read_shapes(image, photo, export)
 
@@ -103,9 +100,9 @@ def _mask(rle: str, box: list[int], size: tuple[int, int]) -> dict | None:
     runs = numbers(*rle.split(","))
     if runs is None or not 0 < width <= size[1] or not 0 < height <= size[0]:
         return None
-    runs = np.array(runs, dtype=np.int64)
-    if (runs < 0).any() or runs.sum() > width * height:
+    if min(runs) < 0 or sum(runs) > width * height:
         return None
-    values = np.repeat(np.arange(len(runs)) % 2, runs)  # what is missing at the end is background
+    values = np.repeat((np.arange(len(runs)) % 2).astype(bool), np.array(runs, dtype=np.int64))
+    # What is missing at the end is background.
     mask = np.pad(values, (0, width * height - len(values))).reshape(height, width)
     return mask_rle(mask, size, left, top) if mask.any() else None

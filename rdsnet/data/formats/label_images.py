@@ -108,6 +108,7 @@ def _array(path: Path, *, palette_colours: bool, is_lossy_good: bool = False) ->
         stream.seek(0)
         if is_tiff(head):
             with TiffFile(stream) as tiff:
+                _check_pixels(tiff.series[0].size if tiff.series else 0)
                 return tiff.asarray(key=0) if len(tiff.pages) == 1 else tiff.asarray()
         with Image.open(stream, formats=pillow_formats()) as image:
             if image.format in _LOSSY and not is_lossy_good:
@@ -120,6 +121,15 @@ def _array(path: Path, *, palette_colours: bool, is_lossy_good: bool = False) ->
             if image.mode == "P" and palette_colours:
                 return np.asarray(image.convert("RGB"))
             return np.asarray(image)
+
+
+def _check_pixels(number: int) -> None:
+    """As Pillow does for the files that it opens."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and number > 2 * limit:
+        raise Image.DecompressionBombError(
+            f"it has {number} pixels, at most {2 * limit} are taken."
+        )
 
 
 def _colours(labels: np.ndarray) -> np.ndarray:

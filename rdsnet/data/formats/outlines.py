@@ -53,6 +53,7 @@ def mask_rle(mask: np.ndarray, size: tuple[int, int], x: int = 0, y: int = 0) ->
         x, y: the image's pixel that the mask begins at.
     """
     rows, columns = np.nonzero(mask)
+    y, x = (min(max(v, -n), m) for v, n, m in zip((y, x), mask.shape, size))  # or far outside
     rows, columns = rows + y, columns + x
     inside = (rows >= 0) & (rows < size[0]) & (columns >= 0) & (columns < size[1])
     return positions_rle(np.sort(columns[inside] * size[0] + rows[inside]), size)

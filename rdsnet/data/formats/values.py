@@ -7,7 +7,9 @@ from typing import Any
 
 from rdsnet.data.ids import is_count, plain_number, whole_number
 
-_LARGEST, _LARGEST_SIDE = 1e300, 1_000_000
+_LARGEST = 1e300
+# What an image may have, so that its masks fit into memory whatever a file declares.
+_MOST_PIXELS, _LONGEST_SIDE = 1 << 30, 1_000_000
 
 
 def objects_in(value: Any) -> list[dict]:
@@ -48,4 +50,6 @@ def points_in(value: Any) -> list[list[float]] | None:
 def size_in(height: Any, width: Any) -> tuple[int, int] | None:
     """Height and width of an image as whole numbers; None where they can be none."""
     size = whole_number(height), whole_number(width)
-    return size if all(is_count(side) and side <= _LARGEST_SIDE for side in size) else None
+    if not all(is_count(side) and side <= _LONGEST_SIDE for side in size):
+        return None
+    return size if size[0] * size[1] <= _MOST_PIXELS else None
