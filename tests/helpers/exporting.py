@@ -85,8 +85,8 @@ def graph_and_model(model, image, threshold=None, output_size=None):
 
 @torch.no_grad()
 def onnx_file(model, image, folder, size=None):
-    """What runs an ONNX file of a model, for images of a size or of any; its score threshold lets objects
-    of this one through.
+    """What runs an ONNX file of a model, for images of a size or of any; its score threshold lets
+    objects of this one through.
     """
     need_onnx()
     graph = ImageToObjects(model).eval()
