@@ -127,6 +127,7 @@ def trace(graph: ImageToObjects, size: Size | None = None) -> torch.export.Expor
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(
             f"torch {torch.__version__} cannot trace this model ({type(error).__name__}: {reason})"
+            + ("" if size else "; for images of one size it may: --size HEIGHT WIDTH")
         ) from error
     if not size:
         _forget_traced_size(program)

@@ -84,15 +84,15 @@ def graph_and_model(model, image, threshold=None, output_size=None):
 
 
 @torch.no_grad()
-def onnx_file(model, image, folder):
-    """What runs an ONNX file of a model, for images of any size; its score threshold lets objects
-    of this one through.
+def onnx_file(model, image, folder, size=None):
+    """What runs an ONNX file of a model, for images of a size or of any; its score threshold lets
+    objects of this one through.
     """
     need_onnx()
     graph = ImageToObjects(model).eval()
     model.object_stream.score_threshold = usable_threshold(graph, image)
     path = folder / "model.onnx"
-    files.write(path, files.trace(graph), "onnx", {"outputs": json.dumps(graph.fields)})
+    files.write(path, files.trace(graph, size), "onnx", {"outputs": json.dumps(graph.fields)})
     return files.read(path, "onnx")
 
 

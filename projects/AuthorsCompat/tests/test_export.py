@@ -16,4 +16,4 @@ def test_graph_finds_what_the_model_finds(model, size, monkeypatch):
 def test_onnx_file_finds_what_the_model_finds(model, tmp_path, monkeypatch):
     monkeypatch.setattr(model.object_stream, "score_threshold", 0.05)
     image = random_image(96, 160)
-    assert_same(onnx_file(model, image, tmp_path)(image), model, image)
+    assert_same(onnx_file(model, image, tmp_path, (96, 160))(image), model, image)
