@@ -240,6 +240,9 @@ def add_rdsnet_config(cfg: CN) -> None:
     # Fit when training ends; the kernel goes into model_best.pth if box AP on DATASETS.TEST (where
     # there is any) is not lower with it.
     cfg.MODEL.RDSNET.MBRM.FIT.AFTER_TRAINING = False
+    # Then choose GAMMA and READOUT too, or METHOD "none": by the boxes of DATASETS.TEST (of TRAIN
+    # where there is no other). False: they stay as they are here (paper).
+    cfg.MODEL.RDSNET.MBRM.FIT.CHOOSE = False
     # Steps of the optimizer. Paper: 1000.
     cfg.MODEL.RDSNET.MBRM.FIT.MAX_ITER = 1000
     # Objects per step, drawn at random.

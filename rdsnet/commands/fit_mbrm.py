@@ -72,6 +72,8 @@ def run(args: argparse.Namespace) -> None:
     mbrm, fit = fit_mbrm(cfg, args.trust_checkpoint)
     folder = output_folder(cfg)
     print(_report(fit, mbrm))
+    if fit.choice:
+        print(fit.choice.text())
     kernels = {"fitted": fit.weight}
     if len(fit.weight) == len(PUBLISHED_KERNEL[0]):
         kernels["published"] = list(PUBLISHED_KERNEL[0])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from rdsnet.checkpoint import Checkpointer
 from rdsnet.checkpoint.changes import check_other_use
 from rdsnet.checkpoint.description import save_model
+from rdsnet.fitting.choice import Choice, choose_refinement
 from rdsnet.fitting.profiles import ImageProfiles, ObjectProfiles, collect_profiles
 from rdsnet.modeling.mbrm import MBRM
 from rdsnet.modeling.refinement import build_refinement
@@ -50,11 +51,14 @@ class KernelFit:
     loss_prior: float  # of a kernel of zeros: the prior alone
     loss_initial: float  # of the kernel that MBRM starts with when it is not fitted
     loss: float
+    # What suits the model with this kernel (MODEL.RDSNET.MBRM.FIT.CHOOSE); None: as configured.
+    choice: Choice | None = None
 
 
 def fit_mbrm(cfg: CfgNode, trust_checkpoint: bool = False) -> tuple[MBRM, KernelFit]:
     """Fit the kernel of a trained model and write a checkpoint that has it.
 
+    With ``MODEL.RDSNET.MBRM.FIT.CHOOSE`` gamma and readout are chosen too, or no refinement at all.
     Into ``OUTPUT_DIR/mbrm`` go ``model_final.pth`` (``MODEL.WEIGHTS`` with the new kernel, all else
     unchanged), a ``config.yaml`` to use it with, ``kernel.json`` (a :class:`KernelFit`) and the
     profiles of ``DATASETS.TRAIN``. The same call after an interruption goes on where it stopped.
@@ -72,8 +76,11 @@ def fit_mbrm(cfg: CfgNode, trust_checkpoint: bool = False) -> tuple[MBRM, Kernel
     objects = training_objects(cfg, model)
     mbrm.to(model.device)
     fit = fit_kernel(mbrm, objects, cfg.MODEL.RDSNET.MBRM.FIT, state_file=folder / "unfinished.pth")
-    weights = {**model.state_dict(), **mbrm.state_dict(prefix="mbrm.")}
-    fitted_cfg = _write_config(cfg, folder)
+    if cfg.MODEL.RDSNET.MBRM.FIT.CHOOSE:
+        fit.choice = choose_refinement(mbrm, _images_to_choose_on(cfg, model))
+        logger.info(fit.choice.text())
+    weights = with_kernel(model.state_dict(), mbrm, fit.choice)
+    fitted_cfg = _write_config(cfg, folder, fit.choice)
     save_model(folder / "model_final.pth", weights, fitted_cfg)
     (folder / "kernel.json").write_text(json.dumps(asdict(fit), indent=2) + "\n")
     return mbrm, fit
@@ -204,11 +211,23 @@ def training_objects(cfg: CfgNode, model: nn.Module) -> ObjectProfiles:
         raise ValueError(
             "DATASETS.TRAIN is empty. MBRM is fitted to the images that the model was trained on."
         )
+    return ObjectProfiles(_profiles(cfg, model, cfg.DATASETS.TRAIN), model.device)
+
+
+def _images_to_choose_on(cfg: CfgNode, model: nn.Module) -> list[ImageProfiles]:
+    """Validation images if the model finds anything in them, else those it was trained on."""
+    images = _profiles(cfg, model, cfg.DATASETS.TEST)
+    if any(not image.gt_boxes.isnan().all() for image in images):
+        return images
+    return _profiles(cfg, model, cfg.DATASETS.TRAIN)
+
+
+def _profiles(cfg: CfgNode, model: nn.Module, names: Sequence[str]) -> list[ImageProfiles]:
     images: list[ImageProfiles] = []
-    for name in cfg.DATASETS.TRAIN:
+    for name in names:
         maximum = cfg.MODEL.RDSNET.MBRM.FIT.MAX_IMAGES
         images += collect_profiles(cfg, model, name, output_folder(cfg) / "profiles", maximum)
-    return ObjectProfiles(images, model.device)
+    return images
 
 
 def _with_mbrm(cfg: CfgNode, **keys) -> CfgNode:
@@ -218,9 +237,25 @@ def _with_mbrm(cfg: CfgNode, **keys) -> CfgNode:
     return cfg
 
 
-def _write_config(cfg: CfgNode, folder: Path) -> CfgNode:
+def with_kernel(
+    weights: Mapping[str, Tensor], mbrm: MBRM, choice: Choice | None
+) -> dict[str, Tensor]:
+    """Weights of a model with the kernel of ``mbrm``, or with none where that was chosen."""
+    others = {name: w for name, w in weights.items() if not name.startswith("mbrm.")}
+    if choice is not None and choice.best.gamma is None:
+        return others
+    return {**others, **mbrm.cpu().state_dict(prefix="mbrm.")}
+
+
+def with_refinement(cfg: CfgNode, choice: Choice | None) -> CfgNode:
+    """A copy of a config that refines by MBRM, or as was chosen."""
+    keys = {"METHOD": "mbrm"} if choice is None else choice.best.keys()
+    return _with_mbrm(cfg, ENABLED=True, **keys)
+
+
+def _write_config(cfg: CfgNode, folder: Path, choice: Choice | None) -> CfgNode:
     """A config with which the checkpoint in the same folder is evaluated or used."""
-    cfg = _with_mbrm(cfg, ENABLED=True, METHOD="mbrm")
+    cfg = with_refinement(cfg, choice)
     cfg.MODEL.WEIGHTS = str(folder / "model_final.pth")
     # Detectron2 writes the config of every run, with its options, into the run's OUTPUT_DIR.
     cfg.OUTPUT_DIR = str(folder / "evaluation")

@@ -15,6 +15,7 @@ from tabulate import tabulate
 from torch import nn
 
 from rdsnet.evaluation.box_ap import BoxAP, ImageBoxes
+from rdsnet.fitting.choice import variant
 from rdsnet.fitting.fit import (
     build_mbrm,
     fit_kernel,
@@ -80,12 +81,12 @@ def compare_methods(cfg: CfgNode, mbrm: MBRM, dataset_name: str) -> dict[str, di
     methods: dict[str, nn.Module | None] = {
         "none": None,
         "direct": EnclosingBoxes(cfg.MODEL.RDSNET.MASK_THRESHOLD),
-        "MBRM": _variant(mbrm, readout="argmax"),
-        "MBRM, sub-pixel": _variant(mbrm, readout="expectation"),
+        "MBRM": variant(mbrm, readout="argmax"),
+        "MBRM, sub-pixel": variant(mbrm, readout="expectation"),
     }
     if 2 * mbrm.radius + 1 == len(PUBLISHED_KERNEL[0]):
         for name in ("MBRM", "MBRM, sub-pixel"):
-            published = _variant(methods[name])
+            published = variant(methods[name])
             published.reset_parameters()
             methods[f"{name}, published kernel"] = published
     results = {}
@@ -121,7 +122,7 @@ def sweep(
         for gamma in gammas:
             ap = regressed
             if gamma > 0:
-                ap = box_ap(refine(images, _variant(mbrm, gamma=gamma)), sizes=False)["AP"]
+                ap = box_ap(refine(images, variant(mbrm, gamma=gamma)), sizes=False)["AP"]
             results[radius][gamma] = ap
             logger.info(f"s = {radius}, gamma = {gamma:g}: box AP {ap:.2f}")
     return results
@@ -152,14 +153,6 @@ def _collect_test_profiles(cfg: CfgNode, dataset_name: str) -> list[ImageProfile
     """All detections of a data set; the model is run over it where profiles are missing."""
     model = load_unrefined_model(cfg)
     return collect_profiles(cfg, model, dataset_name, output_folder(cfg) / "profiles")
-
-
-def _variant(mbrm: MBRM, **changes) -> MBRM:
-    """A copy on the CPU with another gamma, readout, ... (arguments of MBRM)."""
-    names = ("gamma", "radius", "min_sigma", "empty_threshold", "readout")
-    copy = MBRM(**{**{name: getattr(mbrm, name) for name in names}, **changes})
-    copy.load_state_dict({name: tensor.cpu() for name, tensor in mbrm.state_dict().items()})
-    return copy
 
 
 def _table(headers: list[str], rows: list[list[str]]) -> str:

@@ -42,7 +42,7 @@ PUBLISHED_KERNEL = (
     -1.9536,
 )
 
-_READOUTS = ("argmax", "expectation")
+READOUTS = ("argmax", "expectation")
 
 
 class MBRM(nn.Module):
@@ -79,9 +79,9 @@ class MBRM(nn.Module):
             )
         if radius < 1:
             raise ValueError(f"MBRM: radius must be at least 1 pixel, got {radius}")
-        if readout not in _READOUTS:
+        if readout not in READOUTS:
             raise ValueError(
-                f"MBRM: readout must be one of {_READOUTS}, got '{readout}' "
+                f"MBRM: readout must be one of {READOUTS}, got '{readout}' "
                 "(MODEL.RDSNET.MBRM.READOUT)"
             )
         self.gamma, self.radius, self.readout = gamma, radius, readout

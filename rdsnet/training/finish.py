@@ -19,7 +19,7 @@ from torch import Tensor
 from rdsnet.checkpoint.description import save_model
 from rdsnet.evaluation import results_table
 from rdsnet.evaluation.truth import without_objects
-from rdsnet.fitting.fit import fit_mbrm, load_unrefined_model
+from rdsnet.fitting.fit import fit_mbrm, load_unrefined_model, with_kernel, with_refinement
 from rdsnet.fitting.threshold import fit_threshold
 from rdsnet.reports.report import report_run
 from rdsnet.training.hooks import BEST_MODEL
@@ -122,16 +122,17 @@ def _fit_mbrm(cfg: CfgNode, best: Path) -> OrderedDict | None:
     except ValueError as error:
         logger.warning(f"MBRM keeps the kernel that it had: {error}")
         return None
-    weights = {**content["model"], **mbrm.cpu().state_dict(prefix="mbrm.")}
+    weights = with_kernel(content["model"], mbrm, fit.choice)
+    fitted_cfg = with_refinement(cfg, fit.choice)
     logger.info(
         f"MBRM fitted to {fit.objects} objects: loss {fit.loss_initial:.4f} before, "
         f"{fit.loss:.4f} after"
     )
     more = {"best": record} if record else {}
     if not cfg.DATASETS.TEST:
-        save_model(best, weights, cfg, **more)
+        save_model(best, weights, fitted_cfg, **more)
         return None
-    results = evaluate(cfg, weights)
+    results = evaluate(fitted_cfg, weights)
     before, after = record.get("box_ap"), results["bbox"]["AP"]
     if before is not None and not after >= before - _TOLERATED_LOSS:
         logger.warning(
@@ -139,7 +140,7 @@ def _fit_mbrm(cfg: CfgNode, best: Path) -> OrderedDict | None:
             "the fitted one"
         )
         return evaluate(cfg, content["model"])
-    save_model(best, weights, cfg, **more)
+    save_model(best, weights, fitted_cfg, **more)
     logger.info(f"{best.name}:\n{results_table(results)}")
     return results
 

@@ -276,4 +276,6 @@ def _choose_evaluation(
         if cfg.MODEL.DEVICE == "cpu":
             images = min(mbrm.FIT.MAX_IMAGES, _FIT_IMAGES_ON_CPU)
             settings.options["MODEL.RDSNET.MBRM.FIT.MAX_IMAGES"] = images
-        settings.notes.append(("Boxes", "MBRM is fitted to the model at the end"))
+        settings.options["MODEL.RDSNET.MBRM.FIT.CHOOSE"] = True
+        text = "MBRM is fitted to the model at the end, and its prior and readout chosen"
+        settings.notes.append(("Boxes", text))
