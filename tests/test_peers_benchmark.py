@@ -1,19 +1,16 @@
 """benchmarks/peers: its data, runs, and tables from results made by hand."""
 
 import json
-import math
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
 from rdsnet.data.shapes import make_shapes_dataset
-from rdsnet.training.hooks import StopTraining
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "peers"
-NAMES = ("budget", "data", "models", "report", "run")
+NAMES = ("data", "models", "report", "run", "speed")
 
 
 @pytest.fixture
@@ -54,7 +51,8 @@ def test_a_run_gives_a_result_and_is_not_repeated(modules, nuclei, tmp_path, cap
     assert "0 of 1 runs are finished" in printed and "| 5 | RDSNet-lite | 2 |" in printed
     result = json.loads((log.parent / "result.json").read_text())
     assert (result["model"], result["seed"], result["iterations"]) == ("lite", 3, 2)
-    assert result["cpu_seconds"] > 0 and set(result["AP"]) == {"bbox", "bbox_regressed", "segm"}
+    assert result["cpu_seconds_spent"] > 0
+    assert set(result["AP"]) == {"bbox", "bbox_regressed", "segm"}
     content = json.loads((tmp_path / "runs" / "data" / "nuclei" / "train.json").read_text())
     assert len(content["images"]) == 2
     assert (tmp_path / "out" / "peers.png").is_file()
@@ -63,29 +61,51 @@ def test_a_run_gives_a_result_and_is_not_repeated(modules, nuclei, tmp_path, cap
     assert capsys.readouterr().out == "1 of 2 runs are finished\nnuclei-mask_rcnn-5-3\n"
 
 
-def test_the_learning_rate_follows_the_time_that_is_spent(modules, monkeypatch):
-    import budget
+def test_speeds_are_measured_in_turns_once(modules, nuclei, tmp_path, monkeypatch, capsys):
+    *_, run = modules
+    import speed
 
-    expected = {0.05: (0.994, 1), 0.5: (0.5, 1), 0.85: (0.0545, 0.1), 1: (0, 0.01)}
-    for share, (cosine, steps) in expected.items():
-        warm_up = 0.501 if share == 0.05 else 1
-        factor = budget.learning_rate_factor(share, in_steps=False)
-        assert factor == pytest.approx(warm_up * cosine, abs=1e-3)
-        assert budget.learning_rate_factor(share, in_steps=True) == pytest.approx(warm_up * steps)
+    asked = []
 
-    clock = iter([100.0, 104.0, 108.0, 112.0])
-    monkeypatch.setattr(budget, "cpu_seconds", lambda: next(clock))
-    group = {"lr": 0.0, "initial_lr": 0.2}
-    hook = budget.Budget(10.0, in_steps=False)
-    hook.trainer = SimpleNamespace(iter=0, optimizer=SimpleNamespace(param_groups=[group]))
-    hook.before_train()
-    hook.after_step()
-    hook.before_step()
-    assert group["lr"] == pytest.approx(0.2 * 0.5 * (1 + math.cos(0.4 * math.pi)))
-    hook.after_step()
-    with pytest.raises(StopTraining):
-        hook.after_step()
-    assert hook.spent == 12.0
+    def measure(configs):
+        asked.append({name: cfg.MODEL.META_ARCHITECTURE for name, cfg in configs.items()})
+        return {name: 0.5 * len(name) for name in configs}
+
+    monkeypatch.setattr(speed, "seconds_per_iteration", measure)
+    words = ["--speed", "--data", str(nuclei), "--sets", "nuclei", "--runs", str(tmp_path / "runs")]
+    for models in (["lite"], ["lite"], ["mask_rcnn"]):
+        assert run.main([*words, "--models", *models]) == 0
+    both = {"lite": "RDSNet", "mask_rcnn": "GeneralizedRCNN"}
+    assert asked == [{"lite": "RDSNet"}, both]  # known ones take turns with the new one
+    printed = capsys.readouterr().out
+    assert "nuclei, CPU seconds per iteration: {'lite': 2.0, 'mask_rcnn': 4.5}" in printed
+
+
+def test_a_budget_becomes_iterations(modules, nuclei, tmp_path, monkeypatch):
+    *_, run = modules
+    from rdsnet.training.trainer import Trainer
+
+    words = ["--data", str(nuclei), "--runs", str(tmp_path / "runs"), "--models", "lite"]
+    args = run.parse([*words, "--sets", "nuclei"])
+    run.speed_file("nuclei", args).parent.mkdir(parents=True)
+    run.speed_file("nuclei", args).write_text('{"lite": 0.25}')
+    trained = []
+    monkeypatch.setattr(Trainer, "train", lambda self: trained.append(self.cfg.SOLVER))
+    monkeypatch.setattr(Trainer, "test", lambda cfg, model: {})
+    (tmp_path / "runs" / "nuclei-lite-50-1").mkdir()
+    result = run.train(run.Run("nuclei", "lite", 50, 1), args)
+    assert result["iterations"] == trained[0].MAX_ITER == 200
+    assert (trained[0].WARMUP_ITERS, trained[0].LR_SCHEDULER_NAME) == (20, "WarmupCosineLR")
+
+
+def test_the_seconds_of_an_iteration_are_positive(modules, nuclei, tmp_path):
+    *_, run = modules
+    import speed
+
+    args = run.parse(["--data", str(nuclei), "--runs", str(tmp_path / "runs")])
+    cfg = run.config(run.Run("nuclei", "lite", 0, 1), args, tmp_path / "speed", 10)
+    seconds = speed.seconds_per_iteration({"one": cfg, "other": cfg}, iterations=1)
+    assert list(seconds) == ["one", "other"] and min(seconds.values()) > 0
 
 
 def test_missing_data_is_named(modules, tmp_path):
@@ -135,7 +155,6 @@ def made_up(model, seed, box, mask, budget=100):
         "budget": budget,
         "seed": seed,
         "iterations": 50,
-        "cpu_seconds": 98.0 + seed,
         "torch": "2",
         "date": "2026-11-26",
         "AP": {task: {"AP": ap} for task, ap in (("bbox", box), ("segm", mask))},
@@ -148,13 +167,13 @@ def test_tables_pair_models_by_seed(modules, tmp_path):
     results += [made_up("mask_rcnn", 1, 39.0, 31.0), made_up("mask_rcnn", 2, 41.0, 32.0)]
     text = report.write_peers(results, {"nuclei": {"lite": 12.5}}, tmp_path)
     # 42 +- (4 / sqrt 2) / sqrt 2
-    assert "| 100 | RDSNet-lite | 50 | 100 | - | 42.0 ± 2.0 | 30.0 ± 0.0 | 12.5 |" in text
+    assert "| 100 | RDSNet-lite | 50 | - | 42.0 ± 2.0 | 30.0 ± 0.0 | 12.5 |" in text
     assert "at 100 s: box AP +2.0 ± 1.0; mask AP -1.5 ± 0.5." in text
     assert (tmp_path / "peers.png").is_file()
 
     results += [made_up("focal", 1, 39.5, 29.0)]
     text = report.write_recipe(results, tmp_path)
-    row = "| focal loss instead of quality focal loss | 50 | 99 | - | 39.5 | -0.5, one seed | 29.0 "
+    row = "| focal loss instead of quality focal loss | 50 | - | 39.5 | -0.5, one seed | 29.0 "
     assert row + "| -1.0, one seed |" in text
 
 

@@ -2,13 +2,14 @@
 """RDSNet-lite against Mask R-CNN with the same backbone, data, crops and CPU time; and what every
 element of its recipe is worth.
 
-Every budget of CPU seconds is a training of its own: the learning rate falls with the time that is
-spent, and training ends with it. Runs that are finished are skipped, so the same command goes on
-after an interruption.
+Every budget of CPU seconds is a training of its own, with as many iterations as fit into it: how
+long they take is measured first, the models taking turns. Runs that are finished are skipped, so
+the same command goes on after an interruption.
 
     export RDSNET_DATA=...   # the folder that holds nuclei/, waste/ and kudzu/
     OMP_NUM_THREADS=1 nice python benchmarks/peers/run.py
     OMP_NUM_THREADS=1 nice python benchmarks/peers/run.py --recipe
+    python benchmarks/peers/run.py --speed        # measure seconds per iteration, and stop
     python benchmarks/peers/run.py --dry-run      # what is finished and what would run
     python benchmarks/peers/run.py --report-only  # tables and plot from finished runs
 
@@ -60,28 +61,28 @@ class Run:
 def train(run: Run, args: argparse.Namespace) -> dict:
     """Train and evaluate; the result is also written into the run's folder."""
     import torch
-    from budget import Budget
 
     from rdsnet.training.trainer import Trainer
 
     torch.set_num_threads(1)
     folder = Path(args.runs) / run.name
-    cfg = config(run, args, folder)
+    speed = known_speeds(run.data, args).get(run.model)
+    iterations = args.iterations or max(10, round(run.budget / speed))
+    cfg = config(run, args, folder, iterations)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=False)  # the pretrained backbone
-    in_steps = cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupMultiStepLR"
-    budget = Budget(run.budget, in_steps, args.iterations)
-    trainer.register_hooks([budget])
+    start = time.process_time()
     trainer.train()
-    torch.save({"model": trainer.model.state_dict()}, folder / "model_final.pth")
+    spent = time.process_time() - start
     cfg = cfg.clone()
     cfg.defrost()
     cfg.DATASETS.TEST = ("peers_val",)
     metrics = Trainer.test(cfg, trainer.model.eval())
     result = {
         **vars(run),
-        "iterations": trainer.iter + 1,
-        "cpu_seconds": round(budget.spent, 1),
+        "iterations": iterations,
+        "seconds_per_iteration": speed,
+        "cpu_seconds_spent": round(spent, 1),
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
@@ -95,7 +96,32 @@ def train(run: Run, args: argparse.Namespace) -> dict:
     return result
 
 
-def config(run: Run, args: argparse.Namespace, folder: Path):
+def speed_file(data: str, args: argparse.Namespace) -> Path:
+    return Path(args.runs) / f"speed-{data}.json"
+
+
+def known_speeds(data: str, args: argparse.Namespace) -> dict[str, float]:
+    """{model: CPU seconds per iteration} as far as they have been measured."""
+    file = speed_file(data, args)
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def measure_speeds(data: str, args: argparse.Namespace) -> None:
+    """Of the models that are asked for and those that are known, in turns, unless all are known."""
+    known = known_speeds(data, args)
+    if set(args.models) <= set(known):
+        return
+    from speed import seconds_per_iteration
+
+    names = [name for name in MODELS if name in {*args.models, *known}]
+    folder = Path(args.runs) / "speed"
+    configs = {name: config(Run(data, name, 0, 1), args, folder, 1000) for name in names}
+    file = speed_file(data, args)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(seconds_per_iteration(configs), indent=1) + "\n")
+
+
+def config(run: Run, args: argparse.Namespace, folder: Path, iterations: int):
     """The config of a run, whose data are the same for all models."""
     from detectron2.engine import default_argument_parser
 
@@ -113,8 +139,9 @@ def config(run: Run, args: argparse.Namespace, folder: Path):
         "MODEL.ROI_HEADS.NUM_CLASSES": classes,
         "MODEL.DEVICE": "cpu",
         **data_set.options,
-        "SOLVER.MAX_ITER": 1_000_000,  # the budget ends it
-        "SOLVER.STEPS": (),
+        "SOLVER.MAX_ITER": iterations,
+        "SOLVER.WARMUP_ITERS": iterations // 10,
+        "SOLVER.STEPS": (round(0.8 * iterations), round(0.95 * iterations)),  # of variant "steps"
         "SOLVER.CHECKPOINT_PERIOD": 1_000_000,
         "DATALOADER.NUM_WORKERS": 0,
         "SEED": run.seed,
@@ -141,7 +168,7 @@ def milliseconds_per_image(runs: list[Run], args: argparse.Namespace, images: in
     models = {}
     for run in runs:
         folder = Path(args.runs) / run.name
-        cfg = config(run, args, folder)
+        cfg = config(run, args, folder, 1)
         models[run.model] = build_model(cfg).eval()
         DetectionCheckpointer(models[run.model]).load(str(folder / "model_final.pth"))
     times: dict[str, list[float]] = {name: [] for name in models}
@@ -176,6 +203,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--iterations", type=int, help="so many instead of the budgets: does it run?"
     )
+    parser.add_argument(
+        "--speed", action="store_true", help="measure seconds per iteration, and stop"
+    )
     parser.add_argument("--dry-run", action="store_true", help="list the runs and stop")
     parser.add_argument("--report-only", action="store_true", help="reports of finished runs")
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
@@ -199,6 +229,10 @@ def launch(run: Run, args: argparse.Namespace, argv: list[str]) -> bool:
     took = f"{time.perf_counter() - start:.0f} s"
     print(f"{run.name}: {took if code == 0 else f'FAILED, see {log.name}'}", flush=True)
     return code == 0
+
+
+def has_weights(run: Run, args: argparse.Namespace) -> bool:
+    return (Path(args.runs) / run.name / "model_final.pth").is_file()
 
 
 def finished(run: Run, args: argparse.Namespace) -> dict | None:
@@ -230,6 +264,12 @@ def main(argv: list[str] | None = None) -> int:
     if args.dry_run:
         print("\n".join(run.name for run in to_do))
         return 0
+    if not (args.report_only or args.iterations) or args.speed:
+        for name in args.sets:
+            measure_speeds(name, args)
+            print(f"{name}, CPU seconds per iteration: {known_speeds(name, args)}", flush=True)
+    if args.speed:
+        return 0
     all_well = args.report_only or all([launch(run, args, argv) for run in to_do])
     done = [run for run in wanted if finished(run, args)]
     results = [finished(run, args) for run in done]
@@ -240,6 +280,7 @@ def main(argv: list[str] | None = None) -> int:
         times = {}
         for name in args.sets:
             largest = {run.model: run for run in done if run.data == name}
+            largest = {model: run for model, run in largest.items() if has_weights(run, args)}
             times[name] = milliseconds_per_image(list(largest.values()), args) if largest else {}
         print(write_peers(results, times, out))
     return 0 if all_well else 1
