@@ -66,6 +66,7 @@ RECIPE = {
         "learning rate in steps instead of a cosine",
         options={"SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR"},
     ),
+    "bf16": Model("in bfloat16", options={"SOLVER.AMP.ENABLED": True}),
     "ema": Model("averaged weights", options={"SOLVER.EMA.ENABLED": True}),
     "microscopy": Model(
         "augmentation of images without an upper side",
