@@ -44,7 +44,9 @@ def test_features_have_the_strides_of_their_names(name, channels):
 @pytest.mark.slow
 def test_models_that_messages_name_can_be_used():
     for name in SUITABLE.split(", "):
-        TimmBackbone(name, ["res2", "res3", "res4", "res5"])
+        backbone = TimmBackbone(name, ["res2", "res3", "res4", "res5"])
+        strides = [shape.stride for shape in backbone.output_shape().values()]
+        assert strides == [4, 8, 16, 32], name
 
 
 def test_images_may_have_another_number_of_channels():
