@@ -84,7 +84,8 @@ def export(
             :func:`rdsnet.prediction.pipeline.predict`.
         output: the file; its folder is made if missing.
         file_format: "onnx" or "torch"; None: by the ending of ``output``.
-        size: (H, W) of the images that the file will take; None: any.
+        size: (H, W) of the images that the file will take; None: any, or of the model's usual test
+            images where it cannot be traced for any (AuthorsCompat).
         max_detections: most objects per image; None: as configured.
         score_threshold: objects below it are dropped; None: as configured.
         compact: the file gives what masks are made from (:class:`~.graph.CompactObjects`).
@@ -114,14 +115,14 @@ def export(
         )
     model.requires_grad_(False)  # nor will the file's
     class_names, category_ids = names_and_ids(cfg)
-    texts = describe(cfg, size, class_names, category_ids, compact)
     output.parent.mkdir(parents=True, exist_ok=True)
 
     with torch.no_grad():
         graph = ImageToObjects(model, compact).eval()
         compared = check_graph(graph, check.made_up_image(size or usual_size(cfg, model)))
         progress("Tracing the model")
-        program = trace(graph, size)
+        program, size = _trace(graph, size, usual_size(cfg, model), progress)
+        texts = describe(cfg, size, class_names, category_ids, compact)
         progress("Writing")
         unchecked = output.with_name(output.name + ".unchecked")
         try:
@@ -151,6 +152,23 @@ def _format_of(path: Path) -> str:
         f"--output '{path}' ends neither in .onnx nor in .pt2: name the format by --format "
         f"{' or --format '.join(FORMATS)}"
     )
+
+
+def _trace(
+    graph: ImageToObjects, size: Size | None, usual: Size, progress: Callable[[str], None]
+) -> tuple[torch.export.ExportedProgram, Size | None]:
+    """The program, and the size of the images that it takes: the usual one where not any can be."""
+    try:
+        return trace(graph, size), size
+    except ValueError as error:
+        if size:
+            raise
+        height, width = usual
+        progress(
+            f"{error}: the file will take images of {height} x {width} alone (--size HEIGHT WIDTH "
+            "chooses)"
+        )
+        return trace(graph, usual), usual
 
 
 def usual_size(cfg: CfgNode, model: RDSNet) -> Size:

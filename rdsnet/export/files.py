@@ -93,6 +93,7 @@ def _whole_config(cfg: CfgNode) -> str:
         for key in ("COCO_FILES", "TRAIN", "TEST"):
             cfg.DATASETS[key] = stored.DATASETS.get(key, cfg.DATASETS[key])
     cfg.MODEL.WEIGHTS, cfg.MODEL.RDSNET.DENSE_MASKS = "", True
+    cfg.MODEL.RDSNET.INFERENCE.PRECISION = "float32"
     return cfg.dump()
 
 
@@ -126,8 +127,8 @@ def trace(graph: ImageToObjects, size: Size | None = None) -> torch.export.Expor
     except (RuntimeError, ValueError) as error:  # the latter: a size has become a number
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(
-            f"torch {torch.__version__} cannot trace this model ({type(error).__name__}: {reason})"
-            + ("" if size else "; for images of one size it may: --size HEIGHT WIDTH")
+            f"torch {torch.__version__} cannot trace this model for images of "
+            f"{'one' if size else 'any'} size ({type(error).__name__}: {reason})"
         ) from error
     if not size:
         _forget_traced_size(program)

@@ -18,8 +18,10 @@ from rdsnet.export.sessions import onnx_function
 from rdsnet.modeling.rdsnet import requested_size
 
 # What may be said anew when a file is used. All else of the model is written into it.
+# (A precision may be no other than the file's; it has a message of its own.)
 _OPEN = (
     *("MODEL.WEIGHTS", "MODEL.DEVICE", "MODEL.RDSNET.DENSE_MASKS"),
+    "MODEL.RDSNET.INFERENCE.PRECISION",
     *("MODEL.RETINANET.SCORE_THRESH_TEST", "MODEL.RETINANET.TOPK_CANDIDATES_TEST"),
 )
 
@@ -59,7 +61,8 @@ class ExportedModel(nn.Module):
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
         """Inputs and results as of :class:`~rdsnet.modeling.RDSNet`, one image after the other."""
-        return [{"instances": self._instances(one)} for one in batched_inputs]
+        with torch.autocast("cpu", enabled=False):  # decoding is exact
+            return [{"instances": self._instances(one)} for one in batched_inputs]
 
     def _instances(self, inputs: dict) -> Instances:
         image, output_size = inputs["image"].cpu(), requested_size(inputs)
@@ -108,6 +111,12 @@ def _check_settings(cfg: CfgNode, stored: CfgNode, path: str) -> None:
         raise ValueError(
             f"{key} is {then[key]} in '{path}' and cannot be changed to {now.get(key)}: export the "
             f"checkpoint again with --opts {key} {now.get(key)}"
+        )
+    precision = now["MODEL.RDSNET.INFERENCE.PRECISION"]
+    if precision not in ("auto", "float32"):
+        raise ValueError(
+            f"'{path}' computes in float32, not in {precision} (--precision): leave it out, or "
+            "take the checkpoint"
         )
     for key, option, is_beyond in (
         ("MODEL.RETINANET.SCORE_THRESH_TEST", "--score-threshold", lambda new, old: new < old),

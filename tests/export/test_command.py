@@ -132,8 +132,26 @@ def test_what_pytorch_cannot_do_is_said(weights, tmp_path, capsys, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(torch.export, "export", fail)
     export("--weights", weights, "--output", target)
-    assert "cannot trace this model (RuntimeError: step 3 failed)" in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert "the file will take images of 64 x 96 alone" in captured.out
+    assert "for images of one size (RuntimeError: step 3 failed)" in captured.err
     assert os.listdir(tmp_path) == []
+
+
+def test_a_model_that_is_not_traced_for_any_size_is_written_for_the_usual_one(
+    unwritten, weights, tmp_path, capsys, monkeypatch
+):
+    def trace(graph, size):
+        if not size:
+            raise ValueError("sides must be numbers")
+        return graph
+
+    monkeypatch.setattr(exporting, "trace", trace)
+    export("--weights", weights, "--output", tmp_path / "model.onnx", code=0)
+    said = capsys.readouterr().out
+    assert "sides must be numbers: the file will take images of 64 x 96 alone" in said
+    assert "Input: image (3, 64, 96) uint8" in said
+    assert json.loads(unwritten["texts"]["input"])["shape"] == [3, 64, 96]
 
 
 def test_without_onnxruntime_the_file_is_not_checked_and_that_is_said(model, monkeypatch):

@@ -77,7 +77,7 @@ def test_predict_writes_what_it_writes_for_the_checkpoint(file, weights, photos,
         assert main([
             "predict", "--weights", given, "--input", str(photos), "--format", "csv,coco,png",
             "--output", str(tmp_path / name), "--score-threshold", lowest,
-            "--classes", "disc", "bar",
+            "--classes", "disc", "bar", *([] if name == "file" else ["--precision", "float32"]),
         ]) == 0  # fmt: skip
     found, expected = (rows(tmp_path / name) for name in ("file", "model"))
     written = [sorted(p.name for p in (tmp_path / n).rglob("*")) for n in ("file", "model")]
@@ -128,6 +128,7 @@ def test_what_the_file_cannot_do_is_refused_with_a_remedy(onnx_file):
         (["INPUT.FORMAT", "RGB"], {}, "INPUT.FORMAT is BGR in"),
         ([], {"threshold": 1e-6}, "again with --score-threshold 1e-06"),
         ([], {"max_detections": 77}, "again with --max-detections 77"),
+        (["MODEL.RDSNET.INFERENCE.PRECISION", "bf16"], {}, "computes in float32, not in bf16"),
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
             ExportedModel(config(onnx_file, *opts, **more))

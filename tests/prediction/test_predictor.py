@@ -111,8 +111,8 @@ def run(predict, image, tmp_path, *precision_words):
 def test_the_command_takes_bf16_where_the_processor_has_it(predict, image, tmp_path, monkeypatch):
     runs = {}
     for name, has, words in (
-        ("auto without", set(), ()),
-        ("auto with", {"AVX512_BF16"}, ()),
+        ("auto without", set(), ("--precision", "auto")),
+        ("auto with", {"AVX512_BF16"}, ("--precision", "auto")),
         ("float32", {"AVX512_BF16"}, ("--precision", "float32")),
         ("bf16", set(), ("--precision", "bf16")),
         ("option", set(), ("--opts", "MODEL.RDSNET.INFERENCE.PRECISION", "bf16")),
