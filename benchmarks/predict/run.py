@@ -124,7 +124,7 @@ def pipeline(predictor, part: Path, output: Path, formats: list[str]) -> None:
     """`rdsnet predict` with a model that is loaded already."""
     from rdsnet.prediction import pipeline as module
 
-    loaded = {"CountingPredictor": predictor, "prediction_config": predictor.cfg}
+    loaded = {"build_predictor": predictor, "prediction_config": predictor.cfg}
     with ExitStack() as stack:
         for name, value in loaded.items():
             stack.enter_context(mock.patch.object(module, name, return_value=value))

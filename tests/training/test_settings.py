@@ -241,7 +241,7 @@ def test_config_may_be_any_file(small_data, started, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "--data JSON IMAGES"),
+        ([], "--data ANNOTATIONS IMAGES"),
         (["--config-file", "f.yaml", "--epochs", "3"], "--epochs can only be given together"),
         (["--data", "a", "b", "--config-file", "f"], "not with --config-file"),
         (["--data", "a", "b", "--no-val", "--val", "c", "d"], "contradict"),
