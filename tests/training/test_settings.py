@@ -222,6 +222,30 @@ def test_printed_command_has_the_options_of_the_run(small_data, started, tmp_pat
     assert len(ids[1]) == 3 and ids[0] | ids[1] == set(range(30)) and not ids[0] & ids[1]
 
 
+@pytest.mark.parametrize(
+    ("has", "amp", "text"),
+    [
+        ({"AVX512_BF16"}, "True", "bf16, the processor has AVX512_BF16"),
+        (set(), "False", "float32, the processor has no instructions for bfloat16"),
+    ],
+)
+def test_training_takes_bfloat16_where_the_processor_does(
+    has, amp, text, small_data, started, tmp_path, capsys, monkeypatch
+):
+    capable = "rdsnet.modeling.precision.device_capabilities"
+    monkeypatch.setattr(capable, lambda device: frozenset(has))
+    words = ["train", "--data", *small_data, "--output", str(tmp_path / "out")]
+    assert main([*words, "--device", "cpu"]) == 0
+    options = dict(zip(started[0].opts[::2], started[0].opts[1::2], strict=True))
+    assert options["SOLVER.AMP.ENABLED"] == amp and text in capsys.readouterr().out
+    with monkeypatch.context() as patch:
+        patch.setattr(capable, lambda device: frozenset({"bfloat16", "float16"}))
+        cfg = base_config("small")[1].clone()
+        cfg.MODEL.DEVICE = "cuda"
+        data = statistics([(480, 640)] * 9, random_boxes(40, 60, 300, 480))
+        assert "SOLVER.AMP.ENABLED" not in derive_settings(cfg, data, None, Wishes()).options
+
+
 def test_without_val_nothing_is_evaluated(small_data, started, tmp_path, capsys):
     words = ["train", "--data", *small_data, "--output", str(tmp_path / "out"), "--no-val"]
     assert main(words) == 0
