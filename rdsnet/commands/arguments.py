@@ -120,6 +120,21 @@ def add_max_detections(parser: argparse.ArgumentParser) -> None:
     )
 
 
+AUGMENTATIONS = ("none", "light", "strong", "microscopy", "aerial")
+"""The names of :data:`rdsnet.data.augmentations.PRESETS`, which takes seconds to import."""
+
+
+def add_augment(parser: argparse._ActionsContainer, more: str = "") -> None:
+    """``--augment``; ``more`` follows in its help."""
+    parser.add_argument(
+        "--augment",
+        choices=AUGMENTATIONS,
+        help="how training varies images: not at all; left and right exchanged; sizes and colours "
+        "too; as images of microscopes and from above may be, which have no upper side (default: "
+        f"by the data{more})",
+    )
+
+
 def add_precision(parser: argparse.ArgumentParser, default: str | None, explained: str) -> None:
     """``--precision``; ``explained`` is the default, in words."""
     parser.add_argument(

@@ -28,6 +28,7 @@ Examples:
   rdsnet check-data annotations.json photos/
   rdsnet check-data annotations.json photos/ --fix repaired.json
   rdsnet check-data labelme_folder/
+  rdsnet check-data annotations.json photos/ --show-augmentations seen.png --augment strong
 """
 
 from __future__ import annotations
@@ -37,10 +38,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rdsnet.commands.arguments import add_augment
 from rdsnet.commands.convert_data import part_files
 
 if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
     from rdsnet.data.formats import Export
+    from rdsnet.reports.data_check import DataCheck
 
 # Where pictures and converted annotations are written.
 _FOLDER = Path("output", "check-data")
@@ -76,6 +81,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where to write the contact sheet (default: output/check-data/NAME.png)",
     )
     parser.add_argument(
+        "--show-augmentations",
+        metavar="PNG",
+        help="draw what training will see of a few images here: cropped, turned and varied as "
+        "'rdsnet train --data' decides, or --augment says",
+    )
+    add_augment(parser)
+    parser.add_argument(
         "--no-images",
         action="store_true",
         help="don't read the images (only look whether they exist), and draw no contact sheet",
@@ -98,14 +110,18 @@ def run(args: argparse.Namespace) -> int:
     fixes = part_files(args.fix, export.parts) if args.fix else {}
     for fix in fixes.values():
         check_target(args.annotations, fix)  # now and not after minutes of reading images
+    if args.augment and not args.show_augmentations:
+        raise ValueError("--augment can only be given together with --show-augmentations PNG")
     sheets = part_files(args.sheet, export.parts) if args.sheet else {}
+    variants = args.show_augmentations
+    variants = part_files(variants, export.parts) if variants else {}
     if not export.is_plain:
         print("\n  ".join(export.sentences()))
     statuses = []
     for part, json_file in _files(args.annotations, export).items():
         if not export.is_plain:
             print(f"\nThe part '{part}':" if len(export.parts) > 1 else "")
-        targets = fixes.get(part), sheets.get(part)
+        targets = fixes.get(part), sheets.get(part), variants.get(part)
         statuses.append(_check(args, json_file, export.image_root, *targets))
     return max(statuses)
 
@@ -123,7 +139,12 @@ def _files(annotations: str, export: Export) -> dict[str, str]:
 
 
 def _check(
-    args: argparse.Namespace, json_file: str, images: str, fix: Path | None, sheet: Path | None
+    args: argparse.Namespace,
+    json_file: str,
+    images: str,
+    fix: Path | None,
+    sheet: Path | None,
+    variants: Path | None,
 ) -> int:
     """Check one json; returns the exit status."""
     from rdsnet.reports.data_check import check_data, draw_sheet, repair, report_text
@@ -148,7 +169,29 @@ def _check(
         sheet = sheet or _FOLDER / f"{Path(check.json_file).stem}.png"
         if draw_sheet(check, images, sheet):
             print(f"Contact sheet: {sheet}")
+    if variants:
+        _show_variants(args, check, cfg, images, variants)
     return 0 if check.trainable else 1
+
+
+def _show_variants(
+    args: argparse.Namespace, check: DataCheck, cfg: CfgNode, images: str, path: Path
+) -> None:
+    """Draw what training would see; of data that cannot be trained on, say so."""
+    from rdsnet.data.datasets import coco_records
+    from rdsnet.reports.variants import draw_variants
+    from rdsnet.training.settings import Wishes, derive_settings
+
+    if not check.trainable:
+        print("No picture of augmentations: training would fail, see above")
+        return
+    settings = derive_settings(cfg, check.statistics, None, Wishes(augment=args.augment))
+    cfg = cfg.clone()
+    cfg.merge_from_list(settings.opts())
+    records = coco_records(check.content, images)
+    if draw_variants(cfg, records, check.statistics.class_names, path):
+        note = dict(settings.notes).get("Variation", cfg.INPUT.AUGMENTATION)
+        print(f"Augmentations: {path}: {note}")
 
 
 def _option(name: str) -> str:

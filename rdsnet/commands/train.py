@@ -27,6 +27,7 @@ import os
 
 from rdsnet.checkpoint.trust import add_trust_argument
 from rdsnet.commands.arguments import (
+    add_augment,
     add_config_options,
     add_data,
     add_weights,
@@ -68,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     own.add_argument(
         "--ema", action="store_true", help="use a moving average of the weights over iterations"
     )
+    add_augment(own, "; 'rdsnet check-data --show-augmentations' shows it")
     own.add_argument("--device", metavar="NAME", help="cpu or cuda")
     add_run_arguments(parser, "; training starts from it")
     parser.add_argument(
@@ -139,7 +141,7 @@ def run(args: argparse.Namespace) -> None:
 # What only --data makes sense of.
 OWN_DATA = (
     *("val", "no_val", "config", "output", "epochs", "iterations", "batch_size", "patience"),
-    *("ema", "device"),
+    *("ema", "augment", "device"),
 )
 
 
@@ -159,6 +161,7 @@ def use_own_data(args: argparse.Namespace) -> None:
         num_gpus=args.num_gpus,
         patience=args.patience or 0,
         ema=args.ema,
+        augment=args.augment,
     )
     device = ["MODEL.DEVICE", args.device] if args.device else []
     args.config_file, args.opts, settings = prepare(

@@ -59,6 +59,12 @@ class DataStatistics:
         return np.bincount(self.classes, minlength=len(self.class_names))
 
     @property
+    def images_per_class(self) -> np.ndarray:
+        """(K,) number of images that have an object of the class."""
+        pairs = np.unique(np.stack((self.image_index, self.classes)), axis=1)
+        return np.bincount(pairs[1], minlength=len(self.class_names))
+
+    @property
     def lies_any_way(self) -> bool:
         """Whether the images seem to have no upper side: no class is wider than high, or higher
         than wide, in the mean, as people, bottles and cars are.

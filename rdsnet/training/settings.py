@@ -13,6 +13,7 @@ import numpy as np
 from detectron2.config import CfgNode
 
 from rdsnet.data.statistics import DataStatistics
+from rdsnet.modeling.precision import chosen_precision
 from rdsnet.training.anchor_fit import fit_anchors, uses_anchors
 
 # Passes over the data (paper: 12), and iterations that are made however few images there are.
@@ -29,6 +30,8 @@ _EVALUATIONS, _EVALUATIONS_WITH_PATIENCE = 8, 20
 _FEW_MATCHES = 0.5
 # Room above the largest number of objects in a training image.
 _DETECTIONS_MARGIN = 1.25
+# Classes that fewer than this share of the images have are rare; so many of them are named.
+_RARE, _RARE_SHOWN = 0.05, 6
 # Images that MBRM is fitted to at most, where there is no GPU.
 _FIT_IMAGES_ON_CPU = 500
 
@@ -43,6 +46,7 @@ class Wishes:
     num_gpus: int = 1
     patience: int = 0
     ema: bool = False
+    augment: str | None = None
 
 
 @dataclass
@@ -80,11 +84,13 @@ def derive_settings(
     settings = Settings()
     settings.options["MODEL.RETINANET.NUM_CLASSES"] = len(train.class_names)
     scales = _choose_input(settings, cfg, train)
-    _choose_augmentation(settings, cfg, train)
+    _choose_augmentation(settings, cfg, train, wishes)
     if uses_anchors(cfg):
         _choose_anchors(settings, cfg, train, scales, learnt_anchors)
     _choose_detections(settings, cfg, train)
+    _choose_sampler(settings, cfg, train)
     _choose_schedule(settings, cfg, train, wishes)
+    _choose_precision(settings, cfg)
     _choose_evaluation(settings, cfg, val, wishes)
     return settings
 
@@ -151,9 +157,14 @@ def _fills_input(image_sizes: np.ndarray, scales: np.ndarray) -> bool:
     return (resized % _PADDED_TO > 0).any(1).mean() <= _SMALL_SHARE
 
 
-def _choose_augmentation(settings: Settings, cfg: CfgNode, train: DataStatistics) -> None:
+def _choose_augmentation(
+    settings: Settings, cfg: CfgNode, train: DataStatistics, wishes: Wishes
+) -> None:
     """Turn images that have no upper side, if the config leaves the augmentation as it is."""
-    if cfg.DATASETS.MAPPER == "RDSNetDatasetMapper" and cfg.INPUT.AUGMENTATION == "light":
+    if wishes.augment:
+        settings.options["INPUT.AUGMENTATION"] = wishes.augment
+        settings.notes.append(("Variation", f'"{wishes.augment}", as asked for'))
+    elif cfg.DATASETS.MAPPER == "RDSNetDatasetMapper" and cfg.INPUT.AUGMENTATION == "light":
         text = 'left and right exchanged ("light"): some objects stand upright, or are too few'
         if train.lies_any_way:
             settings.options["INPUT.AUGMENTATION"] = "microscopy"
@@ -162,6 +173,30 @@ def _choose_augmentation(settings: Settings, cfg: CfgNode, train: DataStatistics
                 "every direction"
             )
         settings.notes.append(("Variation", text))
+
+
+def _choose_sampler(settings: Settings, cfg: CfgNode, train: DataStatistics) -> None:
+    """Show images with rare classes more often: repeat factor sampling (Gupta et al. 2019)."""
+    if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
+        return
+    images = int((train.objects_per_image > 0).sum())
+    share = train.images_per_class / images
+    rare = np.flatnonzero((share > 0) & (share < _RARE))
+    if not len(rare):
+        return
+    settings.options |= {
+        "DATALOADER.SAMPLER_TRAIN": "RepeatFactorTrainingSampler",
+        "DATALOADER.REPEAT_THRESHOLD": _RARE,
+    }
+    rare = sorted(rare, key=lambda k: share[k])
+    texts = [
+        f"{train.class_names[k]} ({train.images_per_class[k]} of {images} images, "
+        f"{math.sqrt(_RARE / share[k]):.1f} times as often)"
+        for k in rare[:_RARE_SHOWN]
+    ]
+    more = len(rare) - len(texts)
+    text = "images with them are shown more often: " + ", ".join(texts)
+    settings.notes.append(("Rare", text + (f" and {more} more classes" if more else "")))
 
 
 def _choose_anchors(
@@ -245,6 +280,14 @@ def _usual_batch(cfg: CfgNode, num_gpus: int) -> int:
     if max(cfg.INPUT.MIN_SIZE_TRAIN) >= 500:
         return min(cfg.SOLVER.IMS_PER_BATCH, 2 * max(num_gpus, 1))
     return cfg.SOLVER.IMS_PER_BATCH
+
+
+def _choose_precision(settings: Settings, cfg: CfgNode) -> None:
+    """bfloat16 where the processor computes in it: as good (docs/results.md), and sooner."""
+    if cfg.MODEL.DEVICE == "cpu" and not cfg.SOLVER.AMP.ENABLED:
+        name, why = chosen_precision("auto", "cpu")
+        settings.options["SOLVER.AMP.ENABLED"] = name == "bf16"
+        settings.notes.append(("Precision", f"{name}, {why.removeprefix('auto: ')}"))
 
 
 def _choose_evaluation(

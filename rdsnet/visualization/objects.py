@@ -121,6 +121,21 @@ def objects_from_annotations(
     )
 
 
+def objects_from_masks(
+    boxes: np.ndarray,
+    masks: Sequence[np.ndarray],
+    classes: Sequence[int],
+    class_names: Sequence[str] | None = None,
+) -> Objects:
+    """Ground truth as a model is given it: (N, 4) XYXY, N masks (H, W), N classes."""
+    return Objects(
+        boxes=boxes,
+        rles=[_encode(mask) for mask in masks],
+        labels=[_label(class_names, k) for k in classes],
+        colors=[_color(n) for n in range(len(boxes))],
+    )
+
+
 def match_colors(objects: Objects, reference: Objects, min_iou: float = 0.4) -> Objects:
     """Give objects the colours of the reference objects that their masks cover.
 

@@ -47,6 +47,30 @@ def test_good_data_passes_and_is_drawn(run, coco, tmp_path):
     assert sheet.shape[1] > 4 * 480
 
 
+def test_what_training_will_see_is_drawn(run, coco, tmp_path):
+    status, output = run("--show-augmentations", "seen.png", "--config", "small")
+    assert status == 0 and 'seen.png: left and right exchanged ("light")' in output
+    seen = cv2.imread(str(tmp_path / "seen.png"))
+    # Four images, a row of five variants each.
+    assert seen.shape[1] > 5 * 320 and seen.shape[0] > 4 * 200
+    _, output = run("--show-augmentations", "strong.png", "--augment", "strong", "--no-images")
+    assert 'strong.png: "strong", as asked for' in output
+    assert (cv2.imread(str(tmp_path / "strong.png")).shape != seen.shape) or (
+        cv2.imread(str(tmp_path / "strong.png")) != seen
+    ).any()
+    run("--show-augmentations", "again.png", "--config", "small")
+    assert (cv2.imread(str(tmp_path / "again.png")) == seen).all()
+
+
+def test_no_variants_of_data_that_cannot_be_trained_on(run, coco, tmp_path):
+    break_category(coco)
+    status, output = run("--show-augmentations", "seen.png")
+    assert status == 1 and "No picture of augmentations" in output
+    assert not (tmp_path / "seen.png").exists()
+    status, output = run("--augment", "strong")
+    assert status == 2 and "--show-augmentations PNG" in output
+
+
 def break_category(coco):
     coco.annotation(11)["category_id"] = 77
 

@@ -3,6 +3,7 @@
 import json
 import shlex
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,11 @@ from PIL import Image
 
 import rdsnet
 from rdsnet.cli import main
+from rdsnet.commands.arguments import AUGMENTATIONS
 from rdsnet.config import get_cfg
+from rdsnet.data.augmentations import PRESETS
 from rdsnet.data.statistics import DataStatistics
+from rdsnet.data.train_loader import _build_sampler
 from rdsnet.training.anchor_fit import best_ious, fit_anchors
 from rdsnet.training.base import MODELS, base_config
 from rdsnet.training.own_data import dataset_names
@@ -220,6 +224,66 @@ def test_printed_command_has_the_options_of_the_run(small_data, started, tmp_pat
     (_, train, _), (_, val, _) = cfg.DATASETS.COCO_FILES
     ids = [{i["id"] for i in json.load(open(path))["images"]} for path in (train, val)]
     assert len(ids[1]) == 3 and ids[0] | ids[1] == set(range(30)) and not ids[0] & ids[1]
+
+
+def test_augmentation_may_be_asked_for(small_data, started, tmp_path, capsys):
+    words = ["train", "--data", *small_data, "--output", str(tmp_path / "out")]
+    assert main([*words, "--augment", "aerial"]) == 0
+    options = dict(zip(started[0].opts[::2], started[0].opts[1::2], strict=True))
+    assert options["INPUT.AUGMENTATION"] == "aerial"
+    assert '"aerial", as asked for' in capsys.readouterr().out
+    assert AUGMENTATIONS == tuple(PRESETS)
+
+
+def test_images_with_rare_classes_are_shown_more_often():
+    # 100 images with an object of class 0 each, two with one of class 1, eight with one of class 2.
+    index = np.array([*range(100), 7, 7, 9, *range(8)])
+    classes = np.array([0] * 100 + [1] * 3 + [2] * 8)
+    data = statistics([(480, 640)] * 100, random_boxes(111, 60, 300, 480), index, classes=3)
+    data = replace(data, classes=classes)
+    assert data.images_per_class.tolist() == [100, 2, 8]
+    cfg = base_config("small")[1]
+    settings = derive_settings(cfg, data, None, Wishes())
+    text = dict(settings.notes)["Rare"]
+    assert "class 1 (2 of 100 images, 1.6 times as often)" in text and "class 2" not in text
+    run = cfg.clone()
+    run.merge_from_list(settings.opts())
+    dataset = [
+        {"annotations": [{"category_id": int(k)} for k in classes[index == image]]}
+        for image in range(100)
+    ]
+    shown = np.bincount(list(islice(iter(_build_sampler(run, dataset, 0)), 20_000)), minlength=100)
+    others = np.delete(shown, [7, 9]).mean()
+    np.testing.assert_allclose(shown[[7, 9]] / others, (0.05 / 0.02) ** 0.5, rtol=0.1)
+    # Balanced data, and another sampler in the config, stay as they are.
+    for k, config in ((0, cfg), (1, run)):
+        balanced = replace(data, classes=np.zeros_like(classes)) if k == 0 else data
+        options = derive_settings(config, balanced, None, Wishes()).options
+        assert "DATALOADER.SAMPLER_TRAIN" not in options
+
+
+@pytest.mark.parametrize(
+    ("has", "amp", "text"),
+    [
+        ({"AVX512_BF16"}, "True", "bf16, the processor has AVX512_BF16"),
+        (set(), "False", "float32, the processor has no instructions for bfloat16"),
+    ],
+)
+def test_training_takes_bfloat16_where_the_processor_does(
+    has, amp, text, small_data, started, tmp_path, capsys, monkeypatch
+):
+    capable = "rdsnet.modeling.precision.device_capabilities"
+    monkeypatch.setattr(capable, lambda device: frozenset(has))
+    words = ["train", "--data", *small_data, "--output", str(tmp_path / "out")]
+    assert main([*words, "--device", "cpu"]) == 0
+    options = dict(zip(started[0].opts[::2], started[0].opts[1::2], strict=True))
+    assert options["SOLVER.AMP.ENABLED"] == amp and text in capsys.readouterr().out
+    with monkeypatch.context() as patch:
+        patch.setattr(capable, lambda device: frozenset({"bfloat16", "float16"}))
+        cfg = base_config("small")[1].clone()
+        cfg.MODEL.DEVICE = "cuda"
+        data = statistics([(480, 640)] * 9, random_boxes(40, 60, 300, 480))
+        assert "SOLVER.AMP.ENABLED" not in derive_settings(cfg, data, None, Wishes()).options
 
 
 def test_without_val_nothing_is_evaluated(small_data, started, tmp_path, capsys):
