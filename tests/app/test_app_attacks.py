@@ -24,7 +24,8 @@ def upload(client: httpx.Client, name: str, content: bytes) -> httpx.Response:
 def ask(client: httpx.Client, path: str, session: str) -> str:
     """Ask for the objects of a file that lies at ``path`` on the server; the events, as text."""
     file = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    request = {"data": [file, 0.5, False, []], "fn_index": 0, "session_hash": session, "trigger_id": 1}
+    inputs = [file, 0.5, False, []]  # score, whether by class, classes shown
+    request = {"data": inputs, "fn_index": 0, "session_hash": session, "trigger_id": 1}
     joined = client.post(f"{API}/queue/join", json=request)
     if joined.status_code != 200:
         return joined.text
