@@ -3,7 +3,8 @@
 Then, in this order: ``object_stream`` (what RDSNet asks of a detector) and ``retinanet_stream``
 (the paper's) with ``atss``, ``quality``, ``lazy_conv`` and ``padded``; ``pixel_stream``;
 ``cropping`` and ``mask_loss``; ``mbrm`` and ``refinement``; ``backbones``. ``precision``,
-``processes`` and ``loading`` are what several of them need.
+``processes`` and ``loading`` are what several of them need. ``group_statistics`` is for images that
+the model sees in tiles.
 
 ``cropping``, ``mask_loss`` and ``mbrm`` need torch alone; the rest is there when Detectron2 is.
 """
