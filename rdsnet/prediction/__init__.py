@@ -2,10 +2,19 @@
 
 Read in this order: ``pipeline`` (the whole way, one image at a time), ``sources`` and
 ``output_names`` (what a command line names, and what its outputs are called), ``predictor`` (the
-model), ``writers`` (one file per format).
+model), ``writers`` (one file per format). Large images: ``large`` (predicted in tiles), ``tiles``
+(which tile an object belongs to), ``large_files`` (the way of the command line).
 """
 
+from rdsnet.prediction.large import TiledPrediction, predict_tiled
 from rdsnet.prediction.pipeline import PredictionSummary, predict, predict_image
 from rdsnet.prediction.predictor import Predictor
 
-__all__ = ["PredictionSummary", "Predictor", "predict", "predict_image"]
+__all__ = [
+    "PredictionSummary",
+    "Predictor",
+    "TiledPrediction",
+    "predict",
+    "predict_image",
+    "predict_tiled",
+]

@@ -105,7 +105,7 @@ def predict(
         raise ValueError("labelme opens image files: it is no --format for videos and cameras")
     cfg = prediction_config(config_file, weights, score_threshold, opts, max_detections)
     metadata = names_and_ids(cfg)
-    kept = _chosen_classes(classes, *metadata)
+    kept = chosen_classes(classes, *metadata)
     predictor = CountingPredictor(cfg, trust_checkpoint)
     summary = PredictionSummary(Path(output), score_threshold)
     summary.max_detections, summary.left_out = predictor.max_detections, found.left_out_text()
@@ -164,7 +164,7 @@ def predict_image(predictor: Predictor, image: np.ndarray, score_threshold: floa
     return instances[instances.scores >= score_threshold]
 
 
-def _chosen_classes(
+def chosen_classes(
     classes: Sequence[str], names: list[str] | None, category_ids: list[int]
 ) -> torch.Tensor | None:
     """Class numbers of the names or category ids to keep; None: all.
