@@ -13,7 +13,12 @@ folder go, for the formats asked for,
            with the number of a frame or page, from 0, as "frame"
   labelme  labelme/NAME.json: outlines to open and correct in labelme (without holes)
   masks    masks/NAME/000.png, ...: a black and white picture per object
+  geojson  geojson/NAME.geojson: outlines to open in QuPath, with class, score and area
   csv      objects.csv: file, frame or page (from 0), class, score, box and area of every object
+
+Large images (--tile) are read and predicted in tiles, so that memory depends on the tile: TIFF in
+tiles or strips, .npy files, and, decoded as a whole, all other images. The formats are then geojson
+(the default), coco and csv, which grow with every tile. docs/large-images.md says more.
 
 Images are turned as their EXIF entry says. Of 16-bit images the brightness range that they use (10,
 12, 14 or 16 bit) is shown; what is transparent becomes white. Training reads images the same way.
@@ -26,6 +31,7 @@ Examples:
       --output predictions
   rdsnet predict --weights output/mine/model_best.pth --input clip.mp4 --output predictions \\
       --format mp4,csv --score-threshold 0.3 --classes dog cat
+  rdsnet predict --weights nuclei --input slide.tif --tile auto --format geojson,csv
   rdsnet predict --config-file output/mine/config.yaml --weights output/mine/model_final.pth \\
       --input holiday/ --output predictions --format png,coco \\
       --opts INPUT.MIN_SIZE_TEST 600 MODEL.DEVICE cpu
@@ -45,7 +51,7 @@ from rdsnet.commands.arguments import (
     score_or_auto,
 )
 
-FORMATS = ("png", "mp4", "coco", "labelme", "masks", "csv")
+FORMATS = ("png", "mp4", "coco", "labelme", "masks", "csv", "geojson")
 
 
 def formats(text: str) -> list[str]:
@@ -58,6 +64,11 @@ def formats(text: str) -> list[str]:
             "several by commas"
         )
     return names
+
+
+def tile(text: str) -> int | None:
+    """ "auto" or the side of the tiles, pixels; as argparse type. "auto" is 0."""
+    return 0 if text == "auto" else positive(int)(text)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,9 +90,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         type=formats,
-        default=["png"],
         metavar="LIST",
-        help=f"any of {','.join(FORMATS)} (default: png)",
+        help=f"any of {','.join(FORMATS)} (default: png, with --tile geojson)",
     )
     parser.add_argument(
         "--score-threshold",
@@ -108,6 +118,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of TIFF stacks and animated images: all, first, or numbers from 0 such as 0,4-6 or "
         "10- (default: all)",
     )
+    parser.add_argument(
+        "--tile",
+        type=tile,
+        metavar="auto|SIDE",
+        help="predict large images in tiles of SIDE x SIDE px; auto: where the image is too large "
+        "to be seen at once, and says so (default: every image is seen at once)",
+    )
+    parser.add_argument(
+        "--overlap",
+        type=positive(int),
+        metavar="N",
+        help="with --tile: pixels that neighbouring tiles both see, at least the size of the "
+        "largest object (default: 256)",
+    )
     add_max_detections(parser)
     add_precision(parser, "auto", "auto")
     parser.add_argument(
@@ -121,6 +145,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.tile is not None:
+        return run_tiled(args)
+    if args.overlap:
+        raise ValueError("--overlap can only be given together with --tile")
     from rdsnet.prediction.pipeline import predict
 
     summary = predict(
@@ -128,13 +156,42 @@ def run(args: argparse.Namespace) -> int:
         args.weights,
         args.input,
         args.output,
-        formats=args.format,
+        formats=args.format or ["png"],
         score_threshold=args.score_threshold,
         classes=args.classes,
         max_frames=args.max_frames,
         pages=args.pages,
         max_detections=args.max_detections,
         batch_size=args.batch_size,
+        opts=[*precision_options(args), *args.opts],
+        trust_checkpoint=args.trust_checkpoint,
+    )
+    print(summary.text())
+    return 1 if summary.unreadable else 0
+
+
+def run_tiled(args: argparse.Namespace) -> int:
+    """``--tile``: image by image, each a tile at a time."""
+    given = {
+        "--max-frames": args.max_frames,
+        "--batch-size": args.batch_size,
+        "--pages": args.pages != "all",
+    }
+    if others := [name for name, is_given in given.items() if is_given]:
+        raise ValueError(f"{others[0]} does not go with --tile: large images come one at a time")
+    from rdsnet.prediction.large_files import predict_large_files
+
+    summary = predict_large_files(
+        args.config_file,
+        args.weights,
+        args.input,
+        args.output,
+        tile=args.tile or None,
+        overlap=args.overlap,
+        formats=args.format or ["geojson"],
+        score_threshold=args.score_threshold,
+        classes=args.classes,
+        max_detections=args.max_detections,
         opts=[*precision_options(args), *args.opts],
         trust_checkpoint=args.trust_checkpoint,
     )

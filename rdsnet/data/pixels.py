@@ -37,7 +37,19 @@ def eight_bit(levels: np.ndarray) -> np.ndarray:
     Raises:
         RefusedError: there are negative levels, or such as need more than 32 bits.
     """
-    least, most = int(levels.min(initial=0)), int(levels.max(initial=0))
+    bits = level_bits(int(levels.min(initial=0)), int(levels.max(initial=0)))
+    return levels.astype(np.uint8) if bits == 8 else (levels >> (bits - 8)).astype(np.uint8)
+
+
+def level_bits(least: int, most: int) -> int:
+    """The smallest of ``_DEPTHS`` that holds all levels of an image.
+
+    Args:
+        least, most: of its levels.
+
+    Raises:
+        RefusedError: as :func:`eight_bit`.
+    """
     if least < 0:
         raise RefusedError(
             f"has negative levels (from {least}), whose range is unknown. Convert it to 8 or 16 "
@@ -46,7 +58,7 @@ def eight_bit(levels: np.ndarray) -> np.ndarray:
     bits = next((n for n in _DEPTHS if most < 2**n), None)
     if bits is None:
         raise RefusedError(f"has levels up to {most}. Convert it to 8 or 16 bit.")
-    return levels.astype(np.uint8) if bits == 8 else (levels >> (bits - 8)).astype(np.uint8)
+    return bits
 
 
 def is_floating(kind: str) -> RefusedError:

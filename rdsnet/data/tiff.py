@@ -119,6 +119,26 @@ class TiffPages:
         image = _colours(page, samples.reshape(page.imagelength, page.imagewidth, -1))
         return upright(image, page.tags.valueof(ORIENTATION, 1))
 
+    def checked_page(self, number: int) -> TiffPage:
+        """A page whose meaning is certain, to be read in parts.
+
+        Raises:
+            RefusedError, ValueError: as :meth:`image`; for a page that has no entry of its own.
+        """
+        page = self._page(number)
+        _check_layout(page)
+        if number >= len(self._places):
+            raise RefusedError("has pages without entries of their own. Save them as pages.")
+        return page
+
+    def colours(self, page: TiffPage, samples: np.ndarray) -> Image.Image:
+        """The opaque image that samples (H, W, S) of a part of a page mean."""
+        return _colours(page, samples)
+
+    def colour_count(self, page: TiffPage) -> int:
+        """How many samples of a pixel are colours; those behind them may be transparency."""
+        return _COLOURS[page.photometric]
+
     @property
     def channels(self) -> int:
         """How many channels the pages are, each an image of its own; 1: pages are no channels."""

@@ -7,7 +7,7 @@ foreground probability over the rows and columns. Dense masks are made only on d
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -98,6 +98,76 @@ class CompactMasks:
             offsets,
         )
 
+    @staticmethod
+    def cat(parts: Sequence[CompactMasks]) -> CompactMasks:
+        """The masks of all parts, which are of one size, in a row.
+
+        Raises:
+            ValueError: there is no part, or they are of several sizes.
+        """
+        sizes = {part.size for part in parts}
+        if len(sizes) != 1:
+            raise ValueError(f"masks of one size can be joined; got the sizes {sorted(sizes)}")
+        runs = torch.cat([part.run_offsets.diff() for part in parts])
+        return CompactMasks(
+            parts[0].size,
+            torch.cat([part.windows for part in parts]),
+            torch.cat([part.areas for part in parts]),
+            torch.cat([part.row_maxima for part in parts]),
+            torch.cat([part.column_maxima for part in parts]),
+            torch.cat([part.run_lengths for part in parts]),
+            torch.cat([runs.new_zeros(1), runs.cumsum(0)]),
+        )
+
+    def placed(self, size: tuple[int, int], x: int, y: int) -> CompactMasks:
+        """The masks of a part of an image as masks of the whole.
+
+        Args:
+            size: (H, W) of the whole.
+            x, y: where the upper left corner of the part is.
+
+        Returns:
+            Masks without maxima: ``row_maxima`` and ``column_maxima`` are (N, 0), since they would
+            be as long as the whole is high and wide.
+        """
+        height, width = self.size
+        index = torch.repeat_interleave(
+            torch.arange(len(self), device=self.device), self.run_offsets.diff()
+        )
+        number = torch.arange(len(index), device=self.device) - self.run_offsets[index]
+        ends = self.run_lengths.cumsum(0) - index * (height * width)
+        foreground = (number % 2 == 1) & (self.run_lengths > 0)
+        index, ends = index[foreground], ends[foreground]
+        starts = ends - self.run_lengths[foreground]
+        # A run that goes on in the next column is cut there: the columns of the whole are longer.
+        first, last = starts // height, (ends - 1) // height
+        pieces = last - first + 1
+        run = torch.repeat_interleave(torch.arange(len(pieces), device=self.device), pieces)
+        column = torch.arange(len(run), device=self.device) - (pieces.cumsum(0) - pieces)[run]
+        column += first[run]
+        top = torch.where(column == first[run], starts[run] % height, 0)
+        bottom = torch.where(column == last[run], (ends[run] - 1) % height + 1, height)
+        corner = (column + x) * size[0] + y
+        lengths, offsets = _run_lengths(index[run], corner + top, corner + bottom, len(self), size)
+        shift = torch.tensor([x, y, x, y], device=self.device)
+        nothing = self.row_maxima[:, :0]
+        return CompactMasks(
+            size, self.windows + shift, self.areas, nothing, nothing, lengths, offsets
+        )
+
+    def crop(self, index: int) -> Tensor:
+        """One mask inside its window, (y2 - y1, x2 - x1) bool, whatever the size of the image."""
+        x1, y1, x2, y2 = self.windows[index].tolist()
+        runs = self.run_lengths[self.run_offsets[index] : self.run_offsets[index + 1]]
+        ends = runs.cumsum(0)
+        starts, ends, runs = (ends - runs)[1::2], ends[1::2], runs[1::2]
+        inside = torch.arange(int(runs.sum()), device=self.device)
+        inside -= (runs.cumsum(0) - runs).repeat_interleave(runs)
+        pixels = starts.repeat_interleave(runs) + inside
+        bits = torch.zeros(x2 - x1, y2 - y1, dtype=torch.bool, device=self.device)
+        bits[pixels // self.size[0] - x1, pixels % self.size[0] - y1] = True
+        return bits.t()
+
     def dense(self) -> Tensor:
         """The masks as (N, H, W) bool."""
         height, width = self.size
@@ -118,6 +188,39 @@ class CompactMasks:
             {"size": [height, width], "counts": text[start:end]}
             for start, end in zip(bounds[:-1], bounds[1:])
         ]
+
+
+def _run_lengths(
+    index: Tensor, starts: Tensor, ends: Tensor, count: int, size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """``run_lengths`` and ``run_offsets`` of masks whose foreground is known.
+
+    Args:
+        index: (P,) the mask that a piece of foreground belongs to, ascending.
+        starts, ends: (P,) int64 of the pieces, as pixels of their image column by column; ascending
+            within a mask. Pieces may touch.
+        count: N, the number of masks.
+        size: (H, W).
+    """
+    total = size[0] * size[1]
+    goes_on = (index[1:] == index[:-1]) & (starts[1:] == ends[:-1])
+    no = goes_on.new_zeros(min(len(index), 1))
+    starts, ends = starts[~torch.cat([no, goes_on])], ends[~torch.cat([goes_on, no])]
+    index = index[~torch.cat([no, goes_on])]
+    # All images in a row: every mask has its beginning, the edges of its runs, and its end.
+    own = torch.arange(count, device=index.device) * total
+    edges = torch.stack([starts, ends], dim=1) + own[index, None]
+    edges = torch.cat([own, edges.flatten(), own + total])
+    kinds = torch.tensor([0, 1, 2], device=index.device)  # beginnings first, ends last
+    kinds = kinds.repeat_interleave(torch.tensor([count, 2 * len(index), count]).to(kinds))
+    masks = torch.cat([own // total, index.repeat_interleave(2), own // total])
+    order = (masks * 3 + kinds).argsort(stable=True)
+    edges, kinds, masks = edges[order], kinds[order], masks[order]
+    lengths, is_run = edges[1:] - edges[:-1], kinds[1:] > 0
+    # A last run of no length is not written, except of a mask without pixels.
+    is_run &= ~((kinds[1:] == 2) & (lengths == 0) & (kinds[:-1] == 1))
+    runs = torch.bincount(masks[1:][is_run], minlength=count)
+    return lengths[is_run], torch.cat([runs.new_zeros(1), runs.cumsum(0)])
 
 
 def encode_runs(run_lengths: Tensor, run_offsets: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,7 @@ from rdsnet.prediction.output_names import OutputNames
 from rdsnet.prediction.predictor import Predictor
 from rdsnet.prediction.sources import Frame, Source, chosen_pages, find_sources
 from rdsnet.prediction.threads import Behind, several_ahead
-from rdsnet.prediction.thresholds import AUTO, ScoreThresholds
+from rdsnet.prediction.thresholds import AUTO, ScoreThresholds, certain
 from rdsnet.prediction.writers import Writer, build_writers
 
 # Images of a batch on a GPU. Every image is computed alone on a CPU: batches gain nothing there.
@@ -130,7 +130,7 @@ def predict(
     thresholds = ScoreThresholds.chosen(cfg, score_threshold)
     cfg.MODEL.RETINANET.SCORE_THRESH_TEST = model_threshold(thresholds.lowest)
     metadata = names_and_ids(cfg)
-    kept = _chosen_classes(classes, *metadata)
+    kept = chosen_classes(classes, *metadata)
     predictor = build_predictor(cfg, trust_checkpoint)
     summary = PredictionSummary(Path(output), thresholds)
     summary.max_detections, summary.left_out = predictor.max_detections, found.left_out_text()
@@ -143,14 +143,14 @@ def predict(
         ]
         summary.written = [file for writer in writers for file in writer.files]
         write_later = stack.enter_context(Behind(partial(_write, writers), ahead))
-        read = (_prepared(s.frames(max_frames, is_wanted, _say), predictor) for s in found.sources)
+        read = (_prepared(s.frames(max_frames, is_wanted, say), predictor) for s in found.sources)
         files = stack.enter_context(closing(several_ahead(read, 1 + ahead, ahead)))
         frames = _frames(found.sources, files, max_frames, summary)
         for batch in _batches(stack.enter_context(closing(frames)), batch_size):
             results = predictor.find([inputs for _, inputs in batch])
             summary.cut_off += sum(predictor.were_cut_off)
             for (frame, _), result in zip(batch, results, strict=True):
-                instances = _certain(result, thresholds)
+                instances = certain(result["instances"].to("cpu"), thresholds)
                 if kept is not None:
                     instances = instances[torch.isin(instances.pred_classes, kept)]
                 write_later(frame, instances)
@@ -201,7 +201,7 @@ def _frames(
                 except StopIteration:
                     break
                 except (OSError, ValueError) as error:
-                    _say(f"skipped: {error}")
+                    say(f"skipped: {error}")
                     summary.unreadable += 1
                     break
                 name = name or names.new(source.path.stem, frame.is_one_of_many)
@@ -209,7 +209,7 @@ def _frames(
                 progress.update()
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     """On stderr, beside the progress bar."""
     tqdm.write(text, file=sys.stderr)
 
@@ -230,18 +230,10 @@ def predict_image(
     predictor: Predictor, image: np.ndarray, score_threshold: float | ScoreThresholds
 ) -> Instances:
     """Objects of one (H, W, 3) uint8 BGR image with at least this score, on the CPU."""
-    return _certain(predictor(image), score_threshold)
+    return certain(predictor(image)["instances"].to("cpu"), score_threshold)
 
 
-def _certain(result: dict, score_threshold: float | ScoreThresholds) -> Instances:
-    instances = result["instances"].to("cpu")
-    lowest = score_threshold
-    if isinstance(lowest, ScoreThresholds):
-        lowest = lowest.of(instances.pred_classes)
-    return instances[instances.scores >= lowest]
-
-
-def _chosen_classes(
+def chosen_classes(
     classes: Sequence[str], names: list[str] | None, category_ids: list[int]
 ) -> torch.Tensor | None:
     """Class numbers of the names or category ids to keep; None: all.

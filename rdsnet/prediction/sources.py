@@ -38,6 +38,7 @@ class Frame:
         index: its number in the video, or of the page in the file, from 0.
         frames_per_second: of the video.
         is_one_of_many: whether it is a frame of a video or a page of several.
+        part: of a large image, from 0: the frame stands for its objects there; None: for all.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Frame:
     index: int = 0
     frames_per_second: float = _FRAMES_PER_SECOND
     is_one_of_many: bool = False
+    part: int | None = None
 
     def named(self, name: str) -> Frame:
         """The same, ``name`` being that of its file's outputs."""

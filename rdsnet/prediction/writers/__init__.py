@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rdsnet.prediction.writers.coco import CocoWriter
 from rdsnet.prediction.writers.csv_table import CsvWriter
+from rdsnet.prediction.writers.geojson import GeoJsonWriter
 from rdsnet.prediction.writers.labelme import LabelmeWriter
 from rdsnet.prediction.writers.masks import MaskWriter
 from rdsnet.prediction.writers.pictures import PictureWriter
@@ -25,6 +26,7 @@ WRITERS: dict[str, type[Writer]] = {
     "labelme": LabelmeWriter,
     "masks": MaskWriter,
     "csv": CsvWriter,
+    "geojson": GeoJsonWriter,
 }
 
 

@@ -22,6 +22,7 @@ class CocoWriter(Writer):
     """
 
     files = ("coco_instances_results.json", "images.json")
+    takes_parts = True
 
     def begin(self) -> None:
         categories = [
@@ -38,7 +39,7 @@ class CocoWriter(Writer):
 
     def add(self, frame: Frame, instances: Instances) -> None:
         height, width = frame.image.shape[:2]
-        image_id = len(self.images)
+        image_id = len(self.images) - bool(frame.part)
         entry = {"id": image_id, "file_name": str(frame.path), "height": height, "width": width}
         if frame.is_one_of_many:
             entry["frame"] = frame.index
@@ -46,7 +47,7 @@ class CocoWriter(Writer):
         for result in results:
             result["category_id"] = self.category_ids[result["category_id"]]
         self.results.extend(results)
-        self.images.extend([entry])
+        self.images.extend([] if frame.part else [entry])
 
 
 class JsonList:

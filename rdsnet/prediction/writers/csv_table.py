@@ -23,6 +23,7 @@ class CsvWriter(Writer):
     """
 
     files = ("objects.csv",)
+    takes_parts = True
     columns = "file frame object class score x1 y1 x2 y2 width height area".split()
 
     def begin(self) -> None:
@@ -35,11 +36,14 @@ class CsvWriter(Writer):
 
     def add(self, frame: Frame, instances: Instances) -> None:
         objects = objects_from_instances(instances, self.names)
+        first = self._count if frame.part else 0
+        self._count = first + len(objects)
         for n, (x1, y1, x2, y2) in enumerate(objects.boxes.tolist()):
             label = class_name(self.names, int(instances.pred_classes[n]))
             score = f"{float(instances.scores[n]):.4f}"
             box = [f"{value:.2f}" for value in (x1, y1, x2, y2, x2 - x1, y2 - y1)]
             area = int(coco_mask.area(objects.rles[n])) if objects.rles is not None else ""
             number = frame.index if frame.is_one_of_many else ""
-            self._rows.writerow([printable(frame.path), number, n, label, score, *box, area])
+            row = [printable(frame.path), number, first + n, label, score, *box, area]
+            self._rows.writerow(row)
         self._file.flush()

@@ -76,13 +76,32 @@ def outlines(mask: np.ndarray) -> list[np.ndarray]:
     Returns:
         Per part (P, 2) points x, y in continuous pixel coordinates, P >= 3.
     """
+    return [_simpler(rings[0]) for rings in _rings(mask)]
+
+
+def outlines_with_holes(mask: np.ndarray) -> list[list[np.ndarray]]:
+    """The same with the outlines of the holes of each part after its own.
+
+    Rings of parts with holes keep all their corners: simplified ones might cross.
+    """
+    return [[_simpler(rings[0])] if len(rings) == 1 else rings for rings in _rings(mask)]
+
+
+def _rings(mask: np.ndarray) -> list[list[np.ndarray]]:
+    """Per connected part its outer outline and those of its holes, (P, 2) each."""
     # OpenCV's contours run through pixel centres. In a mask of twice the size, every pixel has a
-    # first and a second half; the outline of the pixel is where they begin and end.
+    # first and a second half; the outline of the pixel is where they begin and end. Contours of
+    # holes run through the pixels around them: likewise.
     doubled = mask.repeat(2, axis=0).repeat(2, axis=1)
-    contours, _ = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    polygons = []
-    for contour in contours:
-        points = ((contour[:, 0] + 1) // 2).astype(np.float32)
-        simple = cv2.approxPolyDP(points[:, None], _OUTLINE_TOLERANCE, True)[:, 0]
-        polygons.append(simple if len(simple) >= 3 else points)
-    return polygons
+    contours, tree = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    parts: dict[int, list[np.ndarray]] = {}
+    for k, (_, _, _, parent) in enumerate(tree[0] if contours else []):
+        points = ((contours[k][:, 0] + 1) // 2).astype(np.float32)
+        is_new = (points != np.roll(points, 1, axis=0)).any(1)  # corners of holes come twice
+        parts.setdefault(k if parent < 0 else parent, []).append(points[is_new])
+    return list(parts.values())
+
+
+def _simpler(points: np.ndarray) -> np.ndarray:
+    simple = cv2.approxPolyDP(points[:, None], _OUTLINE_TOLERANCE, True)[:, 0]
+    return simple if len(simple) >= 3 else points

@@ -25,6 +25,9 @@ class Writer:
 
     files: tuple[str, ...]
     """What is written, relative to the folder."""
+    takes_parts = False
+    """Whether large images may come in parts: frames of one name with the objects of a part each,
+    whose ``image`` has the right shape and no content."""
 
     def __init__(self, output: Path, names: list[str] | None, category_ids: list[int]) -> None:
         self.output, self.names, self.category_ids = output, names, category_ids

@@ -1,0 +1,70 @@
+"""GroupNorm in tiles, with the statistics of the whole image."""
+
+import torch
+from torch import nn
+
+from rdsnet.modeling.group_statistics import GroupStatistics, Part
+
+STRIDE, MARGIN = 4, 16
+
+
+class Net(nn.Module):
+    """Two GroupNorms in a row after a stride of 4, the second called on two levels."""
+
+    def __init__(self):
+        super().__init__()
+        self.down = nn.Conv2d(3, 8, 4, stride=4)
+        self.first = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.GroupNorm(4, 8), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.GroupNorm(2, 8, affine=False))
+        self.coarse = nn.Conv2d(8, 8, 2, stride=2)
+
+    def forward(self, x):
+        x = self.first(self.down(x))
+        return self.second(x), self.second(self.coarse(x))
+
+
+def tiles_of(width):
+    """Beginning and end of cores along the only axis that is cut."""
+    return [(start, min(start + 48, width)) for start in range(0, width, 48)]
+
+
+def windows(net, image):
+    width = image.shape[-1]
+    for x1, x2 in tiles_of(width):
+        left, right = max(x1 - MARGIN, 0), min(x2 + MARGIN, width)
+        window = image[..., left:right]
+        part = Part(x1 - left, 0, x2 - left if x2 < width else None, None, window.shape[-2:])
+        yield window, part, x1 - left, x2 - x1
+
+
+def test_tiles_give_what_the_whole_gives():
+    torch.manual_seed(0)
+    net = Net().eval()
+    nn.init.normal_(net.first[1].weight)
+    nn.init.normal_(net.first[1].bias)
+    # The left is darker and calmer than the right: alone, its tiles would be normalised otherwise.
+    image = torch.randn(1, 3, 64, 160) * torch.linspace(0.2, 3, 160) + torch.linspace(0, 2, 160)
+    with torch.no_grad():
+        fine, coarse = net(image)
+        statistics = GroupStatistics(net)
+        statistics.measure(
+            lambda: ((lambda w=w: net(w), part) for w, part, _, _ in windows(net, image))
+        )
+        alone, together = [], []
+        for window, _, start, length in windows(net, image):
+            cells = slice(start // STRIDE, (start + length) // STRIDE)
+            coarse_cells = slice(start // 8, (start + length) // 8)
+            alone.append(net(window)[0][..., cells])
+            with statistics.used():
+                found, found_coarse = net(window)
+            together.append((found[..., cells], found_coarse[..., coarse_cells]))
+        after = net(image)[0]
+    assert torch.allclose(torch.cat([f for f, _ in together], -1), fine, atol=1e-4)
+    assert torch.allclose(torch.cat([c for _, c in together], -1), coarse, atol=1e-4)
+    assert not torch.allclose(torch.cat(alone, -1), fine, atol=0.1)
+    assert torch.equal(after, fine)  # outside, the model is as it was
+
+
+def test_a_model_without_group_norm_has_no_statistics():
+    assert not GroupStatistics(nn.Conv2d(3, 3, 1))
+    assert GroupStatistics(Net())
