@@ -18,7 +18,7 @@ from rdsnet.cli import main
 from rdsnet.prediction import Predictor, TiledPrediction, predict_tiled
 from rdsnet.prediction.large import reach_border
 from rdsnet.prediction.tiles import Tile
-from rdsnet.prediction.writers.labelme import outlines_with_holes
+from rdsnet.prediction.writers.labelme import exact_outlines
 
 NUCLEI = Path(os.environ.get("RDSNET_DATA", "nowhere")) / "nuclei"
 needs_nuclei = pytest.mark.skipif(not NUCLEI.is_dir(), reason="RDSNET_DATA has no nuclei/")
@@ -249,7 +249,7 @@ def test_geojson_has_the_holes_of_masks():
     mask[3:6, 4:9] = 0
     mask[7:9, 5:7] = 0
     mask[4, 6] = 1  # an island in the first hole
-    ring, island = sorted(outlines_with_holes(mask), key=len, reverse=True)
+    ring, island = sorted(exact_outlines(mask), key=len, reverse=True)
 
     def area(points):
         x, y = points.T

@@ -10,7 +10,7 @@ from detectron2.structures import Instances
 from rdsnet.ops import CompactMasks
 from rdsnet.prediction.sources import Frame
 from rdsnet.prediction.writers.coco import JsonList
-from rdsnet.prediction.writers.labelme import outlines_with_holes
+from rdsnet.prediction.writers.labelme import exact_outlines
 from rdsnet.prediction.writers.writer import Writer
 from rdsnet.visualization.objects import class_name
 
@@ -89,7 +89,7 @@ def _polygons(masks: CompactMasks | object, n: int) -> tuple[list, int]:
     else:
         bits, x, y = masks[n], 0, 0
     bits = bits.numpy().astype(np.uint8)
-    pieces = outlines_with_holes(np.ascontiguousarray(bits)) if bits.size else []
+    pieces = exact_outlines(np.ascontiguousarray(bits)) if bits.size else []
     polygons = [
         [[*ring, ring[0]] for ring in ((points + (x, y)).tolist() for points in piece)]
         for piece in pieces
