@@ -228,6 +228,15 @@ def test_an_image_that_cannot_be_resized_is_named_and_skipped(predict, folder, t
     assert predicted(tmp_path / "out") == ["00.png", "02.png"]
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C means something, also in a process that a shell has started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize(
     ("owner", "name"),
     [(CountingPredictor, "prepare"), (CountingPredictor, "find"), (CocoWriter, "add")],
