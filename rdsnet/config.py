@@ -157,6 +157,9 @@ def add_rdsnet_config(cfg: CN) -> None:
     # D: numbers in a pixel's representation; an object has 2 x D (background, foreground).
     # Paper: 32.
     cfg.MODEL.RDSNET.REPRESENTATION_DIM = 32
+    # What masks start from: "none" (paper), or "ellipse" in the box, which every object then bends
+    # by six numbers of its own (rdsnet/modeling/mask_prior.py).
+    cfg.MODEL.RDSNET.MASK_PRIOR = "none"
     # The detector: a name in rdsnet.modeling.OBJECT_STREAM_REGISTRY. Whichever it is, it reads what
     # all detectors have in common from MODEL.RETINANET: NUM_CLASSES, IN_FEATURES,
     # SCORE_THRESH_TEST, TOPK_CANDIDATES_TEST, NMS_THRESH_TEST.

@@ -121,6 +121,7 @@ class ImageToObjects(nn.Module):
             as_vector(size[::-1], torch.float64, boxes.device) for size in (output_size, image_size)
         )
         boxes = boxes * (new / old).repeat(2).to(boxes.dtype)
+        phi, psi = model.located(phi, psi, boxes, image_size, output_size)
         if model.mask_scoring:
             scores = scores * model.confidence(phi, psi, boxes, image_size, output_size)
             scores, order = scores.topk(scores.shape[0])  # sorted

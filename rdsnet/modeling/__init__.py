@@ -2,7 +2,7 @@
 
 Then, in this order: ``object_stream`` (what RDSNet asks of a detector) and ``retinanet_stream``
 (the paper's) with ``atss``, ``quality``, ``lazy_conv`` and ``padded``; ``pixel_stream``;
-``cropping`` and ``mask_loss``; ``mbrm`` and ``refinement``; ``backbones``. ``precision``,
+``cropping``, ``mask_prior`` and ``mask_loss``; ``mbrm`` and ``refinement``; ``backbones``. ``precision``,
 ``processes`` and ``loading`` are what several of them need. ``inference``, with ``folding``, makes
 a trained model ready for prediction; ``group_statistics`` is for images that it sees in tiles.
 

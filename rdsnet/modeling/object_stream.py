@@ -22,7 +22,9 @@ from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
 from rdsnet.modeling.lazy_conv import convolve_at
+from rdsnet.modeling.mask_prior import object_dim
 from rdsnet.modeling.padded import PaddedDetections
+from rdsnet.modeling.precision import widened
 
 OBJECT_STREAM_REGISTRY = Registry("OBJECT_STREAM")
 OBJECT_STREAM_REGISTRY.__doc__ = """
@@ -92,7 +94,7 @@ class ObjectStream(nn.Module):
         in_features: names of the FPN features that the head works on.
         box2box_transform: has ``apply_deltas(deltas (N, 4), anchors (N, 4)) -> boxes (N, 4)``.
         num_classes: K.
-        representation_dim: D.
+        representation_dim: D, or more where a mask prior adds numbers (:mod:`.mask_prior`).
         score_threshold: detections below it are dropped before NMS.
         topk_candidates: best anchor-class pairs per level that go to NMS.
         nms_threshold: IoU above which the lower-scored of two boxes of a class is dropped.
@@ -130,7 +132,7 @@ class ObjectStream(nn.Module):
         return {
             "in_features": shared.IN_FEATURES,
             "num_classes": shared.NUM_CLASSES,
-            "representation_dim": cfg.MODEL.RDSNET.REPRESENTATION_DIM,
+            "representation_dim": object_dim(cfg),
             "score_threshold": shared.SCORE_THRESH_TEST,
             "topk_candidates": shared.TOPK_CANDIDATES_TEST,
             "nms_threshold": shared.NMS_THRESH_TEST,
@@ -180,6 +182,15 @@ class ObjectStream(nn.Module):
             conv, predictions.rep_features, image_index, places, num_anchors, tower
         )
         return numbers.view(-1, 2, self.representation_dim)
+
+    @torch.no_grad()
+    def boxes_at(
+        self, predictions: DensePredictions, image_index: Tensor, places: Tensor
+    ) -> Tensor:
+        """Boxes (N, 4) that chosen anchors predict, in pixels of the network's input."""
+        deltas = widened(torch.cat(predictions.deltas, dim=1)[image_index, places])
+        anchors = Boxes.cat(predictions.anchors).tensor[places]
+        return self.box2box_transform.apply_deltas(deltas, anchors)
 
     def detect(
         self, predictions: DensePredictions, image_sizes: list[tuple[int, int]]

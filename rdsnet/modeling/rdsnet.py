@@ -24,6 +24,7 @@ from rdsnet.data.masks import dense_ground_truth_masks
 from rdsnet.modeling.cropping import expanded_windows, training_windows
 from rdsnet.modeling.loading import check_device, require_complete_weights
 from rdsnet.modeling.mask_loss import mean_over_objects
+from rdsnet.modeling.mask_prior import EllipsePrior, build_mask_prior, prior_numbers
 from rdsnet.modeling.mbrm import MBRM
 from rdsnet.modeling.object_stream import (
     DensePredictions,
@@ -88,6 +89,7 @@ class RDSNet(nn.Module):
         mask_loss_weight: float = 1.0,
         mask_loss_resolution: str = "grid",
         mask_scoring: bool = False,
+        mask_prior: EllipsePrior | None = None,
         dense_masks: bool = True,
     ) -> None:
         super().__init__()
@@ -111,6 +113,7 @@ class RDSNet(nn.Module):
         self.mask_loss_weight = mask_loss_weight
         self.mask_loss_resolution = mask_loss_resolution
         self.mask_scoring = mask_scoring
+        self.mask_prior = mask_prior
         self.dense_masks = dense_masks
         self._register_load_state_dict_pre_hook(require_complete_weights, with_module=True)
 
@@ -153,9 +156,8 @@ class RDSNet(nn.Module):
         if any(len(found) for found in detections):
             psi = self.pixel_stream(features)  # (B, D, h, w)
         else:
-            psi = torch.stack(
-                [found.phi.new_zeros(found.phi.shape[2], 1, 1) for found in detections]
-            )
+            dim = self.object_stream.representation_dim - prior_numbers(self.mask_prior)
+            psi = torch.stack([found.phi.new_zeros(dim, 1, 1) for found in detections])
         return [
             {"instances": self.refine(found, own_psi, size)}
             for found, own_psi, size in zip(detections, psi, sizes)
@@ -173,9 +175,11 @@ class RDSNet(nn.Module):
             Instances with pred_boxes (after MBRM), regressed_boxes (before), scores, pred_classes
             and pred_masks, in continuous output coordinates.
         """
+        output_size, boxes = detections.image_size, detections.pred_boxes.tensor
+        detections.phi, psi = self.located(detections.phi, psi, boxes, image_size, output_size)
         if self.mask_scoring:
             detections = self.rescored(detections, psi, image_size)
-        output_size, boxes = detections.image_size, detections.pred_boxes.tensor
+            boxes = detections.pred_boxes.tensor
         # object -> pixel: correlation, expanded cropping
         masks = self.assemble(detections.phi, psi, boxes, image_size, output_size)
         # pixel -> object: the regressed edges and the masks' extent, weighed against each other
@@ -208,9 +212,13 @@ class RDSNet(nn.Module):
     ) -> Tensor:
         """Correlation and cross-entropy with OHEM inside the training windows, (N,) (Sec. 3.2)."""
         index, places = positives.image_index, positives.places
+        phi = self.object_stream.represent(predictions, index, places)
+        if self.mask_prior is not None:
+            boxes = self.object_stream.boxes_at(predictions, index, places)
+            phi, psi = self.located(phi, psi, boxes, (1, 1), (1, 1))
         return object_losses(
             psi,
-            self.object_stream.represent(predictions, index, places),
+            phi,
             index,
             self.training_windows(predictions, positives, gt_instances, psi.shape[2:]),
             [dense_ground_truth_masks(gt) for gt in gt_instances],
@@ -280,12 +288,28 @@ class RDSNet(nn.Module):
         self, phi: Tensor, psi: Tensor, boxes: Tensor, image_size: Size, output_size: Size
     ) -> Tensor:
         """How sure the masks (N) are of their pixels, see :func:`.mask_confidence`."""
+        cells = self.in_cells(boxes, psi, image_size, output_size)
+        return mask_confidence(phi, psi, cells, self.mask_threshold)
+
+    def located(
+        self, phi: Tensor, psi: Tensor, boxes: Tensor, image_size: Size, output_size: Size
+    ) -> tuple[Tensor, Tensor]:
+        """phi (N, 2, D) and psi (..., D, h, w) with where objects and pixels are, see
+        :mod:`.mask_prior`; as they are where masks have no prior.
+        """
+        if self.mask_prior is None:
+            return phi, psi
+        cells = self.in_cells(boxes, psi, image_size, output_size)
+        return self.mask_prior.of_objects(phi, cells), self.mask_prior.of_pixels(psi)
+
+    def in_cells(self, boxes: Tensor, psi: Tensor, image_size: Size, output_size: Size) -> Tensor:
+        """Boxes (N, 4) in pixels of the output -> in cells of psi (..., h, w)."""
         of_image, of_output, strides = (
             as_vector(sizes, torch.float64, boxes.device)
-            for sizes in (image_size, output_size, self.strides(psi.shape[1:]))
+            for sizes in (image_size, output_size, self.strides(psi.shape[-2:]))
         )
         cells_per_pixel = (of_image / of_output / strides).flip(0).repeat(2).to(boxes.dtype)
-        return mask_confidence(phi, psi, boxes * cells_per_pixel, self.mask_threshold)
+        return boxes * cells_per_pixel
 
     def windows(self, boxes: Tensor, output_size: Size) -> Tensor:
         """The windows (N, 4) of the output that masks are cropped to, see :mod:`.cropping`."""
@@ -355,6 +379,7 @@ class RDSNet(nn.Module):
             "mask_loss_weight": rdsnet.MASK_LOSS_WEIGHT,
             "mask_loss_resolution": rdsnet.MASK_LOSS.RESOLUTION,
             "mask_scoring": rdsnet.MASK_SCORING,
+            "mask_prior": build_mask_prior(cfg),
             "dense_masks": rdsnet.DENSE_MASKS,
         }
 

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from rdsnet.modeling.atss import match_adaptively
 from rdsnet.modeling.lazy_conv import is_local
+from rdsnet.modeling.mask_prior import object_dim
 from rdsnet.modeling.object_stream import (
     OBJECT_STREAM_REGISTRY,
     DensePredictions,
@@ -53,7 +54,7 @@ class RDSNetHead(RetinaNetHead):
         arguments = super().from_config(cfg, input_shape)
         if arguments["norm"] == "GN":
             arguments["norm"] = group_norm
-        return {**arguments, "representation_dim": cfg.MODEL.RDSNET.REPRESENTATION_DIM}
+        return {**arguments, "representation_dim": object_dim(cfg)}
 
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """(B, C, Hi, Wi) per level -> logits, deltas and the features of the representations."""

@@ -90,7 +90,7 @@ def _represent(model: nn.Module, inputs: dict) -> tuple[Tensor, Tensor, Instance
         model.dense_masks = dense_masks
     strides = model.strides(psi.shape[1:])
     height, width = (math.ceil(n / s) for n, s in zip(images.image_sizes[0], strides))
-    phi = detections.phi[:, 1]
+    phi = detections.phi[:, 1, : psi.shape[0]]  # without where the objects are
     return psi[:, :height, :width].float().cpu(), phi.float().cpu(), instances
 
 

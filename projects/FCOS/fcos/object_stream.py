@@ -26,6 +26,7 @@ from rdsnet.modeling import (
     Positives,
     RetinaNetStream,
 )
+from rdsnet.modeling.mask_prior import object_dim
 from rdsnet.modeling.object_stream import matched_boxes
 from rdsnet.modeling.precision import widened
 from rdsnet.modeling.retinanet_stream import (
@@ -93,7 +94,7 @@ class FCOSStream(RetinaNetStream):
                 conv_dims=[shapes[0].channels] * retinanet.NUM_CONVS,
                 norm=group_norm if retinanet.NORM == "GN" else retinanet.NORM,
                 prior_prob=retinanet.PRIOR_PROB,
-                representation_dim=cfg.MODEL.RDSNET.REPRESENTATION_DIM,
+                representation_dim=object_dim(cfg),
             ),
             "anchor_generator": DefaultAnchorGenerator(
                 sizes=[[stride] for stride in strides], aspect_ratios=[1.0], strides=strides

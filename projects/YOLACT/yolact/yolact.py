@@ -53,6 +53,11 @@ class YOLACT(RDSNet):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
+        if cfg.MODEL.RDSNET.MASK_PRIOR != "none":
+            raise ValueError(
+                "MODEL.META_ARCHITECTURE YOLACT has no prior for its masks: "
+                f"MODEL.RDSNET.MASK_PRIOR must be none, got '{cfg.MODEL.RDSNET.MASK_PRIOR}'"
+            )
         return {**super().from_config(cfg), "input_size": cfg.MODEL.YOLACT.INPUT_SIZE}
 
     @property
