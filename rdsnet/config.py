@@ -157,6 +157,9 @@ def add_rdsnet_config(cfg: CN) -> None:
     # D: numbers in a pixel's representation; an object has 2 x D (background, foreground).
     # Paper: 32.
     cfg.MODEL.RDSNET.REPRESENTATION_DIM = 32
+    # Whether one tower of MODEL.RETINANET.NUM_CONVS convolutions serves classes, boxes and
+    # representations, instead of one for each (the paper's).
+    cfg.MODEL.RDSNET.SHARED_TOWER = False
     # The detector: a name in rdsnet.modeling.OBJECT_STREAM_REGISTRY. Whichever it is, it reads what
     # all detectors have in common from MODEL.RETINANET: NUM_CLASSES, IN_FEATURES,
     # SCORE_THRESH_TEST, TOPK_CANDIDATES_TEST, NMS_THRESH_TEST.
