@@ -160,6 +160,9 @@ def add_rdsnet_config(cfg: CN) -> None:
     # What masks start from: "none" (paper), or "ellipse" in the box, which every object then bends
     # by six numbers of its own (rdsnet/modeling/mask_prior.py).
     cfg.MODEL.RDSNET.MASK_PRIOR = "none"
+    # Whether one tower of MODEL.RETINANET.NUM_CONVS convolutions serves classes, boxes and
+    # representations, instead of one for each (the paper's).
+    cfg.MODEL.RDSNET.SHARED_TOWER = False
     # The detector: a name in rdsnet.modeling.OBJECT_STREAM_REGISTRY. Whichever it is, it reads what
     # all detectors have in common from MODEL.RETINANET: NUM_CLASSES, IN_FEATURES,
     # SCORE_THRESH_TEST, TOPK_CANDIDATES_TEST, NMS_THRESH_TEST.

@@ -42,22 +42,42 @@ class RDSNetHead(RetinaNetHead):
 
     ``rep_subnet`` has the same structure as the other two branches; ``rep_pred`` maps it to
     A x 2 x D channels (per anchor: D numbers for background, then D for foreground).
+
+    Args:
+        shared_tower: ``cls_subnet`` is the tower of all three branches, the only one.
+        Others: as in the base class.
     """
 
     @configurable
-    def __init__(self, *, num_anchors: int, representation_dim: int, **kwargs) -> None:
+    def __init__(
+        self, *, num_anchors: int, representation_dim: int, shared_tower: bool = False, **kwargs
+    ) -> None:
         super().__init__(num_anchors=num_anchors, **kwargs)
         add_representation_branch(self, num_anchors, representation_dim)
+        self.shared_tower = shared_tower
+        if shared_tower:
+            self.bbox_subnet = self.rep_subnet = nn.Identity()
+            self.lazy_subnet = False
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: list[ShapeSpec]) -> dict:
         arguments = super().from_config(cfg, input_shape)
         if arguments["norm"] == "GN":
             arguments["norm"] = group_norm
-        return {**arguments, "representation_dim": object_dim(cfg)}
+        return {
+            **arguments,
+            "representation_dim": object_dim(cfg),
+            "shared_tower": cfg.MODEL.RDSNET.SHARED_TOWER,
+        }
 
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """(B, C, Hi, Wi) per level -> logits, deltas and the features of the representations."""
+        if self.shared_tower:
+            shared = [self.cls_subnet(x) for x in features]
+            logits, deltas = (
+                [layer(x) for x in shared] for layer in (self.cls_score, self.bbox_pred)
+            )
+            return logits, deltas, shared
         logits, deltas = super().forward(features)
         return logits, deltas, representation_features(self, features)
 

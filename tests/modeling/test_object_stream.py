@@ -150,8 +150,9 @@ def test_sampling_keeps_at_most_so_many_of_each_image():
     assert len(Positives(none, none, none).sample(4)) == 0
 
 
-def small_stream(num_classes=3, **retinanet):
+def small_stream(num_classes=3, shared_tower=False, **retinanet):
     cfg = rdsnet.get_cfg()
+    cfg.MODEL.RDSNET.SHARED_TOWER = shared_tower
     cfg.MODEL.RETINANET.NUM_CLASSES = num_classes
     cfg.MODEL.RETINANET.IN_FEATURES = ["p3", "p4"]
     cfg.MODEL.RETINANET.NUM_CONVS = 1
@@ -321,3 +322,21 @@ def test_running_normalizer_is_part_of_a_checkpoint():
     assert resumed.loss_normalizer == 100
     resumed.load_state_dict(stream.state_dict())
     assert resumed.loss_normalizer == 0.9 * 100 + 0.1 * 200
+
+
+def test_one_tower_may_serve_all_three_branches():
+    torch.manual_seed(0)
+    stream, maps = small_stream(shared_tower=True), features()
+    head = stream.head
+    predictions = stream(maps)
+    chosen = [maps[name] for name in stream.in_features]
+    towers = [head.cls_subnet(x) for x in chosen]
+    assert all(torch.equal(a, b) for a, b in zip(predictions.rep_features, towers))
+    deltas = [head.bbox_pred(x).permute(0, 2, 3, 1).flatten(1) for x in towers]
+    assert all(torch.equal(a.flatten(1), b) for a, b in zip(predictions.deltas, deltas))
+    names = {name.split(".")[0] for name, _ in head.named_parameters()}
+    assert names == {"cls_subnet", "cls_score", "bbox_pred", "rep_pred"}
+    places = torch.tensor([0, 7, 100])
+    phi = stream.represent(predictions, torch.zeros_like(places), places)
+    phi.sum().backward()
+    assert head.cls_subnet[0].weight.grad.abs().sum() > 0
