@@ -36,6 +36,13 @@ RECIPE = {
     "no_mask_scoring": Model(
         "scores without the masks' confidence", options={"MODEL.RDSNET.MASK_SCORING": False}
     ),
+    "no_prior": Model(
+        "masks without the ellipse in the box", options={"MODEL.RDSNET.MASK_PRIOR": "none"}
+    ),
+    "shared_tower": Model(
+        "one tower for classes, boxes and representations",
+        options={"MODEL.RDSNET.SHARED_TOWER": True},
+    ),
     "fixed_iou": Model("three anchors and fixed IoU instead of ATSS", options=FIXED_IOU),
     "giou": Model(
         "GIoU loss for boxes, weight 2",
