@@ -25,6 +25,7 @@ MASK_PRIORS = ("none", "ellipse")
 # The six numbers of an object are three in each of the two rows of phi.
 _PER_ROW = 3
 _LEAST_SIDE = 0.25  # cells
+_FURTHEST = 0.2
 
 
 def object_dim(cfg: CfgNode) -> int:
@@ -47,6 +48,15 @@ def build_mask_prior(cfg: CfgNode) -> EllipsePrior | None:
     if name not in MASK_PRIORS:
         raise ValueError(f"MODEL.RDSNET.MASK_PRIOR must be one of {MASK_PRIORS}, got '{name}'")
     return EllipsePrior() if name == "ellipse" else None
+
+
+def near(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
+    """What the prior is given in training: the boxes that anchors predict, (N, 4), as at inference,
+    with errors to learn from, but every edge no further from the object's own than ``_FURTHEST`` of
+    its side. The quadratic function of a box that is far off would have no bounds.
+    """
+    room = _FURTHEST * (gt_boxes[:, 2:] - gt_boxes[:, :2]).repeat(1, 2)
+    return boxes.clamp(gt_boxes - room, gt_boxes + room)
 
 
 class EllipsePrior(nn.Module):

@@ -24,7 +24,7 @@ from rdsnet.data.masks import dense_ground_truth_masks
 from rdsnet.modeling.cropping import expanded_windows, training_windows
 from rdsnet.modeling.loading import check_device, require_complete_weights
 from rdsnet.modeling.mask_loss import mean_over_objects
-from rdsnet.modeling.mask_prior import EllipsePrior, build_mask_prior, prior_numbers
+from rdsnet.modeling.mask_prior import EllipsePrior, build_mask_prior, near, prior_numbers
 from rdsnet.modeling.mbrm import MBRM
 from rdsnet.modeling.object_stream import (
     DensePredictions,
@@ -214,7 +214,10 @@ class RDSNet(nn.Module):
         index, places = positives.image_index, positives.places
         phi = self.object_stream.represent(predictions, index, places)
         if self.mask_prior is not None:
-            boxes = self.object_stream.boxes_at(predictions, index, places)
+            boxes = near(
+                self.object_stream.boxes_at(predictions, index, places),
+                matched_boxes(positives, gt_instances),
+            )
             phi, psi = self.located(phi, psi, boxes, (1, 1), (1, 1))
         return object_losses(
             psi,

@@ -8,7 +8,7 @@ from detectron2.utils.events import EventStorage
 from helpers.exporting import assert_equal, graph_and_model, random_image, tiny_config, untrained
 from helpers.rounding import assert_within, gamma
 
-from rdsnet.modeling.mask_prior import EllipsePrior, build_mask_prior
+from rdsnet.modeling.mask_prior import EllipsePrior, build_mask_prior, near
 
 D = 8
 BOXES = torch.tensor([[1.0, 2, 9, 8], [3, 3, 3.1, 4], [10, 5, 29, 19], [0, 0, 30, 20]])
@@ -51,6 +51,16 @@ def test_masks_start_as_the_ellipse_in_the_box():
     x, y = torch.arange(30) + 0.5, torch.arange(20)[:, None] + 0.5
     inside = ((x - 14) / 10) ** 2 + ((y - 9) / 6) ** 2 < 1
     assert torch.equal(logits > 0, inside)
+
+
+def test_boxes_of_training_are_no_further_off_than_a_fifth_of_the_side():
+    gt = torch.tensor([[10.0, 20, 30, 60]])
+    for predicted, expected in (
+        ([12.0, 19, 31, 58], [12.0, 19, 31, 58]),
+        ([0.0, 0, 100, 100], [6.0, 12, 34, 68]),
+        ([90.0, 90, 90, 90], [14.0, 28, 34, 68]),
+    ):
+        assert near(torch.tensor([predicted]), gt).tolist() == [expected]
 
 
 def test_training_reaches_the_prior_and_the_numbers_of_objects():
