@@ -37,6 +37,7 @@ from rdsnet.training.own_data import prepare
 from rdsnet.training.settings import Wishes
 
 ImageLike = str | os.PathLike | Image.Image | np.ndarray
+Annotations = str | os.PathLike | Sequence[str | os.PathLike | None]
 
 
 def load(
@@ -121,8 +122,8 @@ class Model:
 
     def train(
         self,
-        data: tuple[str, str | None],
-        val: tuple[str, str | None] | None = None,
+        data: Annotations,
+        val: Annotations | None = None,
         *,
         output: str | None = None,
         epochs: float | None = None,
@@ -130,6 +131,7 @@ class Model:
         batch_size: int | None = None,
         patience: int = 0,
         ema: bool = False,
+        augment: str | None = None,
         hold_out: bool = True,
         resume: bool = False,
         opts: Sequence[str] = (),
@@ -137,14 +139,16 @@ class Model:
         """Train a model on your data that starts from this one: ``rdsnet train --data --weights``.
 
         Args:
-            data, val: annotations and folder of images, to train on and to evaluate on (None: where
-                the annotations say); without ``val`` what ``data`` has for validation, or a part of
-                the images.
+            data, val: annotations of any tool, or a pair of them and the folder of their images, to
+                train on and to evaluate on; without ``val`` what ``data`` has for validation, or a
+                part of the images.
             output: the folder of the run; None: ``output/`` and the name of the data.
             epochs, iterations: one of them, or neither: by the data.
             batch_size: images per iteration; None: as configured.
             patience: stop when mask AP has not improved in so many evaluations; 0: never.
             ema: use a moving average of the weights.
+            augment: how images are varied, a name in :data:`rdsnet.data.augmentations.PRESETS`;
+                None: by the data.
             hold_out: False: train on everything, and evaluate on nothing.
             resume: go on with the run in ``output``.
             opts: config options KEY VALUE, which override everything.
@@ -158,7 +162,7 @@ class Model:
         """
         if epochs is not None and iterations is not None:
             raise ValueError("give epochs or iterations, not both")
-        wishes = Wishes(epochs, iterations, batch_size, patience=patience, ema=ema)
+        wishes = Wishes(epochs, iterations, batch_size, patience=patience, ema=ema, augment=augment)
         config_file, options, settings = prepare(
             _annotations(data),
             _annotations(val) if val else None,
@@ -202,8 +206,13 @@ class Model:
         )
 
 
-def _annotations(data: Sequence[str | os.PathLike | None]) -> tuple[str, str | None]:
-    file, images = data
+def _annotations(data: Annotations) -> tuple[str, str | None]:
+    pair = (data, None) if isinstance(data, str | os.PathLike) else tuple(data)
+    if len(pair) != 2:
+        raise ValueError(
+            f"data is a path to annotations, or a pair of it and the folder of images, got {pair}"
+        )
+    file, images = pair
     return os.fspath(file), None if images is None else os.fspath(images)
 
 

@@ -190,11 +190,20 @@ def test_export_is_that_of_the_command_line(model, monkeypatch, trained_model, t
     assert asked["size"] == (64, 96) and asked["score_threshold"] == 0.2
 
 
-def test_wishes_that_contradict_each_other_are_refused(model):
+def test_wishes_that_contradict_each_other_are_refused(model, tmp_path):
     with pytest.raises(ValueError, match="epochs or iterations"):
         model.train(("a.json", "a"), epochs=1, iterations=2)
     with pytest.raises(FileNotFoundError, match="a.json"):
         model.train(("a.json", "a"))
+    with pytest.raises(FileNotFoundError, match="a.json"):
+        model.train("a.json")
+    with pytest.raises(ValueError, match="or a pair of it and the folder of images"):
+        model.train(("a.json", "a", "b"))
+    with pytest.raises(ValueError, match="INPUT.AUGMENTATION must be one of"):
+        data = make_shapes_dataset(tmp_path / "shapes", num_train=4, num_val=2, size=64)
+        folders = [(data[f"{split}_json"], data[f"{split}_images"]) for split in ("train", "val")]
+        model.train(*folders, output=str(tmp_path / "run"), augment="wild")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

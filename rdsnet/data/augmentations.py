@@ -78,11 +78,7 @@ def with_preset(cfg: CfgNode, augmentations: list[T.Augmentation]) -> list[T.Aug
     Raises:
         ValueError: there is no such preset.
     """
-    if cfg.INPUT.AUGMENTATION not in PRESETS:
-        raise ValueError(
-            f"INPUT.AUGMENTATION must be one of {', '.join(PRESETS)}, got "
-            f"'{cfg.INPUT.AUGMENTATION}'"
-        )
+    check_preset(cfg.INPUT.AUGMENTATION)
     if cfg.INPUT.AUGMENTATION == "none":
         return [a for a in augmentations if not isinstance(a, T.RandomFlip)]
     preset = PRESETS[cfg.INPUT.AUGMENTATION]
@@ -98,3 +94,9 @@ def with_preset(cfg: CfgNode, augmentations: list[T.Augmentation]) -> list[T.Aug
         colours = (T.RandomBrightness, T.RandomContrast, T.RandomSaturation)
         augmentations += [vary(low, high) for vary in colours]
     return augmentations
+
+
+def check_preset(name: str) -> None:
+    """Raise ValueError for what is no name of a preset."""
+    if name not in PRESETS:
+        raise ValueError(f"INPUT.AUGMENTATION must be one of {', '.join(PRESETS)}, got '{name}'")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from detectron2.config import CfgNode
 
+from rdsnet.data.augmentations import check_preset
 from rdsnet.data.statistics import DataStatistics
 from rdsnet.modeling.precision import chosen_precision
 from rdsnet.training.anchor_fit import fit_anchors, uses_anchors
@@ -162,6 +163,7 @@ def _choose_augmentation(
 ) -> None:
     """Turn images that have no upper side, if the config leaves the augmentation as it is."""
     if wishes.augment:
+        check_preset(wishes.augment)
         settings.options["INPUT.AUGMENTATION"] = wishes.augment
         settings.notes.append(("Variation", f'"{wishes.augment}", as asked for'))
     elif cfg.DATASETS.MAPPER == "RDSNetDatasetMapper" and cfg.INPUT.AUGMENTATION == "light":
