@@ -12,6 +12,8 @@ folder go, for the formats asked for,
            images.json: the images and categories that its image_id and category_id stand for,
            with the number of a frame or page, from 0, as "frame"
   labelme  labelme/NAME.json: outlines to open and correct in labelme (without holes)
+  cvat     cvat.xml: the same for CVAT, "Upload annotations" as CVAT 1.1
+  label-studio  label_studio.json: the same for Label Studio, tasks with predictions
   masks    masks/NAME/000.png, ...: a black and white picture per object
   geojson  geojson/NAME.geojson: outlines to open in QuPath, with class, score and area
   csv      objects.csv: file, frame or page (from 0), class, score, box and area of every object
@@ -51,7 +53,7 @@ from rdsnet.commands.arguments import (
     score_or_auto,
 )
 
-FORMATS = ("png", "mp4", "coco", "labelme", "masks", "csv", "geojson")
+FORMATS = ("png", "mp4", "coco", "labelme", "masks", "csv", "geojson", "cvat", "label-studio")
 
 
 def formats(text: str) -> list[str]:

@@ -124,8 +124,11 @@ def predict(
             cannot be read as images are reported on stderr and counted instead.
     """
     found, is_wanted = find_sources(inputs), chosen_pages(pages)
-    if "labelme" in formats and any(source.is_video for source in found.sources):
-        raise ValueError("labelme opens image files: it is no --format for videos and cameras")
+    of_files = [name for name in ("labelme", "cvat", "label-studio") if name in formats]
+    if of_files and any(source.is_video for source in found.sources):
+        raise ValueError(
+            f"{of_files[0]} opens image files: it is no --format for videos and cameras"
+        )
     cfg = prediction_config(config_file, weights, None, opts, max_detections)
     thresholds = ScoreThresholds.chosen(cfg, score_threshold)
     cfg.MODEL.RETINANET.SCORE_THRESH_TEST = model_threshold(thresholds.lowest)

@@ -88,5 +88,6 @@ def test_camera_is_a_number(predict, tmp_path, monkeypatch):
 
 def test_labelme_is_for_image_files(predict, tmp_path, capsys):
     write_video(tmp_path / "clip.mp4", 2)
-    assert predict(tmp_path / "clip.mp4", arguments=["--format", "labelme"]) == 2
-    assert "labelme opens image files" in capsys.readouterr().err
+    for name in ("labelme", "cvat", "label-studio"):
+        assert predict(tmp_path / "clip.mp4", arguments=["--format", name]) == 2
+        assert f"{name} opens image files" in capsys.readouterr().err

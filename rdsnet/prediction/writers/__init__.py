@@ -17,6 +17,7 @@ from rdsnet.prediction.writers.geojson import GeoJsonWriter
 from rdsnet.prediction.writers.labelme import LabelmeWriter
 from rdsnet.prediction.writers.masks import MaskWriter
 from rdsnet.prediction.writers.pictures import PictureWriter
+from rdsnet.prediction.writers.tools import CvatWriter, LabelStudioWriter
 from rdsnet.prediction.writers.writer import Writer
 
 WRITERS: dict[str, type[Writer]] = {
@@ -27,6 +28,8 @@ WRITERS: dict[str, type[Writer]] = {
     "masks": MaskWriter,
     "csv": CsvWriter,
     "geojson": GeoJsonWriter,
+    "cvat": CvatWriter,
+    "label-studio": LabelStudioWriter,
 }
 
 
