@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.structures import Instances
 from tqdm import tqdm
 
@@ -28,7 +29,7 @@ from rdsnet.prediction.output_names import OutputNames
 from rdsnet.prediction.predictor import Predictor
 from rdsnet.prediction.sources import Frame, Source, chosen_pages, find_sources
 from rdsnet.prediction.threads import Behind, several_ahead
-from rdsnet.prediction.thresholds import AUTO, ScoreThresholds
+from rdsnet.prediction.thresholds import AUTO, ScoreThresholds, certain
 from rdsnet.prediction.writers import Writer, build_writers
 
 # Images of a batch on a GPU. Every image is computed alone on a CPU: batches gain nothing there.
@@ -130,12 +131,11 @@ def predict(
     thresholds = ScoreThresholds.chosen(cfg, score_threshold)
     cfg.MODEL.RETINANET.SCORE_THRESH_TEST = model_threshold(thresholds.lowest)
     metadata = names_and_ids(cfg)
-    kept = _chosen_classes(classes, *metadata)
+    kept = chosen_classes(classes, *metadata)
     predictor = build_predictor(cfg, trust_checkpoint)
     summary = PredictionSummary(Path(output), thresholds)
     summary.max_detections, summary.left_out = predictor.max_detections, found.left_out_text()
-    if batch_size is None:
-        batch_size = 1 if cfg.MODEL.DEVICE == "cpu" else _GPU_BATCH_SIZE
+    batch_size = batch_size or usual_batch_size(cfg)
     ahead = max(_AHEAD, batch_size)
     with ExitStack() as stack:
         writers = [
@@ -150,7 +150,7 @@ def predict(
             results = predictor.find([inputs for _, inputs in batch])
             summary.cut_off += sum(predictor.were_cut_off)
             for (frame, _), result in zip(batch, results, strict=True):
-                instances = _certain(result, thresholds)
+                instances = certain(result["instances"].to("cpu"), thresholds)
                 if kept is not None:
                     instances = instances[torch.isin(instances.pred_classes, kept)]
                 write_later(frame, instances)
@@ -226,22 +226,19 @@ def _write(writers: Sequence[Writer], frame: Frame, instances: Instances) -> Non
         writer.write(frame, instances)
 
 
+def usual_batch_size(cfg: CfgNode) -> int:
+    """Images that the model sees at once, where nobody says how many."""
+    return 1 if cfg.MODEL.DEVICE == "cpu" else _GPU_BATCH_SIZE
+
+
 def predict_image(
     predictor: Predictor, image: np.ndarray, score_threshold: float | ScoreThresholds
 ) -> Instances:
     """Objects of one (H, W, 3) uint8 BGR image with at least this score, on the CPU."""
-    return _certain(predictor(image), score_threshold)
+    return certain(predictor(image)["instances"].to("cpu"), score_threshold)
 
 
-def _certain(result: dict, score_threshold: float | ScoreThresholds) -> Instances:
-    instances = result["instances"].to("cpu")
-    lowest = score_threshold
-    if isinstance(lowest, ScoreThresholds):
-        lowest = lowest.of(instances.pred_classes)
-    return instances[instances.scores >= lowest]
-
-
-def _chosen_classes(
+def chosen_classes(
     classes: Sequence[str], names: list[str] | None, category_ids: list[int]
 ) -> torch.Tensor | None:
     """Class numbers of the names or category ids to keep; None: all.

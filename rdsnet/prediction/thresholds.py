@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from detectron2.config import CfgNode
+from detectron2.structures import Instances
 from torch import Tensor, tensor
 
 from rdsnet.checkpoint.trained import names_and_ids, score_thresholds
@@ -69,3 +70,10 @@ class ScoreThresholds:
             return f"{self.lowest:g} to {max(self.of_classes):g}, by class"
         named = enumerate(self.of_classes)
         return ", ".join(f"{score:g} ({class_name(self.names, k)})" for k, score in named)
+
+
+def certain(instances: Instances, lowest: float | ScoreThresholds) -> Instances:
+    """Those that are shown; instances on the CPU."""
+    if isinstance(lowest, ScoreThresholds):
+        lowest = lowest.of(instances.pred_classes)
+    return instances[instances.scores >= lowest]
