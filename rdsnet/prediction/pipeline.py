@@ -226,11 +226,6 @@ def _write(writers: Sequence[Writer], frame: Frame, instances: Instances) -> Non
         writer.write(frame, instances)
 
 
-def usual_batch_size(cfg: CfgNode) -> int:
-    """Images that the model sees at once, where nobody says how many."""
-    return 1 if cfg.MODEL.DEVICE == "cpu" else _GPU_BATCH_SIZE
-
-
 def predict_image(
     predictor: Predictor, image: np.ndarray, score_threshold: float | ScoreThresholds
 ) -> Instances:
@@ -260,3 +255,8 @@ def chosen_classes(
         known = ", ".join(names or map(str, category_ids))
         raise ValueError(f"--classes: the model has no '{unknown[0]}'. It has: {known}")
     return torch.tensor(sorted(set().union(*(numbers[word] for word in words))))
+
+
+def usual_batch_size(cfg: CfgNode) -> int:
+    """Images that the model sees at once, where nobody says how many."""
+    return 1 if cfg.MODEL.DEVICE == "cpu" else _GPU_BATCH_SIZE
