@@ -15,6 +15,8 @@ from setuptools.command.build_ext import build_ext
 
 # The local page, `rdsnet app`.
 APP = ["gradio>=6"]
+# The service, `rdsnet serve`; the last one is the page that explains it, without other machines.
+SERVE = ["fastapi", "prometheus_client", "python-multipart", "uvicorn", "swagger-ui-bundle>=1.1"]
 # ONNX files, `rdsnet export`; onnxruntime runs them, also to check them when they are written, and
 # knows opset 20 and IR 10 since 1.18.
 EXPORT = ["onnx", "onnxscript", "onnxruntime>=1.18.1"]
@@ -248,6 +250,7 @@ setup(
         "app": APP,
         "export": EXPORT,
         "pretrained": PRETRAINED,
+        "serve": SERVE,
         # tidecv: an independent implementation of the error breakdown; playwright: drives the
         # Chromium of the system, to test the local page
         "test": [
@@ -258,9 +261,11 @@ setup(
             "ruff",
             "tidecv",
             "playwright",
+            "httpx",  # asks the page and the service
             *APP,
             *EXPORT,
             *PRETRAINED,
+            *SERVE,
         ],
     },
     entry_points=entry_points(),

@@ -20,26 +20,18 @@ import cv2
 import numpy as np
 import pycocotools.mask as coco_mask
 
-from rdsnet.checkpoint.trained import prediction_config
-from rdsnet.data.datasets import class_metadata
-from rdsnet.data.image_formats import pillow_formats
-from rdsnet.data.images import ImageFile
-from rdsnet.data.pixels import RefusedError
 from rdsnet.evaluation import instances_to_coco_json
 from rdsnet.evaluation.thresholds import DEFAULT_SCORE
 from rdsnet.formatting import decimal
-from rdsnet.prediction.exported import build_predictor
-from rdsnet.prediction.pipeline import predict_image
-from rdsnet.prediction.thresholds import ScoreThresholds
+from rdsnet.prediction.thresholds import ScoreThresholds, certain
+from rdsnet.prediction.uploads import UploadPredictor
+from rdsnet.prediction.writers.coco import coco_document
 from rdsnet.visualization import draw_objects, objects_from_results
 from rdsnet.visualization.objects import class_name
 
 if TYPE_CHECKING:
     import gradio as gr
 
-# What is opened here, from whoever reaches the page: the most usual of what can be read.
-_FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-_LOWEST_SCORE = 0.05
 _SHOWN_SIDE = 1600  # pixels of the picture in the browser
 _SESSIONS = 20  # whose images are remembered
 _SECONDS_KEPT = 3600  # of an image and what was found in it
@@ -68,66 +60,18 @@ class Found:
     pages: int = 1
 
 
-class Finder:
-    """The model, and what it is allowed to be given.
-
-    Args:
-        config_file, weights, opts: as in :func:`rdsnet.checkpoint.trained.prediction_config`.
-        max_megapixels: images of more pixels are refused.
-        trust_checkpoint: as of :class:`~rdsnet.prediction.Predictor`.
-        max_detections: objects per image; None: as configured.
-    """
-
-    def __init__(
-        self,
-        config_file: str | None,
-        weights: str,
-        max_megapixels: float,
-        opts: Sequence[str] = (),
-        trust_checkpoint: bool = False,
-        max_detections: int | None = None,
-    ) -> None:
-        cfg = prediction_config(config_file, weights, None, opts, max_detections)
-        self.thresholds = ScoreThresholds.chosen(cfg)
-        self.lowest_score = min(_LOWEST_SCORE, self.thresholds.lowest)
-        cfg.MODEL.RETINANET.SCORE_THRESH_TEST = self.lowest_score
-        self.predictor = build_predictor(cfg, trust_checkpoint)
-        self.class_names, self.category_ids = class_metadata(cfg)
-        self.max_megapixels = max_megapixels
+class Finder(UploadPredictor):
+    """The model, and what is shown of what it finds."""
 
     def find(self, path: str | Path) -> Found:
         """Raises ValueError, in words for the person at the browser."""
-        path = Path(path)
-        pixels, pages = self._read(path)
-        instances = predict_image(self.predictor, pixels, self.lowest_score)
+        upload = self.read(Path(path).name, path)
+        result = self.predictor.find([self.prepare(upload)])[0]
+        instances = certain(result["instances"].to("cpu"), self.lowest_score)
         results = instances_to_coco_json(instances, image_id=1)
         results.sort(key=lambda result: -result["score"])
-        return Found(path.name, pixels[:, :, ::-1], results, self.predictor.was_cut_off, pages)
-
-    def _read(self, path: Path) -> tuple[np.ndarray, int]:
-        """The first page, (H, W, 3) uint8 BGR, and the number of pages."""
-        formats = [name for name in _FORMATS if name in (*pillow_formats(), "TIFF")]
-        try:
-            file = ImageFile(str(path), formats)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"'{path.name}' is not an image that can be read ({', '.join(formats)})."
-            ) from error
-        with file:
-            try:
-                megapixels = file.pixels() / 1e6
-                if megapixels <= self.max_megapixels:
-                    return file.read("BGR"), len(file)
-            except RefusedError as error:
-                raise ValueError(f"'{path.name}' {error.__cause__}") from error
-            except (OSError, ValueError) as error:
-                raise ValueError(
-                    f"'{path.name}' cannot be read: it is damaged or cut off."
-                ) from error
-        raise ValueError(
-            f"'{path.name}' has {megapixels:.1f} megapixels; at most {self.max_megapixels:g} are "
-            "taken. Make it smaller, or start the page with a larger --max-megapixels."
-        )
+        image, is_cut_off = upload.image[:, :, ::-1], self.predictor.was_cut_off
+        return Found(upload.name, image, results, is_cut_off, upload.pages)
 
     def draw(self, found: Found, score: Lowest, shown: Sequence[str]) -> np.ndarray:
         """The image with those of ``CONTROLS`` drawn that are in ``shown``, (H, W, 3) RGB."""
@@ -161,21 +105,8 @@ class Finder:
 
     def coco(self, found: Found, score: Lowest) -> dict:
         """A COCO data set of one image; annotations also have ``score`` and ``bbox_regressed``."""
-        height, width = found.image.shape[:2]
-        annotations = []
-        for result in chosen(found, score):
-            annotation = {"id": len(annotations) + 1, **result, "iscrowd": 0}
-            annotation["category_id"] = self.category_ids[result["category_id"]]
-            annotation["area"] = int(coco_mask.area(result["segmentation"]))
-            annotations.append(annotation)
-        return {
-            "images": [{"id": 1, "file_name": found.name, "height": height, "width": width}],
-            "categories": [
-                {"id": id_, "name": class_name(self.class_names, k)}
-                for k, id_ in enumerate(self.category_ids)
-            ],
-            "annotations": annotations,
-        }
+        classes = self.class_names, self.category_ids
+        return coco_document(found.name, found.image.shape[:2], chosen(found, score), *classes)
 
 
 def chosen(found: Found, score: Lowest) -> list[dict]:

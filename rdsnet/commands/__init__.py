@@ -15,6 +15,7 @@ COMMANDS = (
     "eval",
     "predict",
     "app",
+    "serve",
     "models",
     "fit-mbrm",
     "convert",

@@ -20,7 +20,7 @@ from rdsnet.commands.arguments import (
     add_max_detections,
     add_model_arguments,
     add_precision,
-    positive,
+    add_upload_limits,
     precision_options,
 )
 
@@ -37,20 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--port", type=int, metavar="N", help="port (default: the first free one from 7860)"
     )
-    parser.add_argument(
-        "--max-upload-mb",
-        type=positive(float),
-        default=20.0,
-        metavar="MB",
-        help="refuse larger files (default: 20)",
-    )
-    parser.add_argument(
-        "--max-megapixels",
-        type=positive(float),
-        default=50.0,
-        metavar="MP",
-        help="refuse images of more pixels (default: 50)",
-    )
+    add_upload_limits(parser)
     add_max_detections(parser)
     add_precision(parser, "auto", "auto")
     add_config_options(parser, "--opts")

@@ -120,6 +120,24 @@ def add_max_detections(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_upload_limits(parser: argparse.ArgumentParser) -> None:
+    """What is refused from whoever reaches a page or a service."""
+    parser.add_argument(
+        "--max-upload-mb",
+        type=positive(float),
+        default=20.0,
+        metavar="MB",
+        help="refuse larger files (default: 20)",
+    )
+    parser.add_argument(
+        "--max-megapixels",
+        type=positive(float),
+        default=50.0,
+        metavar="MP",
+        help="refuse images of more pixels (default: 50)",
+    )
+
+
 AUGMENTATIONS = ("none", "light", "strong", "microscopy", "aerial")
 """The names of :data:`rdsnet.data.augmentations.PRESETS`, which takes seconds to import."""
 

@@ -68,17 +68,25 @@ class ImageFile:
     Args:
         file_name: its path.
         formats: what Pillow may open; None: all that it reads safely.
+        stream: its content, if it is no file of this machine: the name then stands in messages
+            alone. Closed at the end.
 
     Raises:
         FileNotFoundError, OSError, ValueError: as :func:`read_image`, here and in all methods.
     """
 
-    def __init__(self, file_name: str, formats: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        file_name: str,
+        formats: Sequence[str] | None = None,
+        stream: BinaryIO | None = None,
+    ) -> None:
         self.file_name = file_name
-        self._stream: BinaryIO | None = None
+        self._stream = stream
         with explained(self.file_name):
-            check_is_file(file_name)
-            self._stream = PathManager.open(file_name, "rb")
+            if stream is None:
+                check_is_file(file_name)
+                self._stream = PathManager.open(file_name, "rb")
             self._pages = _open_pages(self._stream, formats or pillow_formats())
 
     def __enter__(self) -> ImageFile:

@@ -79,7 +79,9 @@ class TiffPages:
     has_side_images = False
 
     def __init__(self, stream: BinaryIO) -> None:
-        self._file = TiffFile(stream)
+        # A temporary file's name is a number, which tifffile cannot take.
+        has_name = isinstance(getattr(stream, "name", ""), str)
+        self._file = TiffFile(stream, name=None if has_name else "nameless.tif")
         self._places: list[int] = []  # of the pages found so far, in the file's chain
         self._next = 0  # place in the chain to look at next
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.structures import Instances
 from tqdm import tqdm
 
@@ -137,8 +138,7 @@ def predict(
     predictor = build_predictor(cfg, trust_checkpoint)
     summary = PredictionSummary(Path(output), thresholds)
     summary.max_detections, summary.left_out = predictor.max_detections, found.left_out_text()
-    if batch_size is None:
-        batch_size = 1 if cfg.MODEL.DEVICE == "cpu" else _GPU_BATCH_SIZE
+    batch_size = batch_size or usual_batch_size(cfg)
     ahead = max(_AHEAD, batch_size)
     with ExitStack() as stack:
         writers = [
@@ -258,3 +258,8 @@ def chosen_classes(
         known = ", ".join(names or map(str, category_ids))
         raise ValueError(f"--classes: the model has no '{unknown[0]}'. It has: {known}")
     return torch.tensor(sorted(set().union(*(numbers[word] for word in words))))
+
+
+def usual_batch_size(cfg: CfgNode) -> int:
+    """Images that the model sees at once, where nobody says how many."""
+    return 1 if cfg.MODEL.DEVICE == "cpu" else _GPU_BATCH_SIZE

@@ -73,7 +73,7 @@ class ScoreThresholds:
 
 
 def certain(instances: Instances, lowest: float | ScoreThresholds) -> Instances:
-    """Those with at least this score, or that of their class."""
+    """Those that are shown; instances on the CPU."""
     if isinstance(lowest, ScoreThresholds):
         lowest = lowest.of(instances.pred_classes)
     return instances[instances.scores >= lowest]

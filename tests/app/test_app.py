@@ -2,14 +2,11 @@
 
 import json
 import shutil
-import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-import torch
 from helpers.hanging import HANG
+from helpers.uploads import answering
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -26,27 +23,8 @@ FLAGS = (
 
 
 @pytest.fixture(scope="module")
-def weights(model_files, tmp_path_factory):
-    """The model of random weights, but one that believes in objects: scores around 0.5."""
-    checkpoint = torch.load(model_files["weights"], weights_only=True)
-    (name,) = [n for n in checkpoint["model"] if n.endswith("cls_score.bias")]
-    checkpoint["model"][name] += 4.6
-    path = tmp_path_factory.mktemp("app") / "model.pth"
-    torch.save(checkpoint, path)
-    return str(path)
-
-
-@pytest.fixture(scope="module")
 def finder(model_files, weights):
     return Finder(model_files["config"], weights, max_megapixels=1)
-
-
-@pytest.fixture(scope="module")
-def photo(tmp_path_factory):
-    pixels = np.random.default_rng(0).integers(0, 255, (90, 140, 3), dtype=np.uint8)
-    path = tmp_path_factory.mktemp("photos") / "street.png"
-    Image.fromarray(pixels).save(path)
-    return path
 
 
 def test_an_image_is_found_drawn_and_exported(finder, photo, tmp_path):
@@ -154,19 +132,10 @@ def test_mistakes_on_the_command_line(tmp_path, weights, capsys):
 @pytest.fixture(scope="module")
 def page(model_files, weights):
     """The address of the page, served by the command line until the tests are over."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "rdsnet.cli", "app", "--weights", weights]
-    command += ["--config-file", model_files["config"], "--port", str(port)]
-    command += ["--max-upload-mb", "0.5", "--max-megapixels", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert f"http://127.0.0.1:{port}" in process.stdout.readline()
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(HANG)
+    arguments = ["--weights", weights, "--config-file", model_files["config"]]
+    arguments += ["--max-upload-mb", "0.5", "--max-megapixels", "1"]
+    with answering("app", *arguments) as (address, _):
+        yield address
 
 
 @pytest.mark.slow

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 from helpers.hanging import HANG
+from helpers.uploads import NO_IMAGES
 
 pytest.importorskip("gradio")
 import httpx  # noqa: E402 (comes with gradio)
 
 # The page is started anew, by the command line, with limits of 0.5 MB and 1 megapixel.
-from app.test_app import page, photo, weights  # noqa: E402, F401
+from app.test_app import page  # noqa: E402, F401
 
 pytestmark = pytest.mark.slow
 API = "/gradio_api"
@@ -77,9 +78,8 @@ def test_uploads_cannot_choose_where_they_go_and_how_large_they_are(page, photo)
 
 def test_wrong_types_are_answered_in_words(page):  # noqa: F811
     """A pickle, a yaml file, a zip and a script under the names of images."""
-    contents = (b"\x80\x04cos\nsystem\n", b"_BASE_: /etc/passwd", b"PK\x03\x04", b"<svg/>")
     with httpx.Client(base_url=page, timeout=HANG) as client:
-        for number, content in enumerate(contents):
+        for number, content in enumerate(NO_IMAGES):
             (path,) = upload(client, f"picture{number}.png", content).json()
             answer = ask(client, path, f"session{number}")
             assert f"'picture{number}.png' is not an image that can be read" in answer

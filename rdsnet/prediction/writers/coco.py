@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import pycocotools.mask as coco_mask
 from detectron2.structures import Instances
 
 from rdsnet.evaluation import instances_to_coco_json
@@ -25,10 +27,7 @@ class CocoWriter(Writer):
     takes_parts = True
 
     def begin(self) -> None:
-        categories = [
-            {"id": id_, "name": class_name(self.names, k)}
-            for k, id_ in enumerate(self.category_ids)
-        ]
+        categories = _categories(self.names, self.category_ids)
         head = f'{{"categories": {json.dumps(categories)},\n"images": '
         self.results = JsonList(self.output / "coco_instances_results.json")
         self.images = JsonList(self.output / "images.json", head, "}")
@@ -81,3 +80,36 @@ class JsonList:
         self._end = self._file.tell()
         self._file.write(self._tail)
         self._file.flush()
+
+
+def coco_document(
+    file_name: str,
+    size: tuple[int, int],
+    results: Sequence[dict],
+    names: Sequence[str] | None,
+    category_ids: Sequence[int],
+) -> dict:
+    """A COCO data set of one image; annotations also have ``score`` and ``bbox_regressed``.
+
+    Args:
+        size: (H, W) of the image.
+        results: COCO results with contiguous ``category_id``.
+        names: of the classes; None: unknown.
+        category_ids: of the classes.
+    """
+    height, width = size
+    annotations = []
+    for result in results:
+        annotation = {"id": len(annotations) + 1, **result, "iscrowd": 0}
+        annotation["category_id"] = category_ids[result["category_id"]]
+        annotation["area"] = int(coco_mask.area(result["segmentation"]))
+        annotations.append(annotation)
+    return {
+        "images": [{"id": 1, "file_name": file_name, "height": height, "width": width}],
+        "categories": _categories(names, category_ids),
+        "annotations": annotations,
+    }
+
+
+def _categories(names: Sequence[str] | None, category_ids: Sequence[int]) -> list[dict]:
+    return [{"id": id_, "name": class_name(names, k)} for k, id_ in enumerate(category_ids)]

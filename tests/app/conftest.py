@@ -1,0 +1,3 @@
+"""Fixtures of the page, which are the service's too."""
+
+from helpers.uploads import photo, weights  # noqa: F401
