@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rdsnet.modeling.precision import widened
+
 Place = tuple[int, int]
 """A GroupNorm, and the number of its call in a run of the model: heads see every level."""
 
@@ -130,7 +132,13 @@ class GroupStatistics:
         scale, shift = (v.repeat_interleave(of_group) for v in (scale, shift))
         if norm.affine:
             scale, shift = scale * norm.weight, shift * norm.weight + norm.bias
-        return torch.addcmul(shift.to(x.dtype)[:, None, None], x, scale.to(x.dtype)[:, None, None])
+        # In float32 at least, as PyTorch's own: in bfloat16 the factors would lose their digits.
+        wide = widened(x)
+        scale, shift = (v.to(wide.dtype)[:, None, None] for v in (scale, shift))
+        result = torch.addcmul(shift, wide, scale)
+        # Autocast on a GPU lets PyTorch's give float32.
+        stays_wide = x.is_cuda and torch.is_autocast_enabled("cuda")
+        return result if stays_wide else result.to(x.dtype)
 
 
 def _sums(x: Tensor, norm: nn.GroupNorm) -> Tensor:

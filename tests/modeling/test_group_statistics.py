@@ -68,3 +68,25 @@ def test_tiles_give_what_the_whole_gives():
 def test_a_model_without_group_norm_has_no_statistics():
     assert not GroupStatistics(nn.Conv2d(3, 3, 1))
     assert GroupStatistics(Net())
+
+
+def test_half_precision_loses_no_more_than_the_rounding_of_the_result():
+    torch.manual_seed(0)
+    norm = nn.GroupNorm(2, 8)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    x = (torch.randn(1, 8, 12, 16) + 30).bfloat16()  # a mean that takes many digits
+    model = nn.Sequential(norm).eval()
+    statistics = GroupStatistics(model)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        whole = Part(0, 0, None, None, (12, 16))
+        statistics.measure(lambda: [(lambda: model(x), whole)])
+        with statistics.used():
+            found = model(x)
+    exact = nn.functional.group_norm(
+        x.double(), 2, norm.weight.double(), norm.bias.double(), norm.eps
+    )
+    assert found.dtype == x.dtype
+    # Half a unit of the result, and float32's roundings of factors that cancel.
+    limit = 2**-8 * exact.abs() + 1e-4
+    assert ((found.double() - exact).abs() <= limit).all()
