@@ -48,9 +48,7 @@ def without_ids(annotation):
     return {key: annotation[key] for key in wanted}
 
 
-def test_many_at_once_get_what_the_command_finds(
-    service, model_files, weights, tmp_path, monkeypatch
-):
+def test_many_at_once_get_what_the_command_finds(service, model_files, weights, tmp_path):
     """Images of two sizes, as forms and as they are; each gets its own objects."""
     images = {f"{k:02d}.png": png(k, (60, 90 + 30 * (k % 2))) for k in range(24)}
     (tmp_path / "images").mkdir()
