@@ -87,9 +87,8 @@ class Format:
 FORMATS = {
     "coco": Format("application/json", as_coco),
     "png": Format("image/png", as_png),
+    "geojson": Format("application/geo+json", as_geojson),
 }
-if "geojson" in WRITERS:
-    FORMATS["geojson"] = Format("application/geo+json", as_geojson)
 
 
 def accepted(header: str) -> str | None:

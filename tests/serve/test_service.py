@@ -17,7 +17,7 @@ from serve.clients import all_answers, as_form, ask, posted  # noqa: E402
 
 from rdsnet.cli import main  # noqa: E402
 from rdsnet.prediction.uploads import UploadPredictor  # noqa: E402
-from rdsnet.serve.answers import FORMATS, accepted  # noqa: E402
+from rdsnet.serve.answers import accepted  # noqa: E402
 from rdsnet.serve.batches import Batches  # noqa: E402
 from rdsnet.serve.service import Service  # noqa: E402
 
@@ -308,7 +308,6 @@ def test_the_page_that_explains_it_loads_nothing_from_elsewhere(service):
     assert ask(service, method="GET", url="/").headers["location"] == "/docs"
 
 
-@pytest.mark.skipif("geojson" not in FORMATS, reason="no writer of GeoJSON")
 def test_geojson_is_what_the_command_writes(service, photo):
     url = "/predict?score_threshold=0.05"
     objects = ask(service, **posted(photo.read_bytes(), url)).json()["annotations"]
