@@ -10,7 +10,7 @@ from helpers.predicting import picture
 from PIL import Image
 
 for package in ("fastapi", "prometheus_client", "python_multipart", "swagger_ui_bundle", "httpx"):
-    pytest.importorskip(package)
+    pytest.importorskip(package, reason="needs rdsnet[serve]")
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "serve"
 

@@ -1,4 +1,4 @@
-"""Answer over HTTP: post an image, get its objects as COCO json, or a picture of them.
+"""Answer over HTTP: post an image, get its objects as COCO json or GeoJSON, or a picture.
 
 POST /predict takes an image as the body or as a file of a form, and the parameters score_threshold,
 classes and format. /docs explains it, /openapi.json does to programs, /health and /metrics

@@ -6,9 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
-import cv2
 import numpy as np
 
 from rdsnet.data.checks import (
@@ -36,7 +34,13 @@ from rdsnet.data.quality import REMEDIES as QUALITY_REMEDIES
 from rdsnet.data.quality import quality_findings
 from rdsnet.data.repair import Done, repair_coco, write_repaired
 from rdsnet.data.statistics import DataStatistics, data_statistics
-from rdsnet.visualization import captioned, contact_sheet, draw_objects, objects_from_annotations
+from rdsnet.visualization import (
+    captioned,
+    contact_sheet,
+    draw_objects,
+    objects_from_annotations,
+    write_sheet,
+)
 
 _SHEET_IMAGES, _SHEET_COLUMNS, _CELL_WIDTH = 12, 4, 480
 # From so many annotations on, people are told that the check is at work.
@@ -236,9 +240,7 @@ def draw_sheet(check: DataCheck, image_root: str | os.PathLike, path: str | os.P
     rows = [pictures[k : k + _SHEET_COLUMNS] for k in range(0, len(pictures), _SHEET_COLUMNS)]
     footer = f"{check.json_file}: {counted(len(pictures), 'image')}, from few objects to many"
     sheet = contact_sheet(rows, footer=footer, cell_width=_CELL_WIDTH)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(cv2.imencode(".png", sheet[:, :, ::-1])[1].tobytes())
+    write_sheet(sheet, path)
     return len(pictures)
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
-import cv2
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.structures import BitMasks, polygons_to_bitmask
@@ -15,7 +13,7 @@ from rdsnet.data.mapper import build_mapper
 from rdsnet.data.seeding import SAMPLE, seeded
 from rdsnet.visualization.objects import Objects, objects_from_masks
 from rdsnet.visualization.overlay import draw_objects
-from rdsnet.visualization.sheet import captioned, contact_sheet
+from rdsnet.visualization.sheet import captioned, contact_sheet, write_sheet
 
 _IMAGES, _VARIANTS = 4, 5
 _CELL_WIDTH = 320
@@ -57,9 +55,7 @@ def draw_variants(
         return 0
     footer = f"INPUT.AUGMENTATION {cfg.INPUT.AUGMENTATION}: what training may make of an image"
     sheet = contact_sheet(rows, footer=footer, cell_width=_CELL_WIDTH)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(cv2.imencode(".png", sheet[:, :, ::-1])[1].tobytes())
+    write_sheet(sheet, path)
     return len(rows)
 
 

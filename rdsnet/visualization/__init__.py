@@ -14,7 +14,7 @@ from rdsnet.visualization.objects import (
     objects_from_results,
 )
 from rdsnet.visualization.overlay import draw_objects
-from rdsnet.visualization.sheet import captioned, contact_sheet
+from rdsnet.visualization.sheet import captioned, contact_sheet, write_sheet
 
 __all__ = [
     "Objects",
@@ -26,4 +26,5 @@ __all__ = [
     "objects_from_instances",
     "objects_from_results",
     "plot_training_curves",
+    "write_sheet",
 ]

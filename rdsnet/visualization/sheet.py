@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -56,6 +58,13 @@ def contact_sheet(
     if footer:
         Line(footer, font_size).draw(sheet, margin, y + line / 2 - margin / 2, "#444")
     return np.array(sheet)
+
+
+def write_sheet(sheet: np.ndarray, path: str | os.PathLike) -> None:
+    """Write a (H, W, 3) uint8 RGB picture as PNG; its folder is made if missing."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(".png", sheet[:, :, ::-1])[1].tobytes())
 
 
 def captioned(picture: np.ndarray, text: str, width: int = 480) -> np.ndarray:

@@ -16,7 +16,7 @@ from helpers.hanging import HANG
 from helpers.uploads import answering
 
 for package in ("fastapi", "prometheus_client", "python_multipart", "swagger_ui_bundle", "httpx"):
-    pytest.importorskip(package)
+    pytest.importorskip(package, reason="needs rdsnet[serve]")
 import httpx  # noqa: E402
 
 from rdsnet.cli import main  # noqa: E402

@@ -12,7 +12,7 @@ from helpers.hanging import HANG
 from PIL import Image
 
 for package in ("fastapi", "prometheus_client", "python_multipart", "swagger_ui_bundle", "httpx"):
-    pytest.importorskip(package)
+    pytest.importorskip(package, reason="needs rdsnet[serve]")
 from serve.clients import all_answers, as_form, ask, posted  # noqa: E402
 
 from rdsnet.cli import main  # noqa: E402

@@ -10,7 +10,7 @@ from helpers.uploads import NO_IMAGES
 from PIL import Image
 
 for package in ("fastapi", "prometheus_client", "python_multipart", "swagger_ui_bundle", "httpx"):
-    pytest.importorskip(package)
+    pytest.importorskip(package, reason="needs rdsnet[serve]")
 from serve.clients import all_answers, as_form, ask, posted  # noqa: E402
 from serve.test_service import predictor, service  # noqa: E402, F401
 
