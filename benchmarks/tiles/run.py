@@ -30,8 +30,6 @@ from rdsnet.data.rle import segmentation_rle
 from rdsnet.prediction import Predictor, predict_image, predict_tiled
 
 PIECE, SCORE, MOST = 256, 0.05, 500
-# Mean brightness below which an image is one of fluorescence, dark with bright nuclei.
-DARK = 60
 
 
 def main() -> None:
@@ -40,13 +38,12 @@ def main() -> None:
     parser.add_argument("--tile", type=int, nargs="+", default=[512, 1024])
     parser.add_argument("--overlap", type=int, default=128)
     parser.add_argument("--statistics", nargs="+", default=["tile", "sample", "image"])
-    parser.add_argument("--kind", choices=("all", "dark"), default="all", help="pieces to take")
     parser.add_argument("--output", type=Path, default=Path("output/tiles"))
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     count = args.side // PIECE
-    path = args.output / f"mosaic_{args.kind}.npy"
-    truth = make_mosaic(path, count, args.kind)
+    path = args.output / "mosaic.npy"
+    truth = make_mosaic(path, count)
     options = ["MODEL.DEVICE", "cpu", "TEST.DETECTIONS_PER_IMAGE", str(MOST)]
     predictor = Predictor(prediction_config(None, "nuclei", SCORE, options))
     image = np.load(path, mmap_mode="r")
@@ -80,7 +77,7 @@ def main() -> None:
             row(f"{tile} px", statistics, in_pieces(instances, count), start, cpu)
 
 
-def make_mosaic(path: Path, count: int, kind: str) -> dict:
+def make_mosaic(path: Path, count: int) -> dict:
     """Write the mosaic, count x count pieces, BGR; returns their truth as COCO has it."""
     folder = Path(os.environ["RDSNET_DATA"]) / "nuclei"
     content = json.loads((folder / "val.json").read_text())
@@ -88,9 +85,7 @@ def make_mosaic(path: Path, count: int, kind: str) -> dict:
     pictures = {}
     for info in content["images"]:
         if (info["height"], info["width"]) == (PIECE, PIECE):
-            picture = cv2.imread(str(folder / "images" / info["file_name"]))
-            if kind == "all" or picture.mean() < DARK:
-                pictures[info["id"]] = picture
+            pictures[info["id"]] = cv2.imread(str(folder / "images" / info["file_name"]))
     masks = {id_: [] for id_ in pictures}
     for annotation in content["annotations"]:
         if annotation["image_id"] in masks:

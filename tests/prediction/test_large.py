@@ -27,7 +27,7 @@ MANY = 5000
 
 
 def mosaic(height, width, seed=0):
-    """(height, width, 3) uint8 BGR of images of nuclei, stained and fluorescent ones."""
+    """(height, width, 3) uint8 BGR of images of nuclei, all of fluorescence, dark and less dark."""
     rng = np.random.default_rng(seed)
     content = json.loads((NUCLEI / "val.json").read_text())
     names = [i["file_name"] for i in content["images"] if (i["height"], i["width"]) == (256, 256)]
