@@ -70,7 +70,8 @@ def first_sentence(room: str) -> str:
     """What the room says of itself at the beginning of its docstring."""
     package = ROOT / PACKAGE / room / "__init__.py"
     path = package if package.is_file() else ROOT / PACKAGE / f"{room}.py"
-    text = " ".join(ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))).split())
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    text = " ".join(docstring.split("\n\n")[0].split())
     return re.split(r"\. (?=[A-Z])|\.$", re.sub(r":\w+:|``|`", "", text))[0]
 
 
