@@ -48,7 +48,7 @@ def test_a_run_gives_a_result_and_is_not_repeated(modules, nuclei, tmp_path, cap
     log = tmp_path / "runs" / "nuclei-lite-5-3" / "output.txt"
     assert run.main([*words, "--models", "lite"]) == 0, log.read_text()[-3000:]
     printed = capsys.readouterr().out
-    assert "0 of 1 runs are finished" in printed and "| 5 | RDSNet-lite | 2 |" in printed
+    assert "0 of 1 runs are finished" in printed and "| 5 | RDSNet-lite | 2 | - |" in printed
     result = json.loads((log.parent / "result.json").read_text())
     assert (result["model"], result["seed"], result["iterations"]) == ("lite", 3, 2)
     assert result["cpu_seconds_spent"] > 0
@@ -73,10 +73,10 @@ def test_speeds_are_measured_in_turns_once(modules, nuclei, tmp_path, monkeypatc
 
     monkeypatch.setattr(speed, "seconds_per_iteration", measure)
     words = ["--speed", "--data", str(nuclei), "--sets", "nuclei", "--runs", str(tmp_path / "runs")]
-    for models in (["lite"], ["lite"], ["mask_rcnn"]):
+    for models in (["lite"], ["lite"], ["focal"]):
         assert run.main([*words, "--models", *models]) == 0
-    both = {"lite": "RDSNet", "mask_rcnn": "GeneralizedRCNN"}
-    assert asked == [{"lite": "RDSNet"}, both]  # known ones take turns with the new one
+    both = {"lite": "RDSNet", "mask_rcnn": "GeneralizedRCNN"}  # by the latter's time all are given
+    assert asked == [both, both | {"focal": "RDSNet"}]  # known ones take turns with the new one
     printed = capsys.readouterr().out
     assert "nuclei, CPU seconds per iteration: {'lite': 2.0, 'mask_rcnn': 4.5}" in printed
 
@@ -88,7 +88,7 @@ def test_a_budget_becomes_iterations(modules, nuclei, tmp_path, monkeypatch):
     words = ["--data", str(nuclei), "--runs", str(tmp_path / "runs"), "--models", "lite"]
     args = run.parse([*words, "--sets", "nuclei"])
     run.speed_file("nuclei", args).parent.mkdir(parents=True)
-    run.speed_file("nuclei", args).write_text('{"lite": 0.25}')
+    run.speed_file("nuclei", args).write_text('{"lite": 0.25, "mask_rcnn": 1.0}')
     trained = []
     monkeypatch.setattr(Trainer, "train", lambda self: trained.append(self.cfg.SOLVER))
     monkeypatch.setattr(Trainer, "test", lambda cfg, model: {})
@@ -155,6 +155,7 @@ def made_up(model, seed, box, mask, budget=100):
         "budget": budget,
         "seed": seed,
         "iterations": 50,
+        "seconds_per_iteration": 2.5,
         "torch": "2",
         "date": "2026-11-26",
         "AP": {task: {"AP": ap} for task, ap in (("bbox", box), ("segm", mask))},
@@ -162,18 +163,21 @@ def made_up(model, seed, box, mask, budget=100):
 
 
 def test_tables_pair_models_by_seed(modules, tmp_path):
-    *_, report, _ = modules
+    _, models, report, _ = modules
     results = [made_up("lite", 1, 40.0, 30.0), made_up("lite", 2, 44.0, 30.0)]
     results += [made_up("mask_rcnn", 1, 39.0, 31.0), made_up("mask_rcnn", 2, 41.0, 32.0)]
     text = report.write_peers(results, {"nuclei": {"lite": 12.5}}, tmp_path)
     # 42 +- (4 / sqrt 2) / sqrt 2
-    assert "| 100 | RDSNet-lite | 50 | - | 42.0 ± 2.0 | 30.0 ± 0.0 | 12.5 |" in text
-    assert "at 100 s: box AP +2.0 ± 1.0; mask AP -1.5 ± 0.5." in text
+    assert "| 100 | RDSNet-lite | 50 | 125 | - | 42.0 ± 2.0 | 30.0 ± 0.0 | 12.5 |" in text
+    assert "at 100: box AP +2.0 ± 1.0; mask AP -1.5 ± 0.5." in text
     assert (tmp_path / "peers.png").is_file()
 
     results += [made_up("focal", 1, 39.5, 29.0)]
-    text = report.write_recipe(results, tmp_path)
-    row = "| focal loss instead of quality focal loss | 50 | - | 39.5 | -0.5, one seed | 29.0 "
+    text = report.write_study("recipe", models.RECIPE, results, tmp_path)
+    assert (tmp_path / "recipe.md").read_text() == text
+    row = (
+        "| focal loss instead of quality focal loss | 50 | 125 | - | 39.5 | -0.5, one seed | 29.0 "
+    )
     assert row + "| -1.0, one seed |" in text
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from models import crops
 from PIL import Image
 
 Parts = dict[str, tuple[Path, Path]]
@@ -98,17 +99,6 @@ def write(content: dict, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
     return path
-
-
-def crops(side: int) -> dict[str, object]:
-    """Images at their own resolution, in training crops of ``side`` px."""
-    size = {"INPUT.CROP.SIZE": [side, side], "INPUT.CROP.TYPE": "absolute"}
-    return {
-        "INPUT.MIN_SIZE_TRAIN": (0,),
-        "INPUT.MIN_SIZE_TEST": 0,
-        "INPUT.CROP.ENABLED": True,
-        **size,
-    }
 
 
 def resized(side: int) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""RDSNet-lite, its peers, and RDSNet-lite with one element of its recipe changed."""
+"""RDSNet-lite, its peers, and RDSNet-lite with one element of its recipe or input changed."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ RECIPE = {
         "learning rate in steps instead of a cosine",
         options={"SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR"},
     ),
-    "bf16": Model("in bfloat16", options={"SOLVER.AMP.ENABLED": True}),
+    "float32": Model("in float32", options={"SOLVER.AMP.ENABLED": False}),
     "ema": Model("averaged weights", options={"SOLVER.EMA.ENABLED": True}),
     "microscopy": Model(
         "augmentation of images without an upper side",
@@ -82,4 +82,24 @@ RECIPE = {
     "channels_64": Model("64 channels", "configs/lite/rdsnet_lite0_64.yaml"),
     "scratch": Model("without pretrained weights", options={"MODEL.WEIGHTS": ""}),
 }
-MODELS = PEERS | RECIPE
+
+
+def crops(side: int) -> dict[str, object]:
+    """Images at their own resolution, in training crops of ``side`` px."""
+    return {
+        "INPUT.MIN_SIZE_TRAIN": (0,),
+        "INPUT.MIN_SIZE_TEST": 0,
+        "INPUT.CROP.ENABLED": True,
+        "INPUT.CROP.SIZE": [side, side],
+        "INPUT.CROP.TYPE": "absolute",
+    }
+
+
+# How photographs are seen: shrunk, as "lite" sees them, or in crops; and from which level on.
+VIEWS = {
+    "lite": PEERS["lite"],
+    "detector_p3": RECIPE["detector_p3"],
+    "crops_256": Model("crops of 256 px", options=crops(256)),
+    "crops_512": Model("crops of 512 px", options=crops(512)),
+}
+MODELS = PEERS | RECIPE | VIEWS

@@ -9,7 +9,7 @@ import statistics
 from pathlib import Path
 
 from data import DATA_SETS
-from models import PEERS, RECIPE
+from models import PEERS, Model
 
 TASKS = {"bbox": "box AP", "segm": "mask AP"}
 Results = list[dict]
@@ -39,9 +39,9 @@ def standard_error(values: list[float]) -> float:
 def table(results: Results, times: dict[str, float]) -> str:
     """A data set's runs: a row for every budget and model."""
     rows = [
-        "| budget, CPU s | model | iterations | box AP without MBRM | box AP | mask AP | "
-        "ms per image |",
-        "| --- " * 7 + "|",
+        "| time of Mask R-CNN's ... iterations | model | iterations | CPU s | "
+        "box AP without MBRM | box AP | mask AP | ms per image |",
+        "| --- " * 8 + "|",
     ]
     for budget in sorted({r["budget"] for r in results}):
         for model, described in PEERS.items():
@@ -50,7 +50,7 @@ def table(results: Results, times: dict[str, float]) -> str:
                 cells = [
                     str(budget),
                     described.title,
-                    f"{statistics.mean(r['iterations'] for r in runs):.0f}",
+                    *iterations_and_seconds(runs),
                     *(
                         mean_and_error(aps(runs, task))
                         for task in ("bbox_regressed", "bbox", "segm")
@@ -59,6 +59,17 @@ def table(results: Results, times: dict[str, float]) -> str:
                 ]
                 rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def iterations_and_seconds(runs: Results) -> tuple[str, str]:
+    """Of one training: iterations, and CPU seconds by the speed that was measured in turns."""
+    seconds = [
+        r["iterations"] * r["seconds_per_iteration"] for r in runs if r["seconds_per_iteration"]
+    ]
+    return (
+        f"{statistics.mean(r['iterations'] for r in runs):,.0f}",
+        f"{statistics.mean(seconds):,.0f}" if seconds else "-",
+    )
 
 
 def gains(results: Results, ours: str, theirs: str) -> list[str]:
@@ -82,7 +93,7 @@ def differences(results: Results) -> str:
         box, mask = gains(of(results, budget=budget), "lite", "mask_rcnn")
         if box != "-":
             lines.append(
-                f"- RDSNet-lite minus Mask R-CNN at {budget} s: box AP {box}; mask AP {mask}."
+                f"- RDSNet-lite minus Mask R-CNN at {budget}: box AP {box}; mask AP {mask}."
             )
     return "\n".join(lines)
 
@@ -92,10 +103,10 @@ def circumstances(results: Results) -> str:
     days = " to ".join(dict.fromkeys((dates[0], dates[-1])))
     seeds = ", ".join(str(seed) for seed in sorted({r["seed"] for r in results}))
     return (
-        "The same EfficientNet-Lite0, images, crops, batches of 4 and AdamW; one thread on a CPU. "
-        "Every budget is a training of its own, with its whole schedule and as many iterations as "
-        "fit into it by seconds per iteration that were measured with the models taking turns. AP "
-        "is COCO's, in percent: "
+        "The same EfficientNet-Lite0, images, crops, batches of 4 and AdamW; one thread on a CPU, "
+        "in bfloat16 where it computes in it. Every budget is a training of its own, with its "
+        "whole schedule. Times are iterations times seconds per iteration, measured with the "
+        "models taking turns on the same batches. AP is COCO's, in percent: "
         f"mean ± standard error over seeds {seeds}. MBRM has the published kernel, the mask "
         f"threshold is the paper's. {days}, torch {results[0]['torch']}. Made by "
         "`benchmarks/peers/run.py`."
@@ -127,37 +138,39 @@ def write_peers(results: Results, times: dict[str, dict[str, float]], out: Path)
     return text
 
 
-def write_recipe(results: Results, out: Path) -> str:
-    """recipe.json and recipe.md in ``out``; the text of the table."""
-    write_json(results, {}, out / "recipe.json")
+def write_study(name: str, models: dict[str, Model], results: Results, out: Path) -> str:
+    """NAME.json and NAME.md in ``out``; the text of the table. ``lite`` is what gains are over."""
+    write_json(results, {}, out / f"{name}.json")
     rows = [
-        "| RDSNet-lite with | iterations | box AP without MBRM | box AP | gain | mask AP | gain |",
-        "| --- " * 7 + "|",
+        "| RDSNet-lite with | iterations | CPU s | box AP without MBRM | box AP | gain | mask AP | "
+        "gain |",
+        "| --- " * 8 + "|",
     ]
-    for name, model in RECIPE.items():
-        runs = of(results, model=name)
+    for key, model in models.items():
+        runs = of(results, model=key)
         if runs:
-            box, mask = gains(results, name, "lite") if name != "lite" else ("", "")
+            box, mask = gains(results, key, "lite") if key != "lite" else ("", "")
             columns = ("bbox_regressed", "bbox", "segm")
             regressed, boxes, masks = (mean_and_error(aps(runs, task)) for task in columns)
             cells = [
-                "its recipe" if name == "lite" else model.title,
-                f"{statistics.mean(r['iterations'] for r in runs):.0f}",
+                "nothing changed" if key == "lite" else model.title,
+                *iterations_and_seconds(runs),
                 *(regressed, boxes, box, masks, mask),
             ]
             rows.append(f"| {' | '.join(cells)} |")
+    title = DATA_SETS[results[0]["data"]].title
     parts = [
-        "# What the elements of RDSNet-lite's recipe are worth",
-        circumstances(results) + " Gains are over the recipe, paired by seed.",
+        f"# RDSNet-lite with one element changed, on {title}",
+        circumstances(results) + " Gains are over what is unchanged, paired by seed.",
         "\n".join(rows),
     ]
     text = "\n\n".join(parts) + "\n"
-    (out / "recipe.md").write_text(text)
+    (out / f"{name}.md").write_text(text)
     return text
 
 
 def plot(results: Results, titles: dict[str, str], path: Path) -> None:
-    """AP over the CPU seconds of a training: a column for every data set."""
+    """AP over the time of a training: a column for every data set."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -179,6 +192,6 @@ def plot(results: Results, titles: dict[str, str], path: Path) -> None:
             axes.set_ylabel(label)
             axes.grid(alpha=0.3)
         grid[0][column].set_title(DATA_SETS[name].title)
-        grid[-1][column].set_xlabel("training, CPU seconds")
+        grid[-1][column].set_xlabel("time of so many iterations of Mask R-CNN")
     grid[0][0].legend()
     FigureCanvasAgg(figure).print_png(str(path))

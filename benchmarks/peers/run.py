@@ -1,19 +1,21 @@
 #!/usr/bin/env python3
-"""RDSNet-lite against Mask R-CNN with the same backbone, data, crops and CPU time; and what every
-element of its recipe is worth.
+"""RDSNet-lite against Mask R-CNN with the same backbone, data, crops and CPU time; what every
+element of its recipe is worth; and how it should see photographs.
 
-Every budget of CPU seconds is a training of its own, with as many iterations as fit into it: how
-long they take is measured first, the models taking turns. Runs that are finished are skipped, so
-the same command goes on after an interruption.
+Every budget is the time of so many iterations of Mask R-CNN, and a training of its own, with as
+many iterations as fit into it: how long they take is measured first, the models taking turns. All
+train in bfloat16 where the processor computes in it, as ``rdsnet train --data`` does. Runs that are
+finished are skipped, so the same command goes on after an interruption.
 
     export RDSNET_DATA=...   # the folder that holds nuclei/, waste/ and kudzu/
     OMP_NUM_THREADS=1 nice python benchmarks/peers/run.py
-    OMP_NUM_THREADS=1 nice python benchmarks/peers/run.py --recipe
+    OMP_NUM_THREADS=1 nice python benchmarks/peers/run.py --study recipe
+    OMP_NUM_THREADS=1 nice python benchmarks/peers/run.py --study views
     python benchmarks/peers/run.py --speed        # measure seconds per iteration, and stop
     python benchmarks/peers/run.py --dry-run      # what is finished and what would run
     python benchmarks/peers/run.py --report-only  # tables and plot from finished runs
 
-Writes peers.json, peers.md and peers.png beside this file; with --recipe recipe.json and recipe.md.
+Writes peers.json, peers.md and peers.png beside this file; with --study STUDY.json and STUDY.md.
 """
 
 from __future__ import annotations
@@ -30,15 +32,26 @@ from itertools import product
 from pathlib import Path
 
 from data import DATA_SETS
-from models import MODELS, PEERS, RECIPE
-from report import write_peers, write_recipe
+from models import MODELS, PEERS, RECIPE, VIEWS, Model
+from report import write_peers, write_study
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-# CPU seconds of the training: the largest is what 500 iterations of Mask R-CNN take on nuclei.
-BUDGETS = (370, 740, 1480)
-# Of the recipe's rows: a quarter of it, on nuclei.
-RECIPE_BUDGET = 370
+# Iterations of this model, whose time all others get, too.
+CLOCK = "mask_rcnn"
+BUDGETS = (125, 250, 500)
+
+
+@dataclass(frozen=True)
+class Study:
+    """RDSNet-lite with one element changed: on which data, in which time, with which changes."""
+
+    data: str
+    budget: int
+    models: dict[str, Model]
+
+
+STUDIES = {"recipe": Study("nuclei", 75, RECIPE), "views": Study("waste", 500, VIEWS)}
 
 
 @dataclass(frozen=True)
@@ -66,8 +79,8 @@ def train(run: Run, args: argparse.Namespace) -> dict:
 
     torch.set_num_threads(1)
     folder = Path(args.runs) / run.name
-    speed = known_speeds(run.data, args).get(run.model)
-    iterations = args.iterations or max(10, round(run.budget / speed))
+    speeds = known_speeds(run.data, args)
+    iterations = args.iterations or max(10, round(run.budget * speeds[CLOCK] / speeds[run.model]))
     cfg = config(run, args, folder, iterations)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=False)  # the pretrained backbone
@@ -81,7 +94,7 @@ def train(run: Run, args: argparse.Namespace) -> dict:
     result = {
         **vars(run),
         "iterations": iterations,
-        "seconds_per_iteration": speed,
+        "seconds_per_iteration": speeds.get(run.model),
         "cpu_seconds_spent": round(spent, 1),
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "torch": torch.__version__,
@@ -109,11 +122,12 @@ def known_speeds(data: str, args: argparse.Namespace) -> dict[str, float]:
 def measure_speeds(data: str, args: argparse.Namespace) -> None:
     """Of the models that are asked for and those that are known, in turns, unless all are known."""
     known = known_speeds(data, args)
-    if set(args.models) <= set(known):
+    wanted = {CLOCK, *args.models}
+    if wanted <= set(known):
         return
     from speed import seconds_per_iteration
 
-    names = [name for name in MODELS if name in {*args.models, *known}]
+    names = [name for name in MODELS if name in {*wanted, *known}]
     folder = Path(args.runs) / "speed"
     configs = {name: config(Run(data, name, 0, 1), args, folder, 1000) for name in names}
     file = speed_file(data, args)
@@ -125,6 +139,7 @@ def config(run: Run, args: argparse.Namespace, folder: Path, iterations: int):
     """The config of a run, whose data are the same for all models."""
     from detectron2.engine import default_argument_parser
 
+    from rdsnet.modeling.precision import chosen_precision
     from rdsnet.training import setup
 
     data_set, model = DATA_SETS[run.data], MODELS[run.model]
@@ -138,6 +153,7 @@ def config(run: Run, args: argparse.Namespace, folder: Path, iterations: int):
         "MODEL.RETINANET.NUM_CLASSES": classes,
         "MODEL.ROI_HEADS.NUM_CLASSES": classes,
         "MODEL.DEVICE": "cpu",
+        "SOLVER.AMP.ENABLED": chosen_precision("auto", "cpu")[0] == "bf16",
         **data_set.options,
         "SOLVER.MAX_ITER": iterations,
         "SOLVER.WARMUP_ITERS": iterations // 10,
@@ -195,10 +211,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", default=os.environ.get("RDSNET_DATA", ""))
     parser.add_argument("--runs", default="output/peers", help="folder of the runs")
     parser.add_argument("--out", default=str(HERE), help="folder of tables and plot")
-    parser.add_argument("--recipe", action="store_true", help="the elements of the recipe")
+    parser.add_argument(
+        "--study", choices=list(STUDIES), help="RDSNet-lite with one element changed, instead"
+    )
     parser.add_argument("--sets", nargs="+", choices=list(DATA_SETS), help="default: all")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), help="default: all")
-    parser.add_argument("--budgets", nargs="+", type=int, help="CPU seconds")
+    parser.add_argument("--budgets", nargs="+", type=int, help="iterations of Mask R-CNN")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument(
         "--iterations", type=int, help="so many instead of the budgets: does it run?"
@@ -210,9 +228,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--report-only", action="store_true", help="reports of finished runs")
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    args.models = args.models or list(RECIPE if args.recipe else PEERS)
-    args.sets = args.sets or (["nuclei"] if args.recipe else list(DATA_SETS))
-    args.budgets = args.budgets or ([RECIPE_BUDGET] if args.recipe else BUDGETS)
+    study = STUDIES.get(args.study)
+    args.models = args.models or list(study.models if study else PEERS)
+    args.sets = args.sets or ([study.data] if study else list(DATA_SETS))
+    args.budgets = args.budgets or ([study.budget] if study else BUDGETS)
     return args
 
 
@@ -274,8 +293,8 @@ def main(argv: list[str] | None = None) -> int:
     done = [run for run in wanted if finished(run, args)]
     results = [finished(run, args) for run in done]
     out = Path(args.out)
-    if done and args.recipe:
-        print(write_recipe(results, out))
+    if done and args.study:
+        print(write_study(args.study, STUDIES[args.study].models, results, out))
     elif done:
         times = {}
         for name in args.sets:
