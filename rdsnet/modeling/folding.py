@@ -19,10 +19,11 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rdsnet.modeling.backbones import TimmBackbone
+from rdsnet.modeling.backbones.depthwise import QuickGradientConv2d
 from rdsnet.modeling.backbones.same_padding import StaticSameConv2d
 
 # Subclasses may compute their weights anew in every call, as weight standardisation does.
-_PLAIN_CONVOLUTIONS = (nn.Conv2d, Conv2d, StaticSameConv2d)
+_PLAIN_CONVOLUTIONS = (nn.Conv2d, Conv2d, QuickGradientConv2d, StaticSameConv2d)
 
 
 def fold_norms(model: nn.Module) -> None:

@@ -10,8 +10,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rdsnet.modeling.backbones.depthwise import QuickGradientConv2d, has_slow_gradient
 
-class StaticSameConv2d(nn.Conv2d):
+
+class StaticSameConv2d(QuickGradientConv2d):
     """A "SAME" convolution for maps (B, C, H, W) whose H and W are multiples of its stride s.
 
     The last of the H / s outputs begins at row H - s and sees (k - 1) * dilation + 1 rows, k being
@@ -26,32 +28,20 @@ class StaticSameConv2d(nn.Conv2d):
             missing = max((k - 1) * d + 1 - s, 0)
             self.pads += [missing // 2, missing - missing // 2]
 
-    @classmethod
-    def like(cls, conv: nn.Conv2d) -> StaticSameConv2d:
-        """With the settings and the parameters of another convolution."""
-        new = cls(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,
-            conv.stride,
-            dilation=conv.dilation,
-            groups=conv.groups,
-            bias=conv.bias is not None,
-            device=conv.weight.device,
-        )
-        new.weight, new.bias = conv.weight, conv.bias
-        return new
-
     def forward(self, x: Tensor) -> Tensor:
         return self._conv_forward(F.pad(x, self.pads), self.weight, self.bias)
 
 
-def make_padding_static(module: nn.Module) -> None:
-    """Replace every ``Conv2dSame`` of timm inside a module."""
+def replace_convolutions(module: nn.Module) -> None:
+    """Inside a module, make the padding of timm's ``Conv2dSame`` static, and gradients of depthwise
+    convolutions quick.
+    """
     from timm.layers import Conv2dSame
 
     for name, child in module.named_children():
         if type(child) is Conv2dSame:
-            setattr(module, name, StaticSameConv2d.like(child))
+            setattr(module, name, StaticSameConv2d.like(child, padding=0))
+        elif type(child) is nn.Conv2d and has_slow_gradient(child):
+            setattr(module, name, QuickGradientConv2d.like(child))
         else:
-            make_padding_static(child)
+            replace_convolutions(child)

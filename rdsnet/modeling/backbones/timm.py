@@ -19,7 +19,7 @@ from detectron2.modeling.backbone import Backbone
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from rdsnet.modeling.backbones.same_padding import make_padding_static
+from rdsnet.modeling.backbones.same_padding import replace_convolutions
 
 _NORMS = ("FrozenBN", "BN", "SyncBN")
 # Examples, for messages.
@@ -78,7 +78,7 @@ class TimmBackbone(Backbone):
         """Another one of the same form; ``options``: as of :func:`create_features`."""
         strides = [*self._out_feature_strides.values()]
         features = create_features(self.name, strides, in_chans=self.in_channels, **options)
-        make_padding_static(features)
+        replace_convolutions(features)
         return features
 
     @property
