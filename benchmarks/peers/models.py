@@ -20,6 +20,12 @@ PEERS = {
     "lite": Model("RDSNet-lite"),
     "mask_rcnn": Model("Mask R-CNN", "benchmarks/peers/mask_rcnn_lite0_96.yaml"),
 }
+# Peers that are measured when they are named.
+OTHERS = {
+    "mask_rcnn_bf16": Model(
+        "Mask R-CNN in bfloat16", PEERS["mask_rcnn"].config, {"SOLVER.AMP.ENABLED": True}
+    )
+}
 # Three sizes per octave, from 12 px on P2, without an object's own threshold.
 FIXED_IOU = {
     "MODEL.RDSNET.ASSIGNMENT.NAME": "iou",
@@ -102,4 +108,4 @@ VIEWS = {
     "crops_256": Model("crops of 256 px", options=crops(256)),
     "crops_512": Model("crops of 512 px", options=crops(512)),
 }
-MODELS = PEERS | RECIPE | VIEWS
+MODELS = PEERS | OTHERS | RECIPE | VIEWS

@@ -9,7 +9,7 @@ import statistics
 from pathlib import Path
 
 from data import DATA_SETS
-from models import PEERS, Model
+from models import OTHERS, PEERS, Model
 
 TASKS = {"bbox": "box AP", "segm": "mask AP"}
 Results = list[dict]
@@ -44,7 +44,7 @@ def table(results: Results, times: dict[str, float]) -> str:
         "| --- " * 8 + "|",
     ]
     for budget in sorted({r["budget"] for r in results}):
-        for model, described in PEERS.items():
+        for model, described in (PEERS | OTHERS).items():
             runs = of(results, budget=budget, model=model)
             if runs:
                 cells = [
@@ -104,9 +104,10 @@ def circumstances(results: Results) -> str:
     seeds = ", ".join(str(seed) for seed in sorted({r["seed"] for r in results}))
     return (
         "The same EfficientNet-Lite0, images, crops, batches of 4 and AdamW; one thread on a CPU, "
-        "in bfloat16 where it computes in it. Every budget is a training of its own, with its "
-        "whole schedule. Times are iterations times seconds per iteration, measured with the "
-        "models taking turns on the same batches. AP is COCO's, in percent: "
+        "RDSNet in bfloat16 where it computes in it, Mask R-CNN in float32. Every budget is a "
+        "training of its own, with its whole schedule. Times are iterations times seconds per "
+        "iteration, measured with the models taking turns on the same batches. AP is COCO's, in "
+        "percent: "
         f"mean ± standard error over seeds {seeds}. MBRM has the published kernel, the mask "
         f"threshold is the paper's. {days}, torch {results[0]['torch']}. Made by "
         "`benchmarks/peers/run.py`."

@@ -4,8 +4,9 @@ element of its recipe is worth; and how it should see photographs.
 
 Every budget is the time of so many iterations of Mask R-CNN, and a training of its own, with as
 many iterations as fit into it: how long they take is measured first, the models taking turns. All
-train in bfloat16 where the processor computes in it, as ``rdsnet train --data`` does. Runs that are
-finished are skipped, so the same command goes on after an interruption.
+are trained as they are shipped: RDSNet in bfloat16 where the processor computes in it, as by
+``rdsnet train --data``, Mask R-CNN in float32. Runs that are finished are skipped, so the same
+command goes on after an interruption.
 
     export RDSNET_DATA=...   # the folder that holds nuclei/, waste/ and kudzu/
     OMP_NUM_THREADS=1 nice python benchmarks/peers/run.py
@@ -139,7 +140,6 @@ def config(run: Run, args: argparse.Namespace, folder: Path, iterations: int):
     """The config of a run, whose data are the same for all models."""
     from detectron2.engine import default_argument_parser
 
-    from rdsnet.modeling.precision import chosen_precision
     from rdsnet.training import setup
 
     data_set, model = DATA_SETS[run.data], MODELS[run.model]
@@ -153,7 +153,6 @@ def config(run: Run, args: argparse.Namespace, folder: Path, iterations: int):
         "MODEL.RETINANET.NUM_CLASSES": classes,
         "MODEL.ROI_HEADS.NUM_CLASSES": classes,
         "MODEL.DEVICE": "cpu",
-        "SOLVER.AMP.ENABLED": chosen_precision("auto", "cpu")[0] == "bf16",
         **data_set.options,
         "SOLVER.MAX_ITER": iterations,
         "SOLVER.WARMUP_ITERS": iterations // 10,
@@ -162,11 +161,21 @@ def config(run: Run, args: argparse.Namespace, folder: Path, iterations: int):
         "DATALOADER.NUM_WORKERS": 0,
         "SEED": run.seed,
         "OUTPUT_DIR": str(folder),
+        **_precision(model),
         **model.options,
     }
     words = ["--config-file", str(ROOT / model.config)]
     words += [str(word) for pair in options.items() for word in pair]
     return setup(default_argument_parser().parse_args(words))
+
+
+def _precision(model: Model) -> dict[str, object]:
+    """RDSNet's as ``rdsnet train --data`` chooses it."""
+    from rdsnet.modeling.precision import chosen_precision
+
+    if model.config.startswith("configs/"):
+        return {"SOLVER.AMP.ENABLED": chosen_precision("auto", "cpu")[0] == "bf16"}
+    return {}
 
 
 def milliseconds_per_image(runs: list[Run], args: argparse.Namespace, images: int = 20) -> dict:
