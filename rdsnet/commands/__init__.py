@@ -11,6 +11,7 @@ A module ``fit_mbrm`` here, named "fit-mbrm" in :data:`COMMANDS`, is the subcomm
 COMMANDS = (
     "check-data",
     "convert-data",
+    "merge",
     "train",
     "eval",
     "predict",

@@ -18,6 +18,10 @@ folder go, for the formats asked for,
   geojson  geojson/NAME.geojson: outlines to open in QuPath, with class, score and area
   csv      objects.csv: file, frame or page (from 0), class, score, box and area of every object
 
+With --order uncertain these files are written when all images have been seen, the most uncertain
+images first, as order.csv lists them all with their uncertainty; --limit N writes N of them. So
+people correct where it pays ('rdsnet merge' takes the corrections back).
+
 Large images (--tile) are read and predicted in tiles, so that memory depends on the tile: TIFF in
 tiles or strips, .npy files, and, decoded as a whole, all other images. The formats are then geojson
 (the default), coco and csv, which grow with every tile. docs/large-images.md says more.
@@ -34,6 +38,8 @@ Examples:
   rdsnet predict --weights output/mine/model_best.pth --input clip.mp4 --output predictions \\
       --format mp4,csv --score-threshold 0.3 --classes dog cat
   rdsnet predict --weights nuclei --input slide.tif --tile auto --format geojson,csv
+  rdsnet predict --weights output/mine/model_best.pth --input unlabelled/ --order uncertain \\
+      --limit 50 --format cvat,labelme --output output/to_correct
   rdsnet predict --config-file output/mine/config.yaml --weights output/mine/model_final.pth \\
       --input holiday/ --output predictions --format png,coco \\
       --opts INPUT.MIN_SIZE_TEST 600 MODEL.DEVICE cpu
@@ -143,6 +149,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="images that the model sees at once, if they follow each other and have one size once "
         "resized (default: 1 on a CPU, 4 on a GPU)",
     )
+    parser.add_argument(
+        "--order",
+        choices=("uncertain",),
+        help="write the images whose objects are most uncertain first (default: as they are named)",
+    )
+    parser.add_argument(
+        "--limit", type=positive(int), metavar="N", help="with --order: write N images at most"
+    )
     add_config_options(parser, "--opts")
 
 
@@ -151,6 +165,8 @@ def run(args: argparse.Namespace) -> int:
         return run_tiled(args)
     if args.overlap:
         raise ValueError("--overlap can only be given together with --tile")
+    if args.limit and not args.order:
+        raise ValueError("--limit can only be given together with --order uncertain")
     from rdsnet.prediction.pipeline import predict
 
     summary = predict(
@@ -165,6 +181,8 @@ def run(args: argparse.Namespace) -> int:
         pages=args.pages,
         max_detections=args.max_detections,
         batch_size=args.batch_size,
+        uncertain_first=args.order == "uncertain",
+        limit=args.limit,
         opts=[*precision_options(args), *args.opts],
         trust_checkpoint=args.trust_checkpoint,
     )
@@ -178,6 +196,8 @@ def run_tiled(args: argparse.Namespace) -> int:
         "--max-frames": args.max_frames,
         "--batch-size": args.batch_size,
         "--pages": args.pages != "all",
+        "--order": args.order,
+        "--limit": args.limit,
     }
     if others := [name for name, is_given in given.items() if is_given]:
         raise ValueError(f"{others[0]} does not go with --tile: large images come one at a time")

@@ -8,7 +8,8 @@ reader for all) with ``image_formats``, ``pillow``, ``tiff`` and ``pixels`` belo
 ``windows`` (large ones in parts).
 Images and annotations together: ``image_paths`` and ``file_names`` (which file is meant),
 ``image_files`` and ``image_sizes`` (is it whole, and of the declared size), ``equal_images``,
-``threads`` (many files at once), ``repair``. Training: ``datasets`` (files of the config, as
-Detectron2 knows them), ``mapper``, ``augmentations`` and ``masks`` (one image), ``train_loader``
-and ``seeding`` (which image comes when). ``shapes`` makes up a data set.
+``threads`` (many files at once), ``repair``, ``merging`` (corrections come back). Training:
+``datasets`` (files of the config, as Detectron2 knows them), ``mapper``, ``augmentations`` and
+``masks`` (one image), ``train_loader`` and ``seeding`` (which image comes when). ``shapes`` makes
+up a data set.
 """

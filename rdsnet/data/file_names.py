@@ -44,6 +44,7 @@ _SPELLINGS: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("case", lambda text: unicodedata.normalize("NFC", text.casefold())),
     ("'+' for a blank", lambda text: text.replace("+", " ")),
     ("Label Studio's prefix", lambda text: re.sub(r"(^|/)[0-9a-f]{8}-(?=[^/]+$)", r"\1", text)),
+    ("'_' for a blank", lambda text: text.replace(" ", "_")),
 )
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://[^/?#]*", re.IGNORECASE)

@@ -25,6 +25,7 @@ from rdsnet.checkpoint.trained import model_threshold, names_and_ids, prediction
 from rdsnet.data.class_names import class_numbers
 from rdsnet.data.findings import counted, printable
 from rdsnet.prediction.exported import build_predictor
+from rdsnet.prediction.ordering import LOWEST_SHARE, UncertainFirst
 from rdsnet.prediction.output_names import OutputNames
 from rdsnet.prediction.predictor import Predictor
 from rdsnet.prediction.sources import Frame, Source, chosen_pages, find_sources
@@ -54,6 +55,7 @@ class PredictionSummary:
     cut_off: int = 0
     written: list[str] = field(default_factory=list)
     left_out: str = ""
+    order: UncertainFirst | None = None
 
     def text(self) -> str:
         lines = [f"{counted(self.objects, 'object')} in {counted(self.images, 'image')}."]
@@ -77,6 +79,8 @@ class PredictionSummary:
                 f"{counted(self.max_detections, 'object')}; the least certain ones were cut off. A "
                 "larger --max-detections keeps more."
             )
+        if self.images and self.order:
+            lines.append(self.order.text())
         if self.images:
             names = (printable(self.output / name) for name in self.written)
             lines.append("Written: " + ", ".join(names))
@@ -96,6 +100,8 @@ def predict(
     pages: str = "all",
     max_detections: int | None = None,
     batch_size: int | None = None,
+    uncertain_first: bool = False,
+    limit: int | None = None,
     opts: Sequence[str] = (),
     trust_checkpoint: bool = False,
 ) -> PredictionSummary:
@@ -117,6 +123,9 @@ def predict(
         max_detections: objects per image; None: as configured.
         batch_size: images that the model sees at once, if they follow each other and have one size;
             None: one on a CPU, some on a GPU.
+        uncertain_first: write when all images have been seen, the most uncertain ones first, see
+            :class:`rdsnet.prediction.ordering.UncertainFirst`; not for videos and cameras.
+        limit: with ``uncertain_first``: images that are written at most; None: all.
         opts: config options KEY VALUE that override the file.
         trust_checkpoint: load weights that hold arbitrary Python objects, running their code.
 
@@ -130,9 +139,15 @@ def predict(
         raise ValueError(
             f"{of_files[0]} opens image files: it is no --format for videos and cameras"
         )
+    if uncertain_first and any(source.is_video for source in found.sources):
+        raise ValueError(
+            "--order is for image files, which are read once more when all have been seen: not for "
+            "videos and cameras"
+        )
     cfg = prediction_config(config_file, weights, None, opts, max_detections)
     thresholds = ScoreThresholds.chosen(cfg, score_threshold)
-    cfg.MODEL.RETINANET.SCORE_THRESH_TEST = model_threshold(thresholds.lowest)
+    least = thresholds.lowest * (LOWEST_SHARE if uncertain_first else 1)
+    cfg.MODEL.RETINANET.SCORE_THRESH_TEST = model_threshold(least)
     metadata = names_and_ids(cfg)
     kept = chosen_classes(classes, *metadata)
     predictor = build_predictor(cfg, trust_checkpoint)
@@ -145,20 +160,26 @@ def predict(
             stack.enter_context(writer) for writer in build_writers(formats, output, metadata)
         ]
         summary.written = [file for writer in writers for file in writer.files]
+        if uncertain_first:
+            summary.order = UncertainFirst(writers, thresholds, summary.output, limit, say)
+            summary.written += summary.order.files
+            writers = [stack.enter_context(summary.order)]
         write_later = stack.enter_context(Behind(partial(_write, writers), ahead))
         read = (_prepared(s.frames(max_frames, is_wanted, say), predictor) for s in found.sources)
         files = stack.enter_context(closing(several_ahead(read, 1 + ahead, ahead)))
         frames = _frames(found.sources, files, max_frames, summary)
         for batch in _batches(stack.enter_context(closing(frames)), batch_size):
             results = predictor.find([inputs for _, inputs in batch])
-            summary.cut_off += sum(predictor.were_cut_off)
-            for (frame, _), result in zip(batch, results, strict=True):
-                instances = certain(result["instances"].to("cpu"), thresholds)
+            for (frame, _), result, cut in zip(batch, results, predictor.were_cut_off, strict=True):
+                instances = result["instances"].to("cpu")
+                shown = certain(instances, thresholds)
+                summary.cut_off += cut and (len(shown) == len(instances) or not uncertain_first)
                 if kept is not None:
                     instances = instances[torch.isin(instances.pred_classes, kept)]
-                write_later(frame, instances)
+                    shown = shown[torch.isin(shown.pred_classes, kept)]
+                write_later(frame, instances if uncertain_first else shown)
                 summary.images += 1
-                summary.objects += len(instances)
+                summary.objects += len(shown)
     return summary
 
 

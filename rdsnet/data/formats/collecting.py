@@ -119,12 +119,17 @@ class Collector:
         images: the folder of the images, if the user named one.
         classes: {category id: name} of what is known already, as of the training data; others get
             ids of their own.
+        elsewhere: a folder that is searched for images which are not where they should be.
     """
 
     def __init__(
-        self, root: Path, images: Path | None, classes: Mapping[Any, str] | None = None
+        self,
+        root: Path,
+        images: Path | None,
+        classes: Mapping[Any, str] | None = None,
+        elsewhere: Path | None = None,
     ) -> None:
-        self.root, self.images = root, images
+        self.root, self.images, self.elsewhere = root, images, elsewhere
         self._known = dict(classes or {})
         self._declared: dict[str, None] = {}
         self._photos: dict[str, list[tuple[Photo, Path]]] = {}
@@ -205,12 +210,25 @@ class Collector:
                     photo.name = found
                 else:
                     missing.append(photo)
-        if missing:  # perhaps written as on another machine
-            root = os.fspath(self.images or self.root)
-            images = [{"id": n, "file_name": photo.name} for n, photo in enumerate(missing)]
-            content, _ = with_fitting_names({"images": images}, root)
-            for photo, image in zip(missing, content["images"]):
-                photo.name = os.path.join(root, image["file_name"])
+        root = self.images or self.root
+        for folder in (root, self.elsewhere):
+            if missing and folder is not None:
+                missing = self._find_fitting(missing, folder)
+        for photo in missing:
+            photo.name = os.path.join(root, photo.name)
+
+    def _find_fitting(self, photos: list[Photo], root: Path) -> list[Photo]:
+        """Name the files of photographs, perhaps written as on another machine; returns others."""
+        images = [{"id": n, "file_name": photo.name} for n, photo in enumerate(photos)]
+        content, _ = with_fitting_names({"images": images}, root)
+        missing = []
+        for photo, image in zip(photos, content["images"]):
+            path = os.path.join(root, image["file_name"])
+            if os.path.isfile(path):
+                photo.name = path
+            else:
+                missing.append(photo)
+        return missing
 
     def _read_sizes(self, photos: list[Photo]) -> None:
         unknown = [photo for photo in photos if photo.size is None]

@@ -39,6 +39,7 @@ def read_export(
     path: str | os.PathLike,
     images: str | os.PathLike | None = None,
     classes: Mapping[Any, str] | None = None,
+    elsewhere: str | os.PathLike | None = None,
 ) -> Export:
     """Read annotations of any known format.
 
@@ -47,6 +48,8 @@ def read_export(
         images: the folder of its images; None: where the export says, or beside it.
         classes: {category id: name} of the data that it must fit, as that for training; ignored
             for COCO's json, which has ids of its own.
+        elsewhere: a folder that is searched for images which are not where they should be; ignored
+            for COCO's json, whose names stay as they are.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
@@ -59,7 +62,8 @@ def read_export(
     format, sources, left_out = _recognised(given)
     if format is coco:
         return replace(coco.read(sources, given), left_out=left_out)
-    export = Collector(given.folder, given.images, classes)
+    searched = None if elsewhere is None else Path(os.path.abspath(elsewhere))
+    export = Collector(given.folder, given.images, classes, searched)
     export.left_out |= left_out
     format.read(sources, given, export)
     return export.export(os.fspath(path), format.NAME)
