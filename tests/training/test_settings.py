@@ -69,6 +69,19 @@ def test_large_images_with_small_objects_are_trained_on_crops():
     assert settings(data, "R_50")["INPUT.CROP.SIZE"] == [769, 800]
 
 
+def test_photographs_whose_large_objects_fit_into_no_crop_are_shrunk():
+    """640 px are brought to 256: 20 px to 8. In a crop of 256 px there is no room round 200."""
+    small, large = random_boxes(30, 15, 25, 640), random_boxes(70, 150, 300, 640)
+    data = statistics([(640, 640)] * 25, np.concatenate([small, large]))
+    found = derive_settings(base_config("small")[1], data, None, Wishes())
+    assert "INPUT.CROP.ENABLED" not in found.options
+    assert found.options["INPUT.MIN_SIZE_TRAIN"] == (225, 256)
+    (text,) = [text for topic, text in found.notes if topic == "Input"]
+    assert "30% of the objects shrink below 12 px" in text and "more than 256" in text
+    mostly_small = np.concatenate([random_boxes(70, 15, 25, 640), large[:30]])
+    assert settings(statistics([(640, 640)] * 25, mostly_small))["INPUT.CROP.ENABLED"]
+
+
 @pytest.mark.parametrize("size, padded", [((600, 600), False), ((480, 640), True)])
 def test_images_that_would_never_be_padded_are_trained_at_several_sizes(size, padded):
     """600 x 600 px become 256 x 256 for the small model, 480 x 640 become 256 x 341."""
