@@ -138,7 +138,9 @@ def predict_with_ray(
     how |= {"tiled": tiled, "tile": tile, "overlap": overlap}
     selection = Selection.chosen(weights=weights, **chosen)
     shards = Shards(Path(output).absolute())
-    given = {"classes": sorted(classes), "max-detections": max_detections, **how}
+    given = {"classes": sorted(classes), "max-detections": max_detections}
+    given |= {"max-frames": max_frames, "pages": pages}
+    given |= {"tile": (tile or "auto") if tiled else None, "overlap": overlap}
     shards.begin(_identity(selection, given), listed, shard_size or SHARD_SIZE)
     summary = RaySummary(Path(output), selection.thresholds)
     summary.max_detections = selection.cfg.TEST.DETECTIONS_PER_IMAGE
@@ -176,7 +178,7 @@ def _identity(selection: Selection, given: dict) -> dict:
     return {
         "--weights": _sha256(weights) if os.path.isfile(weights) else weights,
         "--score-threshold": list(selection.thresholds.of_classes),
-        **{f"--{name.replace('_', '-')}": value for name, value in given.items()},
+        **{f"--{name}": value for name, value in given.items()},
         **dict(_flat(config)),
     }
 
@@ -204,12 +206,13 @@ def _connected(address: str | None, workers: int | None) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # images and habits are nobody's business
-    if address or os.environ.get("RAY_ADDRESS"):
-        ray.init(address)
-    else:
-        # On a busy machine, starting takes longer than Ray waits of its own accord.
-        os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
-        ray.init(num_cpus=max(workers or 1, usable_cpus()), include_dashboard=False)
+    alone = not address and not os.environ.get("RAY_ADDRESS")
+    own = {"num_cpus": max(workers or 1, usable_cpus()), "include_dashboard": False}
+    try:
+        ray.init(address, **(own if alone else {}))
+    except Exception as error:  # of no kind of its own where starting takes too long
+        what = "started" if alone else f"reached at '{address or os.environ['RAY_ADDRESS']}'"
+        raise OSError(f"Ray could not be {what}: {error}") from error
     try:
         yield
     finally:

@@ -93,11 +93,11 @@ def _masks(counts: list[str], size: tuple[int, int]) -> CompactMasks:
     rles = [{"size": list(size), "counts": text} for text in counts]
     x, y, width, height = coco_mask.toBbox(rles).reshape(-1, 4).astype(np.int64).T
     windows = torch.from_numpy(np.stack([x, y, x + width, y + height], axis=1))
-    areas = torch.from_numpy(np.asarray(coco_mask.area(rles), np.int64).reshape(-1))
+    # pycocotools counts the pixels of 255 masks at most at once.
+    areas = torch.tensor([int(coco_mask.area(rle)) for rle in rles], dtype=torch.int64)
     nothing = torch.zeros(len(counts), 0)
-    return CompactMasks(
-        size, windows, areas, nothing, nothing, torch.from_numpy(lengths), torch.from_numpy(offsets)
-    )
+    runs = torch.from_numpy(lengths), torch.from_numpy(offsets)
+    return CompactMasks(size, windows, areas, nothing, nothing, *runs)
 
 
 def frame_of(row: dict, path: Path | str) -> Frame:

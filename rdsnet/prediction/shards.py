@@ -182,10 +182,11 @@ class Shards:
         batch = {"path": [os.fsencode(paths[n - first]) for n in wanted], "input": wanted}
         table = predict(batch)
         if old is not None:
-            table = pa.concat_tables([old, table]).sort_by("input")
+            together = pa.concat_tables([old, table]).sort_by("input")
+            # Built anew, the file is byte for byte the one of a shard without failures.
+            table = pa.Table.from_pylist(together.to_pylist(), table.schema)
         # A worker that everyone takes for dead may still be writing the same shard.
         new = self._path(shard).with_suffix(f".{uuid.uuid4().hex}{_NEW}")
-        table = table.combine_chunks()
         write_atomically(new, lambda file: pq.write_table(table, file))
         os.replace(new, self._path(shard))
 
