@@ -247,9 +247,14 @@ def _predict_shards(
     )
     dataset.context.max_errored_blocks = -1  # the other shards are predicted all the same
     dataset.context.enable_progress_bars = False
-    with tqdm(total=len(wanted), unit="shard", disable=None) as progress:
-        for batch in dataset.iter_batches(batch_size=None):
-            progress.update(len(batch["shard"]))
+    try:
+        with tqdm(total=len(wanted), unit="shard", disable=None) as progress:
+            for batch in dataset.iter_batches(batch_size=None):
+                progress.update(len(batch["shard"]))
+    except ray.exceptions.RayError as error:  # no worker could begin, or the cluster is gone
+        raise OSError(
+            f"Ray has given up: {error}\nWhat is finished is kept; the same command goes on there."
+        ) from error
 
 
 class _ShardPredictor:

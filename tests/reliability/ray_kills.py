@@ -55,12 +55,25 @@ def start(images: Path, output: Path, shard_size: int, workers: int = 2) -> subp
         )
 
 
-def finish(driver: subprocess.Popen, output: Path) -> None:
-    """Wait for the end; a run with unreadable files ends with 1."""
+def finish(driver: subprocess.Popen, output: Path) -> bool:
+    """Wait for the end; a run with unreadable files ends with 1.
+
+    Returns whether there was a run: on a machine that is too busy, Ray's processes do not answer in
+    the half minute that they have.
+    """
     status = driver.wait()
+    log = output.with_suffix(".log").read_text(errors="replace")[-5000:]
+    if status == 2 and "Ray could not be started" in log:
+        return False
     if status != 1:
-        log = output.with_suffix(".log").read_text(errors="replace")
-        raise RuntimeError(f"the run ended with {status}:\n{log[-5000:]}")
+        raise RuntimeError(f"the run ended with {status}:\n{log}")
+    return True
+
+
+def run(images: Path, output: Path, shard_size: int) -> None:
+    """A run without disturbance."""
+    while not finish(start(images, output, shard_size), output):
+        pass
 
 
 def shards_in(output: Path) -> int:
@@ -129,14 +142,14 @@ def disturbed(
         done = sorted((output / "shards").glob("*.parquet"))
         for path in rng.sample(done, len(done) // 2):
             path.unlink()
-    for _ in range(max(workers, 1)):
+    while killed[1] < workers:
         done = sorted((output / "shards").glob("*.parquet"))
         for path in done[len(done) // 3 :]:
             path.unlink()
         driver = start(images, output, shard_size)
-        if workers:
-            killed[1] += kill_worker(driver, output)
+        killed[1] += kill_worker(driver, output)
         finish(driver, output)
+    run(images, output, shard_size)
     return killed[0], killed[1]
 
 
@@ -151,7 +164,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="ray-kills-"))
     make_images(folder / "images", args.images, args.seed)
     begun = time.monotonic()
-    finish(start(folder / "images", folder / "calm", args.shard_size), folder / "calm")
+    run(folder / "images", folder / "calm", args.shard_size)
     calm = time.monotonic() - begun
     killed = disturbed(
         folder / "images",

@@ -12,7 +12,7 @@ from rdsnet.cli import main
 for package in ("ray", "pyarrow"):
     pytest.importorskip(package, reason="needs rdsnet[ray]")
 
-from reliability.ray_kills import disturbed, finish, make_images, start  # noqa: E402
+from reliability.ray_kills import disturbed, make_images, run  # noqa: E402
 
 IMAGES, SHARD_SIZE = 300, 20
 FORMATS = ("coco_instances_results.json", "images.json", "objects.csv")
@@ -29,7 +29,7 @@ def images(tmp_path_factory):
 def calm(images):
     """The folder of an undisturbed run."""
     output = images.parent / "calm"
-    finish(start(images, output, SHARD_SIZE), output)
+    run(images, output, SHARD_SIZE)
     return output
 
 
