@@ -17,6 +17,8 @@ from setuptools.command.build_ext import build_ext
 APP = ["gradio>=6"]
 # The service, `rdsnet serve`; the last one is the page that explains it, without other machines.
 SERVE = ["fastapi", "prometheus_client", "python-multipart", "uvicorn", "swagger-ui-bundle>=1.1"]
+# Prediction on several machines, `rdsnet predict --engine ray`.
+RAY = ["ray[data]"]
 # ONNX files, `rdsnet export`; onnxruntime runs them, also to check them when they are written, and
 # knows opset 20 and IR 10 since 1.18.
 EXPORT = ["onnx", "onnxscript", "onnxruntime>=1.18.1"]
@@ -250,6 +252,7 @@ setup(
         "app": APP,
         "export": EXPORT,
         "pretrained": PRETRAINED,
+        "ray": RAY,
         "serve": SERVE,
         # tidecv: an independent implementation of the error breakdown; playwright: drives the
         # Chromium of the system, to test the local page
@@ -265,6 +268,7 @@ setup(
             *APP,
             *EXPORT,
             *PRETRAINED,
+            *RAY,
             *SERVE,
         ],
     },

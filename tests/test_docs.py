@@ -104,7 +104,7 @@ def check_command(words: list[str], parsed_only: bool) -> None:
     elif program == "pip":
         assert words[1] == "install"
     else:
-        assert program in ("source", "export"), f"{program}: how is this to be checked?"
+        assert program in ("source", "export", "ray"), f"{program}: how is this to be checked?"
 
 
 def check_config(args, parsed_only: bool) -> None:
@@ -168,6 +168,7 @@ MADE = {
     ],
     ("predict", 0): ["output/photos/overlays"],
     ("predict", 1): ["output/all/objects.csv", "output/all/coco_instances_results.json"],
+    ("scale-out", 5): ["output/by_ray/shards/000000.parquet", "output/by_ray/objects.csv"],
     ("export", 0): ["output/model.onnx"],
     ("evaluate", 0): ["output/mine/report.html", "output/mine/inference/breakdown.json"],
 }

@@ -68,6 +68,16 @@ def prediction_config(
         return load_config(config_file, settings, max_detections=max_detections)
 
 
+def wanted_device(config_file: str | None, weights: str, opts: Sequence[str] = ()) -> str:
+    """``MODEL.DEVICE`` as :func:`prediction_config` takes it where there is a GPU."""
+    if is_exported(weights):
+        return "cpu"
+    cfg = get_cfg()
+    merge_config_file(cfg, config_file or find_config(weights))
+    cfg.merge_from_list(list(opts))
+    return cfg.MODEL.DEVICE
+
+
 def model_threshold(score: float) -> float:
     """``MODEL.RETINANET.SCORE_THRESH_TEST`` for those who show objects from a score on.
 

@@ -26,6 +26,12 @@ Large images (--tile) are read and predicted in tiles, so that memory depends on
 tiles or strips, .npy files, and, decoded as a whole, all other images. The formats are then geojson
 (the default), coco and csv, which grow with every tile. docs/large-images.md says more.
 
+--engine ray predicts with several processes and machines, by Ray (pip install 'rdsnet[ray]').
+--input may then have addresses such as s3://bucket/folder, and parquet files with a column "path".
+Results are written as they come, to shards/*.parquet; the same command goes on after an
+interruption. Files that cannot be read are in failures.csv. Formats are parquet (the shards, the
+default), coco, csv and geojson. docs/scale-out.md says more.
+
 Images are turned as their EXIF entry says. Of 16-bit images the brightness range that they use (10,
 12, 14 or 16 bit) is shown; what is transparent becomes white. Training reads images the same way.
 Files that cannot be read are reported and skipped; the exit status is then 1. What was written
@@ -35,6 +41,7 @@ Examples:
   rdsnet predict --weights nuclei --input my_images/
   rdsnet predict --weights output/mine/model_best.pth --input photo.jpg holiday/ 'scans/**/*.tif' \\
       --output predictions
+  rdsnet predict --weights nuclei --engine ray --workers 4 --input scans/ --format coco
   rdsnet predict --weights output/mine/model_best.pth --input clip.mp4 --output predictions \\
       --format mp4,csv --score-threshold 0.3 --classes dog cat
   rdsnet predict --weights nuclei --input slide.tif --tile auto --format geojson,csv
@@ -60,15 +67,17 @@ from rdsnet.commands.arguments import (
 )
 
 FORMATS = ("png", "mp4", "coco", "labelme", "masks", "csv", "geojson", "cvat", "label-studio")
+FORMATS_OF_RAY = ("parquet", "coco", "csv", "geojson")
+_ALL_FORMATS = (*FORMATS, "parquet")
 
 
 def formats(text: str) -> list[str]:
     """ "png,coco" -> ["png", "coco"]; as argparse type."""
     names = list(dict.fromkeys(name.strip() for name in text.split(",")))
-    unknown = [name for name in names if name not in FORMATS]
+    unknown = [name for name in names if name not in _ALL_FORMATS]
     if unknown:
         raise argparse.ArgumentTypeError(
-            f"'{', '.join(unknown)}' is not among the formats {', '.join(FORMATS)}; separate "
+            f"'{', '.join(unknown)}' is not among the formats {', '.join(_ALL_FORMATS)}; separate "
             "several by commas"
         )
     return names
@@ -99,7 +108,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         type=formats,
         metavar="LIST",
-        help=f"any of {','.join(FORMATS)} (default: png, with --tile geojson)",
+        help=f"any of {','.join(FORMATS)} (default: png, with --tile geojson); with --engine ray "
+        f"any of {','.join(FORMATS_OF_RAY)} (default: parquet)",
     )
     parser.add_argument(
         "--score-threshold",
@@ -157,16 +167,67 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit", type=positive(int), metavar="N", help="with --order: write N images at most"
     )
+    add_ray_arguments(parser)
     add_config_options(parser, "--opts")
 
 
+def add_ray_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="ray: several processes and machines (default: local, this process)",
+    )
+    group = parser.add_argument_group("with --engine ray")
+    group.add_argument(
+        "--workers",
+        type=positive(int),
+        metavar="N",
+        help="processes, a GPU each, or a CPU where there is none (default: as many as Ray has)",
+    )
+    group.add_argument(
+        "--address",
+        metavar="ADDRESS",
+        help="of a Ray cluster, such as auto or ray://host:10001 (default: RAY_ADDRESS, else this "
+        "machine alone)",
+    )
+    group.add_argument(
+        "--retry-failed",
+        action="store_true",
+        help="try files again that could not be read in an earlier run into the same folder",
+    )
+    group.add_argument(
+        "--shard-size",
+        type=positive(int),
+        metavar="N",
+        help="files that are predicted, and written, at once (default: 256)",
+    )
+
+
 def run(args: argparse.Namespace) -> int:
-    if args.tile is not None:
-        return run_tiled(args)
-    if args.overlap:
+    if args.overlap and args.tile is None:
         raise ValueError("--overlap can only be given together with --tile")
+    if args.tile is not None:
+        check_goes_with_tile(args)
     if args.limit and not args.order:
         raise ValueError("--limit can only be given together with --order uncertain")
+    if args.order and args.engine == "ray":
+        raise ValueError(
+            "--order does not go with --engine ray, whose results are in the order of the files"
+        )
+    if args.engine == "ray":
+        return run_with_ray(args)
+    only_ray = {
+        "--workers": args.workers,
+        "--address": args.address,
+        "--retry-failed": args.retry_failed,
+        "--shard-size": args.shard_size,
+        "--format parquet": "parquet" in (args.format or []),
+    }
+    if others := [name for name, is_given in only_ray.items() if is_given]:
+        raise ValueError(f"{others[0]} can only be given together with --engine ray")
+    if args.tile is not None:
+        return run_tiled(args)
     from rdsnet.prediction.pipeline import predict
 
     summary = predict(
@@ -190,8 +251,8 @@ def run(args: argparse.Namespace) -> int:
     return 1 if summary.unreadable else 0
 
 
-def run_tiled(args: argparse.Namespace) -> int:
-    """``--tile``: image by image, each a tile at a time."""
+def check_goes_with_tile(args: argparse.Namespace) -> None:
+    """Raise ValueError for what is about images that are seen at once."""
     given = {
         "--max-frames": args.max_frames,
         "--batch-size": args.batch_size,
@@ -201,6 +262,40 @@ def run_tiled(args: argparse.Namespace) -> int:
     }
     if others := [name for name, is_given in given.items() if is_given]:
         raise ValueError(f"{others[0]} does not go with --tile: large images come one at a time")
+
+
+def run_with_ray(args: argparse.Namespace) -> int:
+    """``--engine ray``: several processes and machines."""
+    from rdsnet.prediction import predict_with_ray
+
+    summary = predict_with_ray(
+        args.config_file,
+        args.weights,
+        args.input,
+        args.output,
+        formats=args.format or ["parquet"],
+        workers=args.workers,
+        address=args.address,
+        retry_failed=args.retry_failed,
+        shard_size=args.shard_size,
+        score_threshold=args.score_threshold,
+        classes=args.classes,
+        max_frames=args.max_frames,
+        pages=args.pages,
+        tiled=args.tile is not None,
+        tile=args.tile or None,
+        overlap=args.overlap,
+        max_detections=args.max_detections,
+        batch_size=args.batch_size,
+        opts=[*precision_options(args), *args.opts],
+        trust_checkpoint=args.trust_checkpoint,
+    )
+    print(summary.text())
+    return 1 if summary.unreadable or summary.missing else 0
+
+
+def run_tiled(args: argparse.Namespace) -> int:
+    """``--tile``: image by image, each a tile at a time."""
     from rdsnet.prediction.large_files import predict_large_files
 
     summary = predict_large_files(

@@ -75,7 +75,33 @@ def segmentation_rle(segmentation: list | dict, size: tuple[int, int]) -> dict:
     return mask_util.merge(mask_util.frPyObjects(segmentation, *size))
 
 
-def _compressed_sums(strings: list[str]) -> list[RunSums]:
+def decoded_runs(counts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Run lengths of compressed masks, one mask after the other.
+
+    Args:
+        counts: valid compressed strings.
+
+    Returns:
+        ``run_lengths`` (sum of runs,) int64 and ``run_offsets`` (N + 1,) int64, as
+        :class:`rdsnet.ops.CompactMasks` has them.
+    """
+    if not counts:
+        return np.zeros(0, np.int64), np.zeros(1, np.int64)
+    runs, start = _compressed_runs(counts)
+    return runs, np.append(start, runs.size)
+
+
+def _compressed_sums(strings: Sequence[str]) -> list[RunSums]:
+    runs, start = _compressed_runs(strings)
+    position = np.arange(runs.size) - np.repeat(start, np.diff(start, append=runs.size))
+    total = np.add.reduceat(runs, start)
+    foreground = np.add.reduceat(np.where(position % 2 == 1, runs, 0), start)
+    shortest = np.minimum.reduceat(runs, start)
+    return list(map(RunSums, total.tolist(), foreground.tolist(), shortest.tolist()))
+
+
+def _compressed_runs(strings: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """All run lengths in a row, and where those of every string begin."""
     codes = np.frombuffer("".join(strings).encode("ascii"), np.uint8).astype(np.int64) - 48
     string_of_code = np.repeat(np.arange(len(strings)), [len(s) for s in strings])
 
@@ -94,10 +120,7 @@ def _compressed_sums(strings: list[str]) -> list[RunSums]:
     for part in (is_foreground, ~is_foreground & (position > 0)):
         runs[part] = _sums_so_far(runs[part], string[part])
 
-    total = np.add.reduceat(runs, start)
-    foreground = np.add.reduceat(np.where(is_foreground, runs, 0), start)
-    shortest = np.minimum.reduceat(runs, start)
-    return list(map(RunSums, total.tolist(), foreground.tolist(), shortest.tolist()))
+    return runs, start
 
 
 def _sums_so_far(values: np.ndarray, group: np.ndarray) -> np.ndarray:

@@ -8,25 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
 from rdsnet.checkpoint.exported import is_exported
-from rdsnet.checkpoint.trained import model_threshold, names_and_ids, prediction_config
 from rdsnet.data.findings import counted, printable
 from rdsnet.data.windows import LargeImage
 from rdsnet.prediction.large import OVERLAP, TILE, TiledPrediction, check_tiles
 from rdsnet.prediction.output_names import OutputNames
-from rdsnet.prediction.pipeline import (
-    PredictionSummary,
-    chosen_classes,
-    predict_image,
-    say,
-)
+from rdsnet.prediction.pipeline import PredictionSummary, predict_image, say
 from rdsnet.prediction.predictor import CountingPredictor
-from rdsnet.prediction.sources import Frame, find_sources
-from rdsnet.prediction.thresholds import AUTO, ScoreThresholds
+from rdsnet.prediction.selection import Selection
+from rdsnet.prediction.sources import Frame, Source, find_sources
+from rdsnet.prediction.thresholds import AUTO
 from rdsnet.prediction.writers import build_writers
 
 # An image that is shrunk to less than this share is too large to be seen at once.
@@ -79,7 +73,49 @@ def predict_large_files(
             read are reported on stderr and counted instead.
     """
     found = find_sources(inputs)
-    for source in found.sources:
+    check_is_tileable(weights, found.sources)
+    selection = Selection.chosen(
+        config_file,
+        weights,
+        score_threshold=score_threshold,
+        classes=classes,
+        max_detections=max_detections,
+        opts=opts,
+    )
+    summary = LargeSummary(Path(output), selection.thresholds)
+    summary.left_out = found.left_out_text()
+    names = OutputNames()
+    with ExitStack() as stack:
+        writers = build_writers(formats, output, selection.metadata)
+        writers = [stack.enter_context(writer) for writer in writers]
+        if not all(writer.takes_parts for writer in writers):
+            raise ValueError(
+                "--tile writes the formats geojson, coco and csv: the others draw or keep whole "
+                f"images; got {', '.join(formats)}"
+            )
+        summary.written = [file for writer in writers for file in writer.files]
+        files = LargeFiles(selection, tile, overlap, max_detections, trust_checkpoint)
+        summary.max_detections = files.max_detections
+        for source in found.sources:
+            try:
+                name = None
+                for frame, instances in files.parts(source.path):
+                    name = name or names.new(source.path.stem)
+                    for writer in writers:
+                        writer.write(frame.named(name), instances)
+                    summary.objects += len(instances)
+                summary.images += 1
+                summary.cut_off += files.was_cut_off
+                summary.too_large += files.too_large
+            except (OSError, ValueError) as error:
+                say(f"skipped: {error}")
+                summary.unreadable += 1
+    return summary
+
+
+def check_is_tileable(weights: str, sources: Sequence[Source]) -> None:
+    """Raise ValueError for videos, and for a model that cannot see an image in tiles."""
+    for source in sources:
         if source.is_video:
             raise ValueError(f"--tile is for images, and {printable(source.path)} is a video")
     if is_exported(weights):
@@ -87,53 +123,67 @@ def predict_large_files(
             f"--tile needs the checkpoint that '{printable(weights)}' was made from: tiles share "
             "statistics inside the model, which an exported file has closed up"
         )
-    cfg = prediction_config(config_file, weights, None, opts, max_detections)
-    thresholds = ScoreThresholds.chosen(cfg, score_threshold)
-    cfg.MODEL.RETINANET.SCORE_THRESH_TEST = model_threshold(thresholds.lowest)
-    metadata = names_and_ids(cfg)
-    kept = chosen_classes(classes, *metadata)
-    summary = LargeSummary(Path(output), thresholds)
-    summary.left_out = found.left_out_text()
-    names = OutputNames()
-    with ExitStack() as stack:
-        writers = [stack.enter_context(w) for w in build_writers(formats, output, metadata)]
-        if not all(writer.takes_parts for writer in writers):
-            raise ValueError(
-                "--tile writes the formats geojson, coco and csv: the others draw or keep whole "
-                f"images; got {', '.join(formats)}"
-            )
-        summary.written = [file for writer in writers for file in writer.files]
-        predictor = CountingPredictor(cfg, trust_checkpoint)
-        summary.max_detections = max_detections or predictor.max_detections
-        options = {"score_threshold": thresholds, "overlap": overlap or OVERLAP}
+
+
+class LargeFiles:
+    """Predicts files of large images one after the other, each in parts.
+
+    Args:
+        tile, overlap, max_detections: as of :func:`predict_large_files`.
+
+    Attributes:
+        max_detections: objects of a tile, or of an image that is seen at once.
+        was_cut_off: whether a tile of the last image had more.
+        too_large: objects of it that are cut, see :class:`~rdsnet.prediction.TiledPrediction`.
+
+    Raises:
+        ValueError: the tiles are too small.
+    """
+
+    def __init__(
+        self,
+        selection: Selection,
+        tile: int | None = None,
+        overlap: int | None = None,
+        max_detections: int | None = None,
+        trust_checkpoint: bool = False,
+    ) -> None:
+        self._selection, self._tile = selection, tile
+        self._predictor = CountingPredictor(selection.cfg, trust_checkpoint)
+        self.max_detections = max_detections or self._predictor.max_detections
+        self.was_cut_off, self.too_large = False, 0
+        self._options = {"score_threshold": selection.thresholds, "overlap": overlap or OVERLAP}
         if max_detections:
-            options["most_objects"] = max_detections
+            self._options["most_objects"] = max_detections
         if tile:  # too small ones are said before anything is read
-            check_tiles(predictor.model, tile, overlap or OVERLAP)
-        for source in found.sources:
-            try:
-                with LargeImage(str(source.path)) as image:
-                    side = tile or chosen_tile(cfg, image.shape[:2])
-                    say(_decision(source.path, image.shape, tile, side))
-                    name = names.new(source.path.stem)
-                    empty = np.broadcast_to(np.uint8(0), image.shape)
-                    if side is None:
-                        parts = _at_once(image, predictor, thresholds, summary)
-                    else:
-                        prediction = TiledPrediction(image, predictor, tile=side, **options)
-                        parts = _in_tiles(prediction, summary)
-                    for number, instances in enumerate(parts):
-                        if kept is not None:
-                            instances = instances[torch.isin(instances.pred_classes, kept)]
-                        frame = Frame(name, source.path, empty, part=number)
-                        for writer in writers:
-                            writer.write(frame, instances)
-                        summary.objects += len(instances)
-                summary.images += 1
-            except (OSError, ValueError) as error:
-                say(f"skipped: {error}")
-                summary.unreadable += 1
-    return summary
+            check_tiles(self._predictor.model, tile, overlap or OVERLAP)
+
+    def parts(self, path: Path) -> Iterator[tuple[Frame, Instances]]:
+        """The parts of an image, and what is kept of the objects in each, on the CPU.
+
+        Raises:
+            OSError, ValueError: the file cannot be read.
+        """
+        self.was_cut_off, self.too_large = False, 0
+        with LargeImage(str(path)) as image:
+            side = self._tile or chosen_tile(self._selection.cfg, image.shape[:2])
+            say(_decision(path, image.shape, self._tile, side))
+            empty = np.broadcast_to(np.uint8(0), image.shape)
+            parts = self._at_once(image) if side is None else self._in_tiles(image, side)
+            for number, instances in enumerate(parts):
+                frame = Frame(path.stem, path, empty, part=number)
+                yield frame, self._selection.of_classes(instances)
+
+    def _at_once(self, image: LargeImage) -> Iterator[Instances]:
+        height, width = image.shape[:2]
+        picture = image.read((0, 0, width, height))
+        yield predict_image(self._predictor, picture, self._selection.thresholds)
+        self.was_cut_off = self._predictor.was_cut_off
+
+    def _in_tiles(self, image: LargeImage, side: int) -> Iterator[Instances]:
+        prediction = TiledPrediction(image, self._predictor, tile=side, **self._options)
+        yield from prediction
+        self.was_cut_off, self.too_large = prediction.cut_off > 0, prediction.too_large
 
 
 def chosen_tile(cfg: CfgNode, size: tuple[int, int]) -> int | None:
@@ -158,20 +208,3 @@ def _decision(path: Path, shape: tuple[int, ...], asked: int | None, side: int |
     if side is None:
         return f"{image}: small enough to be seen at once"
     return f"{image}: in tiles of {side} px" + ("" if asked else ", since it is too large at once")
-
-
-def _at_once(
-    image: LargeImage,
-    predictor: CountingPredictor,
-    thresholds: ScoreThresholds,
-    summary: LargeSummary,
-) -> Iterator[Instances]:
-    height, width = image.shape[:2]
-    yield predict_image(predictor, image.read((0, 0, width, height)), thresholds)
-    summary.cut_off += predictor.was_cut_off
-
-
-def _in_tiles(prediction: TiledPrediction, summary: LargeSummary) -> Iterator[Instances]:
-    yield from prediction
-    summary.cut_off += prediction.cut_off > 0
-    summary.too_large += prediction.too_large

@@ -8,26 +8,25 @@ many there are. Results come in the order of the images.
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
 from tqdm import tqdm
 
-from rdsnet.checkpoint.trained import model_threshold, names_and_ids, prediction_config
-from rdsnet.data.class_names import class_numbers
 from rdsnet.data.findings import counted, printable
 from rdsnet.prediction.exported import build_predictor
 from rdsnet.prediction.ordering import LOWEST_SHARE, UncertainFirst
 from rdsnet.prediction.output_names import OutputNames
-from rdsnet.prediction.predictor import Predictor
+from rdsnet.prediction.predictor import CountingPredictor, Predictor
+from rdsnet.prediction.selection import Selection
 from rdsnet.prediction.sources import Frame, Source, chosen_pages, find_sources
 from rdsnet.prediction.threads import Behind, several_ahead
 from rdsnet.prediction.thresholds import AUTO, ScoreThresholds, certain
@@ -38,8 +37,24 @@ _GPU_BATCH_SIZE = 4
 # How far reading is ahead of the model and writing behind it, in images; at least a batch.
 _AHEAD = 2
 
-Prepared = tuple[Frame, dict]
-"""A frame, and what the model is given for it."""
+Prepared = tuple[int, Frame, dict]
+"""The number of a source, a frame of it, and what the model is given for that."""
+
+
+class Found(NamedTuple):
+    """What was found in a frame.
+
+    Attributes:
+        source: the number of its source, from 0.
+        frame: with the name of its outputs.
+        instances: what is kept of its objects, on the CPU.
+        was_cut_off: whether there were more than ``TEST.DETECTIONS_PER_IMAGE``.
+    """
+
+    source: int
+    frame: Frame
+    instances: Instances
+    was_cut_off: bool
 
 
 @dataclass
@@ -144,48 +159,81 @@ def predict(
             "--order is for image files, which are read once more when all have been seen: not for "
             "videos and cameras"
         )
-    cfg = prediction_config(config_file, weights, None, opts, max_detections)
-    thresholds = ScoreThresholds.chosen(cfg, score_threshold)
-    least = thresholds.lowest * (LOWEST_SHARE if uncertain_first else 1)
-    cfg.MODEL.RETINANET.SCORE_THRESH_TEST = model_threshold(least)
-    metadata = names_and_ids(cfg)
-    kept = chosen_classes(classes, *metadata)
-    predictor = build_predictor(cfg, trust_checkpoint)
-    summary = PredictionSummary(Path(output), thresholds)
+    selection = Selection.chosen(
+        config_file,
+        weights,
+        score_threshold=score_threshold,
+        classes=classes,
+        max_detections=max_detections,
+        opts=opts,
+        lowest_share=LOWEST_SHARE if uncertain_first else 1.0,
+    )
+    predictor = build_predictor(selection.cfg, trust_checkpoint)
+    summary = PredictionSummary(Path(output), selection.thresholds)
     summary.max_detections, summary.left_out = predictor.max_detections, found.left_out_text()
-    batch_size = batch_size or usual_batch_size(cfg)
-    ahead = max(_AHEAD, batch_size)
+    batch_size = batch_size or usual_batch_size(selection.cfg)
+
+    def skip(_: int, error: Exception) -> None:
+        say(f"skipped: {error}")
+        summary.unreadable += 1
+
     with ExitStack() as stack:
-        writers = [
-            stack.enter_context(writer) for writer in build_writers(formats, output, metadata)
-        ]
+        writers = build_writers(formats, output, selection.metadata)
+        writers = [stack.enter_context(writer) for writer in writers]
         summary.written = [file for writer in writers for file in writer.files]
         if uncertain_first:
-            summary.order = UncertainFirst(writers, thresholds, summary.output, limit, say)
-            summary.written += summary.order.files
-            writers = [stack.enter_context(summary.order)]
-        write_later = stack.enter_context(Behind(partial(_write, writers), ahead))
-        read = (_prepared(s.frames(max_frames, is_wanted, say), predictor) for s in found.sources)
-        files = stack.enter_context(closing(several_ahead(read, 1 + ahead, ahead)))
-        frames = _frames(found.sources, files, max_frames, summary)
-        for batch in _batches(stack.enter_context(closing(frames)), batch_size):
-            results = predictor.find([inputs for _, inputs in batch])
-            for (frame, _), result, cut in zip(batch, results, predictor.were_cut_off, strict=True):
-                instances = result["instances"].to("cpu")
-                shown = certain(instances, thresholds)
-                summary.cut_off += cut and (len(shown) == len(instances) or not uncertain_first)
-                if kept is not None:
-                    instances = instances[torch.isin(instances.pred_classes, kept)]
-                    shown = shown[torch.isin(shown.pred_classes, kept)]
-                write_later(frame, instances if uncertain_first else shown)
-                summary.images += 1
-                summary.objects += len(shown)
+            order = UncertainFirst(writers, selection.thresholds, summary.output, limit, say)
+            summary.order, writers = order, [stack.enter_context(order)]
+            summary.written += order.files
+        write_later = stack.enter_context(Behind(partial(_write, writers), _ahead(batch_size)))
+        frames = found_frames(
+            found.sources, predictor, selection, batch_size, skip, max_frames, is_wanted
+        )
+        for _, frame, instances, was_cut_off in stack.enter_context(closing(frames)):
+            write_later(frame, instances)
+            shown = selection.shown(instances)
+            summary.images += 1
+            summary.objects += len(shown)
+            # Where undecided objects were asked for, too, only these may be missing.
+            summary.cut_off += was_cut_off and len(shown) == len(instances)
     return summary
+
+
+def found_frames(
+    sources: Sequence[Source],
+    predictor: CountingPredictor,
+    selection: Selection,
+    batch_size: int,
+    skip: Callable[[int, Exception], None],
+    max_frames: int | None = None,
+    pages: Callable[[int], bool] = lambda page: True,
+) -> Generator[Found, None, None]:
+    """The frames of all sources in their order, and what is found in each; reads ahead.
+
+    Args:
+        batch_size, max_frames: as of :func:`predict`.
+        skip: is told the number of a source that cannot be read, or not to its end, and why.
+        pages: see :func:`rdsnet.prediction.sources.chosen_pages`.
+    """
+    ahead = _ahead(batch_size)
+    read = (_prepared(s.frames(max_frames, pages, say), predictor) for s in sources)
+    with ExitStack() as stack:
+        files = stack.enter_context(closing(several_ahead(read, 1 + ahead, ahead)))
+        frames = stack.enter_context(closing(_frames(sources, files, max_frames, skip)))
+        for batch in _batches(frames, batch_size):
+            results = predictor.find([inputs for *_, inputs in batch])
+            cut_off = predictor.were_cut_off
+            for (source, frame, _), result, was_cut in zip(batch, results, cut_off, strict=True):
+                yield Found(source, frame, selection.of(result["instances"]), was_cut)
+
+
+def _ahead(batch_size: int) -> int:
+    return max(_AHEAD, batch_size)
 
 
 def _prepared(
     frames: Generator[Frame, None, None], predictor: Predictor
-) -> Generator[Prepared, None, None]:
+) -> Generator[tuple[Frame, dict], None, None]:
     """Frames with what the model is given for them; they may still have the same names."""
     with closing(frames):
         for frame in frames:
@@ -201,19 +249,20 @@ def _prepared(
 
 def _frames(
     sources: Sequence[Source],
-    files: Iterable[Iterator[Prepared]],
+    files: Iterable[Iterator[tuple[Frame, dict]]],
     most: int | None,
-    summary: PredictionSummary,
+    skip: Callable[[int, Exception], None],
 ) -> Generator[Prepared, None, None]:
-    """The frames of all sources, named, with a progress bar; what cannot be read is counted.
+    """The frames of all sources, named, with a progress bar.
 
     Args:
         files: those of every source.
         most: of each; None: all.
+        skip: as of :func:`found_frames`.
     """
     names = OutputNames()
     with tqdm(total=len(sources), unit="image", disable=None) as progress:
-        for source, frames in zip(sources, files):
+        for number, (source, frames) in enumerate(zip(sources, files)):
             if source.is_video:
                 expected = source.expected()
                 progress.total += min(expected, most or expected) - 1
@@ -225,11 +274,10 @@ def _frames(
                 except StopIteration:
                     break
                 except (OSError, ValueError) as error:
-                    say(f"skipped: {error}")
-                    summary.unreadable += 1
+                    skip(number, error)
                     break
                 name = name or names.new(source.path.stem, frame.is_one_of_many)
-                yield frame.named(name), inputs
+                yield number, frame.named(name), inputs
                 progress.update()
 
 
@@ -240,7 +288,7 @@ def say(text: str) -> None:
 
 def _batches(frames: Iterator[Prepared], size: int) -> Iterator[list[Prepared]]:
     """At most ``size`` frames that follow each other and have one size: none is padded."""
-    for _, of_one_size in groupby(frames, key=lambda prepared: prepared[1]["image"].shape):
+    for _, of_one_size in groupby(frames, key=lambda prepared: prepared[2]["image"].shape):
         while batch := list(islice(of_one_size, size)):
             yield batch
 
@@ -255,30 +303,6 @@ def predict_image(
 ) -> Instances:
     """Objects of one (H, W, 3) uint8 BGR image with at least this score, on the CPU."""
     return certain(predictor(image)["instances"].to("cpu"), score_threshold)
-
-
-def chosen_classes(
-    classes: Sequence[str], names: list[str] | None, category_ids: list[int]
-) -> torch.Tensor | None:
-    """Class numbers of the names or category ids to keep; None: all.
-
-    Several may stand in one word, separated by commas. A name that several classes have means all
-    of them.
-
-    Raises:
-        ValueError: for a class that the model does not have; the message lists those it has.
-    """
-    if not classes:
-        return None
-    numbers = class_numbers(names, category_ids)
-    words = []
-    for text in classes:  # a name may have a comma
-        words += [text] if text in numbers else [word.strip() for word in text.split(",")]
-    unknown = [word for word in words if word not in numbers]
-    if unknown:
-        known = ", ".join(names or map(str, category_ids))
-        raise ValueError(f"--classes: the model has no '{unknown[0]}'. It has: {known}")
-    return torch.tensor(sorted(set().union(*(numbers[word] for word in words))))
 
 
 def usual_batch_size(cfg: CfgNode) -> int:

@@ -32,7 +32,7 @@ class Frame:
 
     Attributes:
         name: of its outputs, unique in a run; as it is read, its file's, see :meth:`named`.
-        path: the file that it comes from (of a camera: "camera 0").
+        path: the file that it comes from (of a camera: "camera 0"); text where it is an address.
         image: (H, W, 3) uint8 BGR.
         video: name of the outputs of the video that it belongs to; None: an image file.
         index: its number in the video, or of the page in the file, from 0.
@@ -42,7 +42,7 @@ class Frame:
     """
 
     name: str
-    path: Path
+    path: Path | str
     image: np.ndarray
     video: str | None = None
     index: int = 0
@@ -215,12 +215,12 @@ def find_sources(inputs: Sequence[str]) -> Sources:
         elif os.path.isdir(path):
             found.sources += _in_folder(path, given, found.left_out)
         elif os.path.lexists(path):
-            found.sources.append(_source(path))
+            found.sources.append(source_of(path))
         elif glob.has_magic(path):
             inside = sorted(name for name in glob.glob(path, recursive=True) if _is_no_folder(name))
             if not inside:
                 raise FileNotFoundError(f"--input: no file fits the pattern '{printable(given)}'.")
-            found.sources += map(_source, inside)
+            found.sources += map(source_of, inside)
         else:
             raise FileNotFoundError(f"--input: '{printable(given)}' does not exist.")
     found.sources = list(dict.fromkeys(found.sources))
@@ -263,7 +263,7 @@ def _in_folder(folder: str, given: str, left_out: Counter[str]) -> list[Source]:
             if has_image_ending(entry.name):
                 sources.append(Source(Path(entry.path)))
             elif entry.is_file() or entry.is_symlink() and not os.path.exists(entry.path):
-                source = _source(entry.path)
+                source = source_of(entry.path)
                 if source.is_video or (entry.is_file() and has_image_content(entry.path)):
                     sources.append(source)
                 else:
@@ -279,7 +279,8 @@ def _in_folder(folder: str, given: str, left_out: Counter[str]) -> list[Source]:
     return sources
 
 
-def _source(path: str) -> Source:
+def source_of(path: str) -> Source:
+    """An image file or a video, as its name or content says."""
     is_image = has_image_ending(path) or not is_video(path)
     return Source(Path(path), is_video_file=not is_image)
 

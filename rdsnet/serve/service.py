@@ -14,7 +14,8 @@ from typing import BinaryIO
 import torch
 from detectron2.structures import Instances
 
-from rdsnet.prediction.pipeline import chosen_classes, usual_batch_size
+from rdsnet.prediction.pipeline import usual_batch_size
+from rdsnet.prediction.selection import chosen_classes
 from rdsnet.prediction.thresholds import ScoreThresholds, certain
 from rdsnet.prediction.uploads import UploadPredictor
 from rdsnet.serve.answers import FORMATS, Answer
