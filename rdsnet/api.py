@@ -23,6 +23,7 @@ from PIL import Image, ImageOps
 
 from rdsnet.checkpoint.shipped import weights_file
 from rdsnet.checkpoint.trained import model_threshold, names_and_ids, prediction_config
+from rdsnet.data.findings import printable
 from rdsnet.data.images import read_image
 from rdsnet.data.pixels import eight_bit, is_floating, opaque_image
 from rdsnet.export import export
@@ -219,6 +220,11 @@ def _annotations(data: Annotations) -> tuple[str, str | None]:
 def _rgb(image: ImageLike) -> np.ndarray:
     """(H, W, 3) uint8 RGB, as the readers of files give it."""
     if isinstance(image, str | os.PathLike):
+        if not os.path.lexists(image):
+            raise FileNotFoundError(
+                f"the image {printable(image)} does not exist (relative paths start at "
+                f"{os.getcwd()})"
+            )
         return np.ascontiguousarray(read_image(os.fspath(image), "RGB"))
     if isinstance(image, Image.Image):
         return _from_pillow(ImageOps.exif_transpose(image))

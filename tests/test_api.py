@@ -136,6 +136,13 @@ def test_a_table_has_a_row_per_object(found):
     assert table["area"].tolist() == [int(mask.sum()) for mask in found.masks]
 
 
+def test_tables_of_images_without_objects_fit_the_others(model, found):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    table, empty = found.to_pandas(), model.predict(picture(), score_threshold=1.0).to_pandas()
+    assert len(empty) == 0 and (empty.dtypes == table.dtypes).all()
+    assert (pandas.concat([empty, table]).dtypes == table.dtypes).all()
+
+
 def test_supervision_gets_everything_under_its_names(found, monkeypatch):
     """By a stand-in with supervision's documented arguments: it is not installed here."""
     module = SimpleNamespace(Detections=lambda **fields: fields)

@@ -149,8 +149,8 @@ def _format_of(path: Path) -> str:
         if path.suffix.lower() == ending:
             return name
     raise ValueError(
-        f"--output '{path}' ends neither in .onnx nor in .pt2: name the format by --format "
-        f"{' or --format '.join(FORMATS)}"
+        f"the output '{path}' ends neither in .onnx nor in .pt2: choose one of these endings, or "
+        f"on the command line --format {' or --format '.join(FORMATS)}"
     )
 
 

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pycocotools.mask as coco_mask
 from detectron2.structures import Instances
 from PIL import Image
 
@@ -84,10 +85,12 @@ class Result:
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per object: class, score, x1, y1, x2, y2 and area (of the mask), in pixels."""
-        columns = {"class": self.names, "score": self.scores}
+        pandas = _wanted("pandas", "to_pandas")
+        # Text also where there are no objects, so that tables of many images fit together.
+        columns = {"class": pandas.Series(self.names, dtype=str), "score": self.scores}
         columns |= dict(zip(("x1", "y1", "x2", "y2"), self.boxes.T))
-        columns["area"] = self.masks.sum((1, 2))
-        return _wanted("pandas", "to_pandas").DataFrame(columns)
+        columns["area"] = coco_mask.area(list(self._objects.rles)).astype(np.int64)
+        return pandas.DataFrame(columns)
 
     def to_supervision(self) -> supervision.Detections:
         """As Roboflow's supervision has them; the names are its data "class_name"."""

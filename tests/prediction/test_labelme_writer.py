@@ -77,9 +77,10 @@ def test_labelmes_own_loader_takes_them(written):
     folder, masks, _ = written
     path = next(folder.iterdir())
     loaded = labelme.LabelFile(str(path))
-    with Image.open(folder / loaded.imagePath) as image:
+    ours = json.loads(path.read_text())
+    with Image.open(folder / ours["imagePath"]) as image:
         assert image.size == (W, H)
-    ours = json.loads(path.read_text())["shapes"]
+    ours = ours["shapes"]
     assert len(loaded.shapes) == len(ours) >= len(masks)
     for theirs, own in zip(loaded.shapes, ours, strict=True):
         for key in ("label", "points", "group_id", "shape_type", "description"):
