@@ -112,7 +112,7 @@ def predict_large_files(
             check_tiles(predictor.model, tile, overlap or OVERLAP)
         for source in found.sources:
             try:
-                with LargeImage(str(source.path)) as image:
+                with LargeImage(str(source.path), channels=predictor.channels) as image:
                     side = tile or chosen_tile(cfg, image.shape[:2])
                     say(_decision(source.path, image.shape, tile, side))
                     name = names.new(source.path.stem)

@@ -146,7 +146,8 @@ def predict(
         ]
         summary.written = [file for writer in writers for file in writer.files]
         write_later = stack.enter_context(Behind(partial(_write, writers), ahead))
-        read = (_prepared(s.frames(max_frames, is_wanted, say), predictor) for s in found.sources)
+        how = max_frames, is_wanted, say, predictor.channels
+        read = (_prepared(source.frames(*how), predictor) for source in found.sources)
         files = stack.enter_context(closing(several_ahead(read, 1 + ahead, ahead)))
         frames = _frames(found.sources, files, max_frames, summary)
         for batch in _batches(stack.enter_context(closing(frames)), batch_size):
@@ -232,7 +233,7 @@ def _write(writers: Sequence[Writer], frame: Frame, instances: Instances) -> Non
 def predict_image(
     predictor: Predictor, image: np.ndarray, score_threshold: float | ScoreThresholds
 ) -> Instances:
-    """Objects of one (H, W, 3) uint8 BGR image with at least this score, on the CPU."""
+    """Objects of one image, as the predictor takes it, with at least this score, on the CPU."""
     return certain(predictor(image)["instances"].to("cpu"), score_threshold)
 
 
