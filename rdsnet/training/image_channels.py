@@ -105,7 +105,7 @@ def _count_of(kinds: dict[str, Kind]) -> int:
     )
     raise ValueError(
         f"the training images have different numbers of channels ({found}). A model takes one "
-        "number: leave the others out. --channels N says which files are right."
+        "number: leave the others out."
     )
 
 
