@@ -23,6 +23,7 @@ from PIL import Image, ImageOps
 
 from rdsnet.checkpoint.shipped import weights_file
 from rdsnet.checkpoint.trained import model_threshold, names_and_ids, prediction_config
+from rdsnet.data.channels import Channels, picture_of
 from rdsnet.data.findings import printable
 from rdsnet.data.images import read_image
 from rdsnet.data.pixels import eight_bit, is_floating, opaque_image
@@ -103,7 +104,9 @@ class Model:
         Args:
             image: a path, read as ``rdsnet predict`` reads it; an image of Pillow; or an array
                 (H, W, 3) uint8 in the order RGB, as Pillow and matplotlib have it (of OpenCV's BGR:
-                ``image[..., ::-1]``), or (H, W) grey or (H, W, 4) RGBA, 8 or 16 bit.
+                ``image[..., ::-1]``), or (H, W) grey or (H, W, 4) RGBA, 8 or 16 bit. For a model of
+                other channels (``cfg.INPUT.CHANNELS``) a path or an array (H, W, C), or (H, W) of
+                one, with the numbers that its files have.
             score_threshold: leave out what has a lower score; "auto": than what was best for its
                 class in validation, or 0.5 where the checkpoint does not say.
 
@@ -114,12 +117,17 @@ class Model:
         thresholds = self.score_thresholds
         if score_threshold != AUTO:
             thresholds = ScoreThresholds.chosen(self.cfg, score_threshold)
-        pixels = _rgb(image)
+        channels = self._predictor.channels
+        if channels.are_photographs:
+            pixels = np.ascontiguousarray(_rgb(image)[:, :, ::-1])
+        else:
+            pixels = _values(image, channels)
         stream = getattr(self._predictor.model, "object_stream", None)
         if stream is not None:  # else an exported file, which has its own
             stream.score_threshold = model_threshold(thresholds.lowest)
-        bgr = np.ascontiguousarray(pixels[:, :, ::-1])
-        return Result(pixels, predict_image(self._predictor, bgr, thresholds), self.class_names)
+        instances = predict_image(self._predictor, pixels, thresholds)
+        shown = np.ascontiguousarray(picture_of(pixels)[:, :, ::-1])
+        return Result(shown, instances, self.class_names)
 
     def train(
         self,
@@ -133,6 +141,7 @@ class Model:
         patience: int = 0,
         ema: bool = False,
         augment: str | None = None,
+        channels: int | None = None,
         hold_out: bool = True,
         resume: bool = False,
         opts: Sequence[str] = (),
@@ -150,6 +159,7 @@ class Model:
             ema: use a moving average of the weights.
             augment: how images are varied, a name in :data:`rdsnet.data.augmentations.PRESETS`;
                 None: by the data.
+            channels: of an image; None: by the files.
             hold_out: False: train on everything, and evaluate on nothing.
             resume: go on with the run in ``output``.
             opts: config options KEY VALUE, which override everything.
@@ -163,7 +173,9 @@ class Model:
         """
         if epochs is not None and iterations is not None:
             raise ValueError("give epochs or iterations, not both")
-        wishes = Wishes(epochs, iterations, batch_size, patience=patience, ema=ema, augment=augment)
+        wishes = Wishes(
+            epochs, iterations, batch_size, 1, patience, ema, augment=augment, channels=channels
+        )
         config_file, options, settings = prepare(
             _annotations(data),
             _annotations(val) if val else None,
@@ -215,6 +227,20 @@ def _annotations(data: Annotations) -> tuple[str, str | None]:
         )
     file, images = pair
     return os.fspath(file), None if images is None else os.fspath(images)
+
+
+def _values(image: ImageLike, channels: Channels) -> np.ndarray:
+    """(H, W, C) scaled, of what is no photograph."""
+    if isinstance(image, str | os.PathLike):
+        return channels.read(os.fspath(image), "")
+    values = np.asarray(image)
+    values = values[:, :, None] if values.ndim == 2 else values
+    if values.ndim != 3 or values.shape[2] != channels.count or not values.size:
+        raise ValueError(
+            f"the model expects an array (H, W, {channels.count}), not {values.shape}: "
+            f"it was trained on images of {channels.count} channels"
+        )
+    return channels.scaled(values, "of the array")
 
 
 def _rgb(image: ImageLike) -> np.ndarray:

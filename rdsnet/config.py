@@ -123,6 +123,19 @@ def add_rdsnet_config(cfg: CN) -> None:
     # Detectron2 does (INPUT.RANDOM_FLIP, sizes), "none", "strong", "microscopy", "aerial".
     cfg.INPUT.AUGMENTATION = "light"
 
+    # Channels of an image. 3, if they are not scaled: photographs, in the order INPUT.FORMAT. Else
+    # images are the arrays of their files, channels in the files' order; MODEL.PIXEL_MEAN and
+    # PIXEL_STD have a number for each (docs/own-data.md).
+    cfg.INPUT.CHANNELS = 3
+    # How numbers become 0 .. 255: "none", those of 8 bits as they are; "dataset", by
+    # SCALE_RANGES; "image", by PERCENTILES of every channel of every image.
+    cfg.INPUT.SCALING = "none"
+    # Percentiles of pixels that become 0 and 255; what lies beyond is cut off.
+    cfg.INPUT.PERCENTILES = (0.1, 99.9)
+    # With "dataset": [low, high] of every channel, the numbers that become 0 and 255. "rdsnet train
+    # --data" takes PERCENTILES of the training images.
+    cfg.INPUT.SCALE_RANGES = []
+
     # Images with more pixels are refused: a file of a few kB can unpack to gigabytes.
     cfg.INPUT.MAX_PIXELS = 178_956_970
 

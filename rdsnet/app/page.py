@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import pycocotools.mask as coco_mask
 
+from rdsnet.data.channels import picture_of
 from rdsnet.evaluation import instances_to_coco_json
 from rdsnet.evaluation.thresholds import DEFAULT_SCORE
 from rdsnet.formatting import decimal
@@ -70,7 +71,7 @@ class Finder(UploadPredictor):
         instances = certain(result["instances"].to("cpu"), self.lowest_score)
         results = instances_to_coco_json(instances, image_id=1)
         results.sort(key=lambda result: -result["score"])
-        image, is_cut_off = upload.image[:, :, ::-1], self.predictor.was_cut_off
+        image, is_cut_off = picture_of(upload.image)[:, :, ::-1], self.predictor.was_cut_off
         return Found(upload.name, image, results, is_cut_off, upload.pages)
 
     def draw(self, found: Found, score: Lowest, shown: Sequence[str]) -> np.ndarray:

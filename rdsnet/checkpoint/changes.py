@@ -20,12 +20,15 @@ from rdsnet.data.datasets import with_classes, with_num_classes
 
 logger = logging.getLogger(__name__)
 
+# What images are.
+IMAGES = ("INPUT.CHANNELS", "INPUT.SCALING", "INPUT.PERCENTILES", "INPUT.SCALE_RANGES")
 # What the weights and the optimizer's state stand for: these keys, and all that lie below them.
 _FIXED = (
     "MODEL",
     "DATASETS.CLASSES",
     "DATASETS.MAPPER",
     "INPUT.FORMAT",
+    *IMAGES,
     # The optimizer's state is kept by groups of parameters; these make the groups.
     "SOLVER.OPTIMIZER",
     "SOLVER.BIAS_LR_FACTOR",
@@ -162,7 +165,9 @@ def check_other_use(cfg: CfgNode, weights: str) -> None:
 
 
 def other_meaning(cfg: CfgNode, stored: CfgNode) -> Changes:
-    """What weights stand for under another config than that of their training, but for classes.
+    """What weights stand for under another config than that of their training.
+
+    Classes are not looked at, nor how the numbers of images are scaled: both follow the data.
 
     Args:
         cfg: of the training that starts from them.
@@ -172,7 +177,7 @@ def other_meaning(cfg: CfgNode, stored: CfgNode) -> Changes:
     return {
         key: values
         for key, values in changes.items()
-        if is_fixed(key) and not is_among(key, (*IN_TRAINING, CLASSES, NUM_CLASSES))
+        if is_fixed(key) and not is_among(key, (*IN_TRAINING, *IMAGES, CLASSES, NUM_CLASSES))
     }
 
 

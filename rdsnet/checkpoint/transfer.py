@@ -16,10 +16,11 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from rdsnet.checkpoint.changes import described, other_meaning
+from rdsnet.checkpoint.changes import described, is_among, other_meaning
 from rdsnet.checkpoint.checkpointer import Checkpointer
 from rdsnet.checkpoint.description import read_config
 from rdsnet.checkpoint.shipped import weights_file
+from rdsnet.checkpoint.stems import with_channels_of
 from rdsnet.modeling.loading import OPTIONAL
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 # Layers with a channel per anchor and class, in this order, and what follows an anchor's classes: a
 # softmax has background there.
 CLASS_LAYERS = {"cls_score": 0, "semantic_pred": 0, "cls_pred": 1}
+_OF_CHANNELS = ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD")
 # What a detector cannot do without: the body of its backbone.
 BODY = "backbone.bottom_up."
 MOST_SHOWN = 4
@@ -51,11 +53,15 @@ def load_first_weights(checkpointer: Checkpointer, cfg: CfgNode) -> None:
     stored = read_config(path)
     classes = ClassMap.between(stored, cfg)
     model = checkpointer.model
-    taken = fitting(model, content["model"], classes)
+    weights, changed = with_channels_of(model, content["model"])
+    taken = fitting(model, weights, classes)
     _refuse_other_model(taken, path, is_described=stored is not None)
     model.load_state_dict(taken.weights)
-    logger.info(f"Training starts from {path}: {taken.text(classes)}.")
+    said = [taken.text(classes), *([changed] if changed else [])]
+    logger.info(f"Training starts from {path}: {'; '.join(said)}.")
     changes = other_meaning(cfg, stored) if stored is not None else {}
+    if changed:  # so that mean and deviation are of other channels
+        changes = {key: v for key, v in changes.items() if not is_among(key, _OF_CHANNELS)}
     if changes:
         logger.warning(
             f"What the weights have learnt had another meaning: {described(changes)}. Without "

@@ -70,6 +70,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ema", action="store_true", help="use a moving average of the weights over iterations"
     )
     add_augment(own, "; 'rdsnet check-data --show-augmentations' shows it")
+    own.add_argument(
+        "--channels",
+        type=positive(int),
+        metavar="N",
+        help="of an image; 3: photographs, if they have 8 bits (default: by the files)",
+    )
     own.add_argument("--device", metavar="NAME", help="cpu or cuda")
     add_run_arguments(parser, "; training starts from it")
     parser.add_argument(
@@ -141,7 +147,7 @@ def run(args: argparse.Namespace) -> None:
 # What only --data makes sense of.
 OWN_DATA = (
     *("val", "no_val", "config", "output", "epochs", "iterations", "batch_size", "patience"),
-    *("ema", "augment", "device"),
+    *("ema", "augment", "channels", "device"),
 )
 
 
@@ -162,6 +168,7 @@ def use_own_data(args: argparse.Namespace) -> None:
         patience=args.patience or 0,
         ema=args.ema,
         augment=args.augment,
+        channels=args.channels,
     )
     device = ["MODEL.DEVICE", args.device] if args.device else []
     args.config_file, args.opts, settings = prepare(

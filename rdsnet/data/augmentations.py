@@ -13,6 +13,8 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 
+from rdsnet.data.channels import Channels
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -21,7 +23,7 @@ class Preset:
     Attributes:
         scales: smallest and largest factor of the size; None: the size stays.
         any_side_up: whether images have no upper side: flipped vertically and turned by 90 degrees.
-        colours: brightness, contrast and saturation vary by up to this share.
+        colours: brightness, contrast and saturation of photographs vary by up to this share.
     """
 
     scales: tuple[float, float] | None = None
@@ -89,7 +91,7 @@ def with_preset(cfg: CfgNode, augmentations: list[T.Augmentation]) -> list[T.Aug
         augmentations.insert(first, RandomScale(*preset.scales))
     if preset.any_side_up:
         augmentations += [T.RandomFlip(horizontal=False, vertical=True), RandomTranspose()]
-    if preset.colours:
+    if preset.colours and Channels.of(cfg).are_photographs:
         low, high = 1 - preset.colours, 1 + preset.colours
         colours = (T.RandomBrightness, T.RandomContrast, T.RandomSaturation)
         augmentations += [vary(low, high) for vary in colours]

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 
+from rdsnet.data.channels import read_picture
 from rdsnet.data.findings import Finding
 from rdsnet.data.ids import is_id, shown_id
 from rdsnet.data.image_paths import file_problem
 from rdsnet.data.image_sizes import Disagreement
-from rdsnet.data.images import ImageFile, read_image
+from rdsnet.data.images import ImageFile
 from rdsnet.data.threads import for_each_file
 
 
@@ -93,6 +94,6 @@ def _page_count(path: str) -> int:
 
 def _size_or_error(path: str) -> tuple[int, int] | ValueError:
     try:
-        return read_image(path, "RGB").shape[:2]
+        return read_picture(path).shape[:2]
     except (OSError, ValueError) as error:
         return error if isinstance(error, ValueError) else ValueError(str(error))

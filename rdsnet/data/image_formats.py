@@ -77,6 +77,11 @@ def is_tiff(head: bytes) -> bool:
     return head.startswith(SIGNATURES)
 
 
+def is_numpy(head: bytes) -> bool:
+    """An array as ``numpy.save`` writes it."""
+    return head.startswith(b"\x93NUMPY")
+
+
 def is_heif(head: bytes) -> bool:
     """HEIC photos and their relatives, which need the package pillow-heif."""
     return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS

@@ -125,7 +125,7 @@ class ImageFile:
     def read(self, format: str, page: int = 0) -> np.ndarray:
         """As :func:`read_image`."""
         with explained(self.file_name):
-            _check_pixels(*self._pages.size(page))
+            check_pixels(*self._pages.size(page))
             return detection_utils.convert_PIL_to_numpy(self._pages.image(page), format)
 
 
@@ -178,8 +178,12 @@ def _why_missing(file_name: str) -> str:
     return ". Check the image folder of the dataset."
 
 
-def _check_pixels(width: int, height: int) -> None:
-    """As Pillow does when it opens a file, for readers and pages that it has not seen."""
+def check_pixels(width: int, height: int) -> None:
+    """As Pillow does when it opens a file, for readers and pages that it has not seen.
+
+    Raises:
+        PIL.Image.DecompressionBombError: there are more than :func:`limit_pixels` allows.
+    """
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and width * height > 2 * limit:
         raise Image.DecompressionBombError(

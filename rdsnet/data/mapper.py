@@ -9,14 +9,14 @@ from __future__ import annotations
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Instances, PolygonMasks, polygons_to_bitmask
 from detectron2.utils.registry import Registry
 
 from rdsnet.data.augmentations import with_preset
-from rdsnet.data.images import read_image
+from rdsnet.data.channels import PHOTOGRAPHS, ArrayInput, Channels
 from rdsnet.data.rle import compressed_rle
 
 DATASET_MAPPER_REGISTRY = Registry("DATASET_MAPPER")
@@ -38,15 +38,22 @@ class RDSNetDatasetMapper(DatasetMapper):
       not cropped; others get BitMasks, whatever the format is. So polygons and RLE may be mixed,
       and ``INPUT.CROP`` does without the package shapely.
     - Polygons given in whole pixels are not rounded to whole pixels after resizing.
+    - ``INPUT.CHANNELS`` and ``INPUT.SCALING`` are followed: ``image`` may be (C, H, W) float32.
     - Errors name the image.
 
     Crowds are left out, objects that an augmentation has made empty too; after ``INPUT.CROP``
     boxes are those of the cropped masks.
     """
 
+    @configurable
+    def __init__(self, *args, channels: Channels = PHOTOGRAPHS, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.channels = channels
+
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
         arguments = super().from_config(cfg, is_train)
+        arguments["channels"] = Channels.of(cfg)
         if is_train:
             arguments["augmentations"] = with_preset(cfg, arguments["augmentations"])
         return arguments
@@ -62,7 +69,7 @@ class RDSNetDatasetMapper(DatasetMapper):
                 declared; an object has no mask, or one of another size.
         """
         dataset_dict = dict(dataset_dict)
-        image = read_image(dataset_dict["file_name"], self.image_format)
+        image = self.channels.read(dataset_dict["file_name"], self.image_format)
         _check_size(dataset_dict, image)
         augmented = self.augmentation_input(image, dataset_dict)
         transforms = self.augmentations(augmented)
@@ -84,7 +91,7 @@ class RDSNetDatasetMapper(DatasetMapper):
 
     def augmentation_input(self, image: np.ndarray, dataset_dict: dict) -> T.AugInput:
         """What augmentations see: the image. A subclass may add boxes."""
-        return T.AugInput(image)
+        return T.AugInput(image) if self.channels.are_photographs else ArrayInput(image)
 
     def learned(
         self, annotations: list[dict], transforms: T.TransformList, size: tuple[int, int]

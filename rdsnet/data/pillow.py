@@ -24,6 +24,7 @@ from rdsnet.data.pixels import (
 # Their further images are previews, depth maps and other shots beside the one that is meant.
 _SIDE_IMAGES = ("HEIF", "MPO")
 _LAYERED = "PSD"  # its further images are layers of the first
+_PLAIN = ("L", "LA", "RGB", "RGBA", "F")  # modes whose numbers are those of the pixels
 _TRANSPARENT = ("RGBA", "RGBa", "LA", "La", "PA")
 _PNG_DEPTH = 24  # place of the byte in the file that says how many bits a sample has
 
@@ -68,6 +69,39 @@ class PillowPages:
         """A page, opaque, upright and of 8 bits per channel."""
         self.size(number)  # goes to the page
         return upright(self._opaque(), _orientation(self._image))
+
+    def samples(self, number: int) -> np.ndarray:
+        """A page as numbers of the file, upright: (H, W, C), of the type that it has.
+
+        Colours of palettes and of other models than RGB are RGB; transparency is the last channel.
+        """
+        self.size(number)  # goes to the page
+        image, orientation = self._image, _orientation(self._image)
+        samples = self._deep_samples()
+        if samples is not None:
+            if orientation in range(2, 9):
+                raise RefusedError("is turned by a tag, and of more than 8 bits. Save it upright.")
+            return samples
+        if image.mode == "1":
+            image = image.convert("L")
+        elif image.mode not in _PLAIN and not image.mode.startswith("I"):
+            has_alpha = image.mode in _TRANSPARENT or "transparency" in image.info
+            image = image.convert("RGBA" if has_alpha else "RGB")
+        samples = np.asarray(upright(image, orientation))
+        return samples if samples.ndim == 3 else samples[:, :, None]
+
+    @property
+    def has_colours(self) -> bool:
+        """Whether the main image is what cameras and programs for photographs write.
+
+        That is colours of any depth, and grey of 8 bits.
+        """
+        return not self._image.mode.startswith(("F", "I"))
+
+    @property
+    def channels_of_a_pixel(self) -> int:
+        """1 for grey, 3 for colours, whatever the model; transparency does not count."""
+        return 1 if self._image.mode in ("1", "L", "LA", "La") or not self.has_colours else 3
 
     def _opaque(self) -> Image.Image:
         """The same, not yet turned."""

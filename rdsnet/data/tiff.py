@@ -43,8 +43,7 @@ _EMBEDDED = {
     COMPRESSION.APERIO_JP2000_RGB: "JPEG2000",
     COMPRESSION.WEBP: "WEBP",
 }
-# Samples per pixel that are colours; what more there is may be transparency.
-_COLOURS = {
+COLOURS = {
     PHOTOMETRIC.MINISWHITE: 1,
     PHOTOMETRIC.MINISBLACK: 1,
     PHOTOMETRIC.RGB: 3,
@@ -53,6 +52,8 @@ _COLOURS = {
     PHOTOMETRIC.YCBCR: 3,
     PHOTOMETRIC.CIELAB: 3,
 }
+"""Samples per pixel that are colours; what more there is may be transparency."""
+
 _CAMERA_RAW = (
     "is a camera's raw file: develop it to a TIFF or JPEG first, as the camera's software does."
 )
@@ -139,7 +140,7 @@ class TiffPages:
 
     def colour_count(self, page: TiffPage) -> int:
         """How many samples of a pixel are colours; those behind them may be transparency."""
-        return _COLOURS[page.photometric]
+        return COLOURS[page.photometric]
 
     @property
     def channels(self) -> int:
@@ -220,7 +221,18 @@ def _check_layout(page: TiffPage) -> None:
         raise RefusedError(_CAMERA_RAW)
     if page.axes not in ("YX", "YXS", "SYX"):
         raise RefusedError("holds a volume in one page. Save its slices as pages of their own.")
-    for trouble in filter(None, (_unknown_colours(page), _unknown_compression(page))):
+    if trouble := _unknown_colours(page):
+        raise RefusedError(f"{trouble}. {_REWRITE}")
+    check_data(page)
+
+
+def check_data(page: TiffPage) -> None:
+    """Check that it is certain what the data of a page unpack to, and that they are there.
+
+    Raises:
+        RefusedError, ValueError: as :meth:`TiffPages.image`.
+    """
+    if trouble := _unknown_compression(page):
         raise RefusedError(f"{trouble}. {_REWRITE}")
     ends = np.add(page.dataoffsets, page.databytecounts)
     if len(ends) < np.prod(page.chunked) or ends.max() > page.parent.filehandle.size:
@@ -236,12 +248,12 @@ def _unknown_colours(page: TiffPage) -> str | None:
     photometric, bits = page.photometric, page.bitspersample
     if "PhotometricInterpretation" not in page.tags:
         return "does not say what its numbers mean (PhotometricInterpretation)"
-    if photometric not in _COLOURS:
+    if photometric not in COLOURS:
         return f"has colours of the kind {_name(photometric)}"
     if page.dtype is None or isinstance(bits, tuple):
         return f"has samples of {bits} bits"
-    extra = page.samplesperpixel - _COLOURS[photometric]
-    most = 1 if _COLOURS[photometric] == 1 else _MOST_CHANNELS - _COLOURS[photometric]
+    extra = page.samplesperpixel - COLOURS[photometric]
+    most = 1 if COLOURS[photometric] == 1 else _MOST_CHANNELS - COLOURS[photometric]
     if not 0 <= extra <= most:
         return f"has {page.samplesperpixel} channels that are called {_name(photometric)}"
     if photometric == PHOTOMETRIC.YCBCR and (
@@ -293,7 +305,7 @@ def _check_embedded(page: TiffPage) -> None:
 
 def _colours(page: TiffPage, samples: np.ndarray) -> Image.Image:
     """The opaque image that the samples (H, W, S) of a page mean, not yet turned."""
-    count = _COLOURS[page.photometric]
+    count = COLOURS[page.photometric]
     kind, place = _transparency(page)
     if kind == _PREMULTIPLIED:
         levels = _eight_bit(page, np.dstack((samples[..., :count], samples[..., place])))
@@ -305,7 +317,7 @@ def _colours(page: TiffPage, samples: np.ndarray) -> Image.Image:
 
 def _transparency(page: TiffPage) -> tuple[int, int]:
     """The kind of transparency, 0: none, and the sample that has it."""
-    count = _COLOURS[page.photometric]
+    count = COLOURS[page.photometric]
     if "ExtraSamples" not in page.tags:  # a fourth channel without a word: alpha, as Pillow has it
         return (_STRAIGHT if page.samplesperpixel == count + 1 else 0), count
     for place, kind in enumerate(page.extrasamples, count):

@@ -7,13 +7,16 @@ that a window touches are unpacked; images of other formats are decoded as a who
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
 from typing import BinaryIO, Protocol
 
 import numpy as np
 from tifffile import PHOTOMETRIC, TiffPage
 
+from rdsnet.data.arrays import ArrayFile
+from rdsnet.data.channels import PHOTOGRAPHS, Channels, ranges_of, sample
 from rdsnet.data.findings import printable
-from rdsnet.data.image_formats import HEAD, is_tiff
+from rdsnet.data.image_formats import HEAD, is_numpy, is_tiff
 from rdsnet.data.images import check_is_file, explained, read_image
 from rdsnet.data.pixels import ORIENTATION, RefusedError, level_bits
 from rdsnet.data.tiff import TiffPages
@@ -31,10 +34,13 @@ class WindowReader(Protocol):
     """An image that is read in windows; whatever has these two is one."""
 
     shape: tuple[int, int, int]
-    """(H, W, 3)."""
+    """(H, W, 3), or (H, W, C) of what is no photograph."""
 
     def read(self, window: Box) -> np.ndarray:
-        """The pixels (y2 - y1, x2 - x1, 3) uint8 BGR of a window inside the image."""
+        """The pixels (y2 - y1, x2 - x1, 3) uint8 BGR of a window inside the image.
+
+        Of what is no photograph, (..., C) as :meth:`rdsnet.data.channels.Channels.read` gives them.
+        """
 
 
 class ArrayReader:
@@ -57,6 +63,31 @@ class ArrayReader:
         x1, y1, x2, y2 = window
         pixels = np.asarray(self._image[y1:y2, x1:x2])
         return np.repeat(pixels[:, :, None], 3, axis=2) if pixels.ndim == 2 else pixels
+
+
+class ScaledReader:
+    """An array (H, W, C) of any type, which may be a ``numpy.memmap``, scaled window by window.
+
+    Args:
+        values: as the file has them.
+        channels: what becomes of them.
+        file_name: for messages.
+
+    Raises:
+        ValueError: as :meth:`rdsnet.data.channels.Channels.scaled`.
+    """
+
+    def __init__(self, values: np.ndarray, channels: Channels, file_name: str) -> None:
+        if channels.scaling == "image":  # by the whole image, not by its windows
+            ranges = ranges_of(sample(values), channels.percentiles)
+            channels = replace(channels, ranges=ranges)
+        self._values, self._channels, self._file_name = values, channels, file_name
+        self.shape = values.shape
+        self.read((0, 0, 1, 1))
+
+    def read(self, window: Box) -> np.ndarray:
+        x1, y1, x2, y2 = window
+        return self._channels.scaled(np.asarray(self._values[y1:y2, x1:x2]), self._file_name)
 
 
 class TiffReader:
@@ -170,14 +201,21 @@ class LargeImage:
         file_name: an ``.npy`` file (H, W, 3) BGR or (H, W) grey, uint8, which is never read as a
             whole; a TIFF; or another image, which is.
         page: of a TIFF, from 0.
+        channels: what the image is. What is no photograph is read as a whole before it is scaled in
+            windows, but for ``.npy`` files.
 
     Raises:
         FileNotFoundError, OSError, ValueError: as :func:`rdsnet.data.images.read_image`, here and
             in :meth:`read`.
     """
 
-    def __init__(self, file_name: str, page: int = 0) -> None:
+    def __init__(self, file_name: str, page: int = 0, channels: Channels = PHOTOGRAPHS) -> None:
         self.file_name, self._stream = file_name, None
+        if not channels.are_photographs:
+            with ArrayFile(file_name, channels.count) as file:
+                self._reader = ScaledReader(file.read(page), channels, file_name)
+            self.shape = self._reader.shape
+            return
         with explained(file_name):
             check_is_file(file_name)
             self._stream = open(file_name, "rb")
@@ -193,7 +231,7 @@ class LargeImage:
     def _opened(self, head: bytes, page: int) -> WindowReader:
         if is_tiff(head):
             return TiffReader(self._stream, page)
-        if head.startswith(b"\x93NUMPY"):
+        if is_numpy(head):
             array = np.load(self.file_name, mmap_mode="r", allow_pickle=False)
             try:
                 return ArrayReader(array)
@@ -205,13 +243,14 @@ class LargeImage:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._stream.close()
+        if self._stream is not None:
+            self._stream.close()
 
     def __repr__(self) -> str:
         return f"LargeImage({printable(self.file_name)}, shape={self.shape})"
 
     def read(self, window: Box) -> np.ndarray:
-        """The pixels (y2 - y1, x2 - x1, 3) uint8 BGR of a window inside the image."""
+        """As of :class:`WindowReader`."""
         with explained(self.file_name):
             return self._reader.read(window)
 

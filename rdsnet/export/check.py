@@ -17,11 +17,14 @@ _BOX, _SCORE, _MASK_IOU = 0.1, 1e-3, 0.99
 _REQUIRED_SHARE = 0.75
 
 
-def made_up_image(size: tuple[int, int]) -> Tensor:
-    """Made-up shapes, (3, H, W) uint8, always the same."""
+def made_up_image(
+    size: tuple[int, int], channels: int = 3, dtype: torch.dtype = torch.uint8
+) -> Tensor:
+    """Made-up shapes, (C, H, W), always the same; more than three channels repeat the first."""
     # Drawn at the least size that the generator takes, where the image is smaller.
     scene = draw_scene(np.random.default_rng(0), tuple(max(side, 64) for side in size))
     image = torch.from_numpy(scene.image).permute(2, 0, 1)
+    image = image[torch.arange(channels) % 3].to(dtype)
     return image[:, : size[0], : size[1]].contiguous()
 
 

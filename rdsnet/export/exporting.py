@@ -13,7 +13,16 @@ from detectron2.config import CfgNode
 from rdsnet.checkpoint.trained import load_model, names_and_ids, prediction_config
 from rdsnet.export import check
 from rdsnet.export.decoding import as_objects
-from rdsnet.export.files import FORMATS, describe, read, require_packages, trace, write
+from rdsnet.export.files import (
+    FORMATS,
+    channel_order,
+    describe,
+    image_dtype,
+    read,
+    require_packages,
+    trace,
+    write,
+)
 from rdsnet.export.graph import ImageToObjects, Objects, Size
 from rdsnet.modeling import RDSNet
 from rdsnet.modeling.folding import fold_norms
@@ -31,7 +40,9 @@ class ExportSummary:
     Attributes:
         path: the file.
         size: (H, W) of the images that it takes, pixels; None: any.
-        channels: their channel order, "BGR" or "RGB".
+        channels: how many they have.
+        dtype: "uint8" or "float32".
+        order: of photographs, "BGR" or "RGB"; of others, in words.
         max_detections: most objects that it gives.
         class_names: None: unknown.
         outputs: names of what it gives.
@@ -40,7 +51,9 @@ class ExportSummary:
 
     path: Path
     size: Size | None
-    channels: str
+    channels: int
+    dtype: str
+    order: str
     max_detections: int
     class_names: list[str] | None
     outputs: tuple[str, ...]
@@ -51,7 +64,7 @@ class ExportSummary:
         names = ", ".join(self.class_names or ["unknown"])
         return "\n".join(
             [
-                f"Input: image (3, {height}, {width}) uint8, {self.channels}",
+                f"Input: image ({self.channels}, {height}, {width}) {self.dtype}, {self.order}",
                 f"Output: {', '.join(self.outputs)} of at most {self.max_detections} objects",
                 f"Classes: {names if len(names) < 200 else len(self.class_names)}",
                 f"Checked: {self.checked}",
@@ -118,8 +131,8 @@ def export(
     output.parent.mkdir(parents=True, exist_ok=True)
 
     with torch.no_grad():
-        graph = ImageToObjects(model, compact).eval()
-        compared = check_graph(graph, check.made_up_image(size or usual_size(cfg, model)))
+        graph = ImageToObjects(model, compact, image_dtype(cfg)).eval()
+        compared = check_graph(graph, _made_up_image(graph, size or usual_size(cfg, model)))
         progress("Tracing the model")
         program, size = _trace(graph, size, usual_size(cfg, model), progress)
         texts = describe(cfg, size, class_names, category_ids, compact)
@@ -135,7 +148,9 @@ def export(
     return ExportSummary(
         output,
         size,
-        cfg.INPUT.FORMAT,
+        graph.channels,
+        str(graph.dtype).removeprefix("torch."),
+        channel_order(cfg),
         cfg.TEST.DETECTIONS_PER_IMAGE,
         class_names,
         graph.fields,
@@ -201,6 +216,10 @@ def sizes_to_check(cfg: CfgNode, graph: ImageToObjects, size: Size | None) -> li
     return sizes
 
 
+def _made_up_image(graph: ImageToObjects, size: Size) -> torch.Tensor:
+    return check.made_up_image(size, graph.channels, graph.dtype)
+
+
 def _model_objects(model: RDSNet, image: torch.Tensor) -> Objects:
     """What the model itself finds in an image (3, H, W)."""
     return check.objects_of(model([{"image": image}])[0]["instances"])
@@ -259,7 +278,7 @@ def check_file(path: Path, file_format: str, graph: ImageToObjects, sizes: list[
         return "the file itself is not checked, onnxruntime is not installed"
     compared = []
     for image_size, output_size in sizes:
-        image = check.made_up_image(image_size)
+        image = _made_up_image(graph, image_size)
         expected = run_graph(graph, image, output_size)
         found = as_objects(run(image, output_size), graph.model.mask_threshold)
         compared.append(_compared("the file", image, expected, found))

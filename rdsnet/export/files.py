@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from torch import Tensor
@@ -26,6 +27,7 @@ import rdsnet
 from rdsnet.checkpoint.atomic import write_atomically
 from rdsnet.checkpoint.description import read_config
 from rdsnet.checkpoint.exported import CONFIG
+from rdsnet.data.channels import Channels
 from rdsnet.export.graph import CompactObjects, ImageToObjects, Objects, Size
 from rdsnet.export.sessions import onnx_function
 from rdsnet.modeling import RDSNet
@@ -51,18 +53,20 @@ def describe(
     compact: bool = False,
 ) -> dict[str, str]:
     """What a file says about itself: texts by name, all but the version and the config as json."""
+    channels = Channels.of(cfg)
     shared, mbrm = cfg.MODEL.RETINANET, cfg.MODEL.RDSNET.MBRM
     content = {
         "classes": class_names or [str(id_) for id_ in category_ids],
         "category_ids": category_ids,
         "input": {
             "name": "image",
-            "shape": [3, *(size or ("height", "width"))],
-            "dtype": "uint8",
-            "channels": cfg.INPUT.FORMAT,
+            "shape": [channels.count, *(size or ("height", "width"))],
+            "dtype": np.dtype(channels.dtype).name,
+            "channels": channel_order(cfg),
             "padding": [round(value) for value in cfg.MODEL.PIXEL_MEAN],
             "short_side": cfg.INPUT.MIN_SIZE_TEST,
             "longest_side": cfg.INPUT.MAX_SIZE_TEST,
+            **_scaling(channels),
         },
         "outputs": list((CompactObjects if compact else Objects)._fields),
         "config": {
@@ -81,6 +85,25 @@ def describe(
     }
     texts = {name: json.dumps(value, ensure_ascii=False) for name, value in content.items()}
     return {"rdsnet_version": rdsnet.__version__, **texts, CONFIG: _whole_config(cfg)}
+
+
+def channel_order(cfg: CfgNode) -> str:
+    """What the channels of an image are: ``INPUT.FORMAT``, or "as in the files"."""
+    return cfg.INPUT.FORMAT if Channels.of(cfg).are_photographs else "as in the files"
+
+
+def image_dtype(cfg: CfgNode) -> torch.dtype:
+    """Of the image that a file takes."""
+    return torch.from_numpy(np.empty(0, Channels.of(cfg).dtype)).dtype
+
+
+def _scaling(channels: Channels) -> dict[str, object]:
+    """How whoever runs the file brings numbers to 0 .. 255; nothing where they are so."""
+    if channels.scaling == "none":
+        return {}
+    if channels.scaling == "dataset":
+        return {"scaling": "dataset", "ranges": channels.ranges}
+    return {"scaling": "image", "percentiles": channels.percentiles}
 
 
 def _whole_config(cfg: CfgNode) -> str:
@@ -111,7 +134,7 @@ def trace(graph: ImageToObjects, size: Size | None = None) -> torch.export.Expor
         ValueError: it has steps that cannot be traced.
     """
     side = Dim.STATIC if size else Dim.DYNAMIC
-    image = torch.zeros(3, *(size or _any_size(graph.model)), dtype=torch.uint8)
+    image = torch.zeros(graph.channels, *(size or _any_size(graph.model)), dtype=graph.dtype)
     inputs, shapes = (image,), ({0: Dim.STATIC, 1: side, 2: side},)
     if graph.takes_output_size:
         inputs, shapes = (*inputs, torch.zeros(2, dtype=torch.int64)), (*shapes, None)
@@ -194,7 +217,7 @@ def _onnx_bytes(program: torch.export.ExportedProgram, texts: dict[str, str]) ->
         ) from error
     model = converted.model_proto
     graph = model.graph
-    _name_sizes(graph, has_output_size=len(inputs) > 1)
+    _name_sizes(graph, json.loads(texts["input"])["shape"][0], len(inputs) > 1)
     if len(inputs) > 1:  # what it is when nobody gives it
         graph.initializer.append(onnx.helper.make_tensor(inputs[1], 7, [2], [0, 0]))
     onnx.helper.set_model_props(model, texts)
@@ -210,14 +233,14 @@ def _masked_select(values: object, mask: object) -> object:
     return op.Compress(op.Reshape(values, flat), op.Reshape(mask, flat), axis=0)
 
 
-def _name_sizes(graph: onnx.GraphProto, has_output_size: bool) -> None:
+def _name_sizes(graph: onnx.GraphProto, channels: int, has_output_size: bool) -> None:
     """Give the sizes of inputs and outputs names that say something; the tracer has numbers."""
     image = ("height", "width")
     height, width = ("output_height", "output_width") if has_output_size else image
     names = {
         **{name: ("objects", 4) for name in ("boxes", "regressed_boxes", "windows", "cells")},
         **{name: ("objects",) for name in ("scores", "classes")},
-        "image": (3, *image),
+        "image": (channels, *image),
         "masks": ("objects", height, width),
         "logits": ("pixels",),
         "row_cells": (height,),

@@ -74,12 +74,20 @@ class ImageToObjects(nn.Module):
 
     Args:
         compact: gives :class:`CompactObjects` instead of :class:`Objects`.
+        dtype: of the image that it takes.
     """
 
-    def __init__(self, model: RDSNet, compact: bool = False) -> None:
+    def __init__(
+        self, model: RDSNet, compact: bool = False, dtype: torch.dtype = torch.uint8
+    ) -> None:
         super().__init__()
         self.model = model
-        self.compact = compact
+        self.compact, self.dtype = compact, dtype
+
+    @property
+    def channels(self) -> int:
+        """Of the image that it takes."""
+        return self.model.pixel_mean.numel()
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -106,7 +114,8 @@ class ImageToObjects(nn.Module):
         """What :attr:`fields` names, as a plain tuple: nobody needs this package to load it.
 
         Args:
-            image: (3, H, W) uint8, channels in the order of ``INPUT.FORMAT``.
+            image: (3, H, W) uint8, channels in the order of ``INPUT.FORMAT``; of what is no
+                photograph, (C, H, W) of :attr:`rdsnet.data.channels.Channels.dtype`.
             output_size: (2,) int64, height and width that results are wanted in, as ``height`` and
                 ``width`` of Detectron2's inputs; 0, 0 or None: those of ``image``.
         """

@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
+from rdsnet.checkpoint.changes import IMAGES, is_among
 from rdsnet.checkpoint.description import read_config
 from rdsnet.checkpoint.exported import read_texts
 from rdsnet.config import flat, get_cfg
@@ -47,7 +48,8 @@ class ExportedModel(nn.Module):
         stored, texts = read_config(path), read_texts(path)
         _check_settings(cfg, stored, path)
         self.path = path
-        self.size = json.loads(texts["input"])["shape"][1:]
+        takes = json.loads(texts["input"])
+        self.size, self.dtype = takes["shape"][1:], getattr(torch, takes["dtype"])
         self.run = onnx_function(path, cfg.MODEL.DEVICE)
         self.mask_threshold = stored.MODEL.RDSNET.MASK_THRESHOLD
         # The file's own is applied inside, where scores are not yet multiplied by those of masks.
@@ -72,7 +74,7 @@ class ExportedModel(nn.Module):
                 f"this one has {image.shape[1]} x {image.shape[2]} after resizing. Written without "
                 "--size, a file takes any"
             )
-        found = self.run(image.to(torch.uint8), output_size)
+        found = self.run(image.to(self.dtype), output_size)
         boxes, regressed_boxes, scores, classes = found[:4]
         if len(found) == len(Objects._fields):
             masks = Objects(*found).masks
@@ -104,7 +106,7 @@ def _check_settings(cfg: CfgNode, stored: CfgNode, path: str) -> None:
     own = get_cfg()
     own.merge_from_other_cfg(stored)  # with its types
     then, now = flat(own), flat(cfg)
-    fixed = [key for key in then if key.startswith("MODEL.") or key == "INPUT.FORMAT"]
+    fixed = [key for key in then if is_among(key, ("MODEL", "INPUT.FORMAT", *IMAGES))]
     changed = [key for key in fixed if key not in _OPEN and now.get(key) != then[key]]
     if changed:
         key = changed[0]

@@ -19,6 +19,7 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
+from rdsnet.data.channels import Channels
 from rdsnet.data.datasets import register_class_names, with_num_classes
 from rdsnet.data.masks import dense_ground_truth_masks
 from rdsnet.modeling.cropping import expanded_windows, training_windows
@@ -361,6 +362,7 @@ class RDSNet(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         check_device(cfg)
+        Channels.of(cfg)  # contradictions are said now
         cfg = with_num_classes(cfg)
         register_class_names(cfg)
         backbone = build_backbone(cfg)

@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.data import transforms
 
 from rdsnet.checkpoint.exported import is_exported
+from rdsnet.data.channels import Channels
 from rdsnet.export.runtime import ExportedModel
 from rdsnet.prediction.predictor import CountingPredictor
 
@@ -27,7 +28,7 @@ class ExportedPredictor(CountingPredictor):
         self.cfg, self.model = cfg.clone(), ExportedModel(cfg)
         sides = [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST]
         self.aug = transforms.ResizeShortestEdge(sides, cfg.INPUT.MAX_SIZE_TEST)
-        self.input_format = cfg.INPUT.FORMAT
+        self.input_format, self.channels = cfg.INPUT.FORMAT, Channels.of(cfg)
         self.max_detections, self.were_cut_off = cfg.TEST.DETECTIONS_PER_IMAGE, [False]
         self.model.max_detections += 1  # one more than is returned
 

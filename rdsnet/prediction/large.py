@@ -18,6 +18,7 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 from tqdm import tqdm
 
+from rdsnet.data.channels import applied
 from rdsnet.data.windows import WindowReader, as_reader
 from rdsnet.modeling import inference_precision
 from rdsnet.modeling.group_statistics import GroupStatistics, Part
@@ -44,7 +45,8 @@ class TiledPrediction:
     :class:`~rdsnet.ops.CompactMasks` without maxima.
 
     Args:
-        reader: the image, or an array (H, W, 3) uint8 BGR, which may be a ``numpy.memmap``.
+        reader: the image, or an array (H, W, 3) uint8 BGR, which may be a ``numpy.memmap``. Its
+            channels are the model's.
         predictor: of a model whose masks are compact (``MODEL.RDSNET.DENSE_MASKS`` False).
         tile: side of the tiles, pixels of the image.
         overlap: what neighbouring tiles both see, pixels of the image: at least the size of the
@@ -139,13 +141,12 @@ class TiledPrediction:
 
     def _inputs(self, tile: Tile) -> dict:
         """What the model is given for a tile."""
-        image = self._reader.read(tile.window)
+        image = self._predictor.ordered(self._reader.read(tile.window))
         height, width = image.shape[:2]
-        if self._predictor.input_format == "RGB":
-            image = image[:, :, ::-1]
         if self._unit != self._stride:
             size = (max(round(side * self._stride / self._unit), 1) for side in (height, width))
-            image = ResizeTransform(height, width, *size).apply_image(np.ascontiguousarray(image))
+            resize = ResizeTransform(height, width, *size)
+            image = applied(resize, np.ascontiguousarray(image))
         chw = torch.as_tensor(image.astype("float32").transpose(2, 0, 1))
         return {"image": chw, "height": height, "width": width}
 

@@ -165,7 +165,7 @@ class LargeFiles:
             OSError, ValueError: the file cannot be read.
         """
         self.was_cut_off, self.too_large = False, 0
-        with LargeImage(str(path)) as image:
+        with LargeImage(str(path), channels=self._predictor.channels) as image:
             side = self._tile or chosen_tile(self._selection.cfg, image.shape[:2])
             say(_decision(path, image.shape, self._tile, side))
             empty = np.broadcast_to(np.uint8(0), image.shape)

@@ -8,11 +8,13 @@ those that just were, since both are what people have to decide on.
 from __future__ import annotations
 
 import csv
+import operator
 import pickle
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from detectron2.structures import Instances
 from torch import Tensor
 from tqdm import tqdm
 
+from rdsnet.data.channels import PHOTOGRAPHS, Channels
 from rdsnet.data.findings import counted, printable
 from rdsnet.ops.masks import CompactMasks
 from rdsnet.prediction.sources import Frame, Source
@@ -72,6 +75,7 @@ class UncertainFirst(Writer):
         writers: of the formats, which someone else closes.
         thresholds: from which score on objects are shown; :meth:`write` is given others, too.
         limit: images that the writers get at most; None: all.
+        channels: what the images are.
         say: is told in a sentence what cannot be read again.
     """
 
@@ -85,9 +89,11 @@ class UncertainFirst(Writer):
         output: Path,
         limit: int | None,
         say: Callable[[str], None],
+        channels: Channels = PHOTOGRAPHS,
     ) -> None:
         super().__init__(output, None, [])
         self._writers, self._thresholds, self._limit, self._say = writers, thresholds, limit, say
+        self._channels = channels
         self._records: list[_Record] = []
 
     def text(self) -> str:
@@ -126,7 +132,7 @@ class UncertainFirst(Writer):
                 self._kept.seek(record.place)
                 frame, instances = pickle.load(self._kept)
                 try:
-                    frame = replace(frame, image=_image_of(frame))
+                    frame = replace(frame, image=_image_of(frame, self._channels))
                 except (OSError, ValueError) as error:
                     self._say(f"skipped: {error}")
                     continue
@@ -143,9 +149,10 @@ class UncertainFirst(Writer):
                 rows.writerow([printable(r.path), number, uncertainty, r.objects, r.undecided])
 
 
-def _image_of(frame: Frame) -> np.ndarray:
-    """(H, W, 3) uint8 BGR, read again."""
-    with closing(Source(frame.path).frames(pages=lambda page: page == frame.index)) as frames:
+def _image_of(frame: Frame, channels: Channels) -> np.ndarray:
+    """``frame.image``, read again."""
+    is_it = partial(operator.eq, frame.index)
+    with closing(Source(frame.path).frames(pages=is_it, channels=channels)) as frames:
         return next(frames).image
 
 

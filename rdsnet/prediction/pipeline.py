@@ -182,7 +182,8 @@ def predict(
         writers = [stack.enter_context(writer) for writer in writers]
         summary.written = [file for writer in writers for file in writer.files]
         if uncertain_first:
-            order = UncertainFirst(writers, selection.thresholds, summary.output, limit, say)
+            chosen = selection.thresholds, summary.output, limit, say, predictor.channels
+            order = UncertainFirst(writers, *chosen)
             summary.order, writers = order, [stack.enter_context(order)]
             summary.written += order.files
         write_later = stack.enter_context(Behind(partial(_write, writers), _ahead(batch_size)))
@@ -216,7 +217,8 @@ def found_frames(
         pages: see :func:`rdsnet.prediction.sources.chosen_pages`.
     """
     ahead = _ahead(batch_size)
-    read = (_prepared(s.frames(max_frames, pages, say), predictor) for s in sources)
+    how = max_frames, pages, say, predictor.channels
+    read = (_prepared(source.frames(*how), predictor) for source in sources)
     with ExitStack() as stack:
         files = stack.enter_context(closing(several_ahead(read, 1 + ahead, ahead)))
         frames = stack.enter_context(closing(_frames(sources, files, max_frames, skip)))
@@ -301,7 +303,7 @@ def _write(writers: Sequence[Writer], frame: Frame, instances: Instances) -> Non
 def predict_image(
     predictor: Predictor, image: np.ndarray, score_threshold: float | ScoreThresholds
 ) -> Instances:
-    """Objects of one (H, W, 3) uint8 BGR image with at least this score, on the CPU."""
+    """Objects of one image, as the predictor takes it, with at least this score, on the CPU."""
     return certain(predictor(image)["instances"].to("cpu"), score_threshold)
 
 

@@ -12,11 +12,15 @@ from detectron2.engine import DefaultPredictor
 from rdsnet.checkpoint import Checkpointer
 from rdsnet.checkpoint.changes import check_other_use
 from rdsnet.checkpoint.shipped import weights_file
+from rdsnet.data.channels import Channels, applied
 from rdsnet.modeling import inference_precision, prepare_for_inference
 
 
 class Predictor(DefaultPredictor):
     """From a BGR image (H, W, 3) uint8 to ``{"instances": Instances}``, as in Detectron2.
+
+    By ``INPUT.CHANNELS`` and ``INPUT.SCALING`` an image may also be (H, W, C), as
+    :meth:`rdsnet.data.channels.Channels.read` gives it.
 
     Its model is :func:`~rdsnet.modeling.prepare_for_inference`'s and computes in
     ``MODEL.RDSNET.INFERENCE.PRECISION``.
@@ -38,6 +42,7 @@ class Predictor(DefaultPredictor):
         without_weights.defrost()
         without_weights.MODEL.WEIGHTS = ""
         super().__init__(without_weights)
+        self.channels = Channels.of(cfg)
         with inference_precision(cfg):
             pass  # what the device cannot do is said now
         check_other_use(cfg, weights)
@@ -48,13 +53,29 @@ class Predictor(DefaultPredictor):
         return self.find([self.prepare(original_image)])[0]
 
     def prepare(self, image: np.ndarray) -> dict:
-        """What the model is given for an image, resized as the config says; in any thread."""
+        """What the model is given for an image, resized as the config says; in any thread.
+
+        Raises:
+            ValueError: the image has another number of channels than the model.
+        """
         height, width = image.shape[:2]
-        if self.input_format == "RGB":
-            image = image[:, :, ::-1]
-        image = self.aug.get_transform(image).apply_image(image)
+        image = applied(self.aug.get_transform(image), self.ordered(image))
         image = torch.as_tensor(image.astype("float32").transpose(2, 0, 1))
         return {"image": image, "height": height, "width": width}
+
+    def ordered(self, image: np.ndarray) -> np.ndarray:
+        """An image, or a part of one, with its channels in the order that the model expects.
+
+        Raises:
+            ValueError: as :meth:`prepare`.
+        """
+        found = image.shape[2] if image.ndim == 3 else 1
+        if found != self.channels.count:
+            raise ValueError(
+                f"the image has {found} channels, the model expects {self.channels.count}"
+            )
+        is_turned = self.input_format == "RGB" and self.channels.are_photographs
+        return image[:, :, ::-1] if is_turned else image
 
     def find(self, prepared: Sequence[dict]) -> list[dict]:
         """``{"instances": Instances}`` of every image that :meth:`prepare` has seen.

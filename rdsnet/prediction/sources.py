@@ -12,6 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from rdsnet.data.arrays import ArrayFile
+from rdsnet.data.channels import PHOTOGRAPHS, Channels
 from rdsnet.data.findings import counted, printable
 from rdsnet.data.image_formats import has_image_content, has_image_ending
 from rdsnet.data.images import ImageFile, check_is_file, explained
@@ -33,7 +35,8 @@ class Frame:
     Attributes:
         name: of its outputs, unique in a run; as it is read, its file's, see :meth:`named`.
         path: the file that it comes from (of a camera: "camera 0"); text where it is an address.
-        image: (H, W, 3) uint8 BGR.
+        image: (H, W, 3) uint8 BGR; of what is no photograph (H, W, C), as
+            :meth:`rdsnet.data.channels.Channels.read` gives it.
         video: name of the outputs of the video that it belongs to; None: an image file.
         index: its number in the video, or of the page in the file, from 0.
         frames_per_second: of the video.
@@ -87,6 +90,7 @@ class Source:
         most: int | None = None,
         pages: Callable[[int], bool] = lambda page: True,
         say: Callable[[str], None] = lambda text: None,
+        channels: Channels = PHOTOGRAPHS,
     ) -> Generator[Frame, None, None]:
         """Read one frame after the other; outputs get their names later, in order.
 
@@ -94,12 +98,16 @@ class Source:
             most: frames of a video, or pages, at most; None: all.
             pages: whether a page of a file with several is wanted, see :func:`chosen_pages`.
             say: is told in a sentence what is done with a file of several images.
+            channels: what the images are.
 
         Raises:
             OSError, ValueError: the file cannot be read, or not to its end.
         """
         if self.is_video:
+            channels.require_photographs(f"{printable(self.path)} is a video, and its reader")
             yield from self._video_frames(most)
+        elif not channels.are_photographs:
+            yield from self._arrays(most, pages, channels)
         else:
             yield from self._pages(most, pages, say)
 
@@ -126,16 +134,29 @@ class Source:
                     f"{file.channels} channels of one picture; they are read as pictures of "
                     "their own (--pages chooses)."
                 )
-            chosen = [page for page in range(count) if wanted(page)][:most]
-            if not chosen:
-                raise ValueError(
-                    f"{printable(self.path)} has pages 0 to {count - 1}; --pages names none of them"
-                )
             name = self.path.stem
-            for page in chosen:
+            for page in self._chosen(count, wanted, most):
                 image = file.read("BGR", page)
                 yield Frame(name, self.path, image, index=page, is_one_of_many=True)
             file.check_whole()
+
+    def _arrays(
+        self, most: int | None, wanted: Callable[[int], bool], channels: Channels
+    ) -> Generator[Frame, None, None]:
+        """The images of a file that are no photographs."""
+        with ArrayFile(str(self.path), channels.count) as file:
+            count = len(file)
+            for page in self._chosen(count, wanted, most) if count > 1 else [0]:
+                image = channels.scaled(file.read(page), str(self.path))
+                yield Frame(self.path.stem, self.path, image, index=page, is_one_of_many=count > 1)
+
+    def _chosen(self, count: int, wanted: Callable[[int], bool], most: int | None) -> list[int]:
+        chosen = [page for page in range(count) if wanted(page)][:most]
+        if not chosen:
+            raise ValueError(
+                f"{printable(self.path)} has pages 0 to {count - 1}; --pages names none of them"
+            )
+        return chosen
 
     def _video_frames(self, most: int | None) -> Generator[Frame, None, None]:
         shown, name = printable(self.path), self.path.stem

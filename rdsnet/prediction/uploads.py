@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from rdsnet.checkpoint.trained import model_threshold, prediction_config
+from rdsnet.data.arrays import ArrayFile
 from rdsnet.data.datasets import class_metadata
 from rdsnet.data.image_formats import pillow_formats
 from rdsnet.data.images import ImageFile
@@ -50,7 +51,7 @@ class Upload:
 
     Attributes:
         name: of the file, without its folder.
-        image: (H, W, 3) uint8 BGR.
+        image: as of a :class:`~rdsnet.prediction.sources.Frame`.
         pages: of the file; the first was read.
     """
 
@@ -121,7 +122,9 @@ class UploadPredictor:
             try:
                 megapixels = file.pixels() / 1e6
                 if megapixels <= self.max_megapixels:
-                    return Upload(name, file.read("BGR"), len(file))
+                    return self._upload(name, file, path, stream, formats)
+            except RefusedUploadError:
+                raise
             except RefusedError as error:
                 message = f"'{name}' {error.__cause__}"
                 raise RefusedUploadError(Refusal.UNREADABLE, message) from error
@@ -129,6 +132,25 @@ class UploadPredictor:
                 message = f"'{name}' cannot be read: it is damaged or cut off."
                 raise RefusedUploadError(Refusal.UNREADABLE, message) from error
         raise self._too_large(name, f"{megapixels:.1f} megapixels")
+
+    def _upload(
+        self,
+        name: str,
+        file: ImageFile,
+        path: str | Path | None,
+        stream: BinaryIO | None,
+        formats: Sequence[str],
+    ) -> Upload:
+        channels = self.predictor.channels
+        if channels.are_photographs:
+            return Upload(name, file.read("BGR"), len(file))
+        if stream is not None:
+            stream.seek(0)
+        with ArrayFile(str(path or name), channels.count, stream, formats) as array:
+            height, width = array.size
+            if height * width / 1e6 > self.max_megapixels:
+                raise self._too_large(name, "too many pixels")
+            return Upload(name, channels.scaled(array.read(), name), len(array))
 
     def prepare(self, upload: Upload) -> dict:
         """What the model is given; in any thread.

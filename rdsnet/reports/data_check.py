@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rdsnet.data.channels import read_picture
 from rdsnet.data.checks import (
     complete_annotations,
     structure_findings,
@@ -28,7 +29,6 @@ from rdsnet.data.image_sizes import (
     disagreements,
     with_proven_sizes,
 )
-from rdsnet.data.images import read_image
 from rdsnet.data.normal_form import normal_form, read_as_lines
 from rdsnet.data.quality import REMEDIES as QUALITY_REMEDIES
 from rdsnet.data.quality import quality_findings
@@ -229,7 +229,7 @@ def draw_sheet(check: DataCheck, image_root: str | os.PathLike, path: str | os.P
         if check.sizes.get(record["image_id"]) == (record["height"], record["width"])
     ]  # the others are among the problems
     for record in _chosen(records):
-        image = read_image(record["file_name"], "RGB")
+        image = read_picture(record["file_name"])
         objects = objects_from_annotations(record, names)
         picture = draw_objects(image, objects, min_side=_CELL_WIDTH)
         name = os.path.basename(record["file_name"])

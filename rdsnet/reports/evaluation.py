@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from rdsnet.data.images import read_image
+from rdsnet.data.channels import read_picture
 from rdsnet.evaluation.breakdown import read_breakdown
 from rdsnet.evaluation.detections import Detections, Quality, edge_shifts, image_quality
 from rdsnet.evaluation.errors import Errors, error_breakdown, match
@@ -242,7 +242,7 @@ def _examples(evaluation: Evaluation, image_ids: list[int | str]) -> list[list[P
     for image_id in image_ids:
         record = detections.records[image_id]
         try:
-            image = read_image(record["file_name"], "RGB")
+            image = read_picture(record["file_name"])
         except (OSError, ValueError) as error:
             logger.warning(f"The report shows no picture of {record['file_name']}: {error}")
             continue

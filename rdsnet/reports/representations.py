@@ -14,7 +14,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from rdsnet.data.images import read_image
+from rdsnet.data.channels import read_picture
 from rdsnet.data.mapper import build_mapper
 from rdsnet.evaluation.detections import Quality
 from rdsnet.visualization import draw_objects, figures, objects_from_instances
@@ -109,7 +109,7 @@ def _row(
         labels=[""] * len(objects),
         regressed_boxes=None,
     )
-    image = read_image(record["file_name"], "RGB")
+    image = read_picture(record["file_name"])
     overlay = draw_objects(image, objects)
     pixels = (255 * colors(reduced.pixels)).astype(np.uint8)
     size = overlay.shape[1], overlay.shape[0]

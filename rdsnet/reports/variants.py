@@ -9,6 +9,7 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.structures import BitMasks, polygons_to_bitmask
 
+from rdsnet.data.channels import Channels, picture_of
 from rdsnet.data.mapper import build_mapper
 from rdsnet.data.seeding import SAMPLE, seeded
 from rdsnet.visualization.objects import Objects, objects_from_masks
@@ -44,7 +45,10 @@ def draw_variants(
             with seeded(0, SAMPLE, number * _VARIANTS + variant):
                 mapped = mapper(record)
             image = mapped["image"].numpy().transpose(1, 2, 0)
-            image = image if cfg.INPUT.FORMAT == "RGB" else image[:, :, ::-1]
+            if not Channels.of(cfg).are_photographs:
+                image = picture_of(image)[:, :, ::-1]
+            elif cfg.INPUT.FORMAT != "RGB":
+                image = image[:, :, ::-1]
             objects = _objects(mapped, class_names)
             name = os.path.basename(record["file_name"]) if variant == 0 else ""
             text = f"{name} {image.shape[1]} x {image.shape[0]} px".strip()

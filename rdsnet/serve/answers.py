@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from detectron2.structures import Instances
 
+from rdsnet.data.channels import picture_of
 from rdsnet.evaluation import instances_to_coco_json
 from rdsnet.prediction.sources import Frame
 from rdsnet.prediction.uploads import Upload
@@ -60,7 +61,7 @@ def as_coco(answer: Answer) -> bytes:
 def as_png(answer: Answer) -> bytes:
     """The image with its objects drawn, as ``rdsnet predict --format png`` has it."""
     objects = objects_from_instances(answer.instances, answer.class_names)
-    picture = draw_objects(answer.upload.image[:, :, ::-1], objects)[:, :, ::-1]
+    picture = draw_objects(picture_of(answer.upload.image)[:, :, ::-1], objects)[:, :, ::-1]
     return cv2.imencode(".png", np.ascontiguousarray(picture))[1].tobytes()
 
 

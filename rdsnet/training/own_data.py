@@ -27,6 +27,7 @@ from rdsnet.training.data_remarks import (
     equal_image_remarks,
     shared_image_remarks,
 )
+from rdsnet.training.image_channels import channel_settings
 from rdsnet.training.settings import Settings, Wishes, derive_settings
 
 # Without --val, this share of the images is held out, if there are at least so many.
@@ -105,6 +106,16 @@ def prepare(
         content, val_content = parts
         data, val = ((json_file, own.images) for json_file in json_files)
         written = dict(zip(json_files, parts, strict=True))
+    asked = wishes.channels or (cfg.INPUT.CHANNELS if "INPUT.CHANNELS" in opts else None)
+    scaling = cfg.INPUT.SCALING if "INPUT.SCALING" in opts else None
+    files = (
+        list(image_paths(part, images).values())
+        for part, images in ((content, own.images), (val_content, val and val[1]))
+        if part is not None
+    )
+    channels, channels_text = channel_settings(cfg, *files, asked=asked, scaling=scaling)
+    for key, value in channels.items():
+        cfg.merge_from_list([key, value])
     train = data_statistics(content)
     evaluated = data_statistics(val_content) if val else None
     if evaluated is not None and not len(evaluated.image_sizes):
@@ -139,6 +150,7 @@ def prepare(
     notes.append(("Model", f"{config_file} on {cfg.MODEL.DEVICE}"))
     was_asked_for = config is not None or weights is not None
     notes.append(("Weights", _first_weights(cfg, was_asked_for)))
+    notes += [("Channels", channels_text)] if channels else []
     settings.notes = notes + remarks + settings.notes
     if "INPUT.MIN_SIZE_TRAIN" in opts:  # sizes given by hand come with their own sampling
         settings.options.pop("INPUT.MIN_SIZE_TRAIN_SAMPLING", None)
@@ -149,7 +161,7 @@ def prepare(
     if opts:
         given = ", ".join(f"{key} {value}" for key, value in zip(opts[::2], opts[1::2]))
         settings.notes.append(("Options", f"{given}, as given; they come after all of this"))
-    settings.options = {**start.options, **options, **settings.options}
+    settings.options = {**start.options, **options, **channels, **settings.options}
     return config_file, [*settings.opts(), *opts], settings
 
 

@@ -51,6 +51,7 @@ class Wishes:
     patience: int = 0
     ema: bool = False
     augment: str | None = None
+    channels: int | None = None
 
 
 @dataclass

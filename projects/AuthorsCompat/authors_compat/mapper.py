@@ -10,6 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.data.detection_utils import check_image_size
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, polygons_to_bitmask
 
+from rdsnet.data.channels import Channels
 from rdsnet.data.images import read_image
 from rdsnet.data.rle import compressed_rle
 
@@ -47,6 +48,7 @@ class AuthorsDatasetMapper:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool) -> AuthorsDatasetMapper:
+        Channels.of(cfg).require_photographs("AuthorsDatasetMapper")
         if not is_train:
             size = (cfg.INPUT.MIN_SIZE_TEST,)
             return cls(min_size=size, max_size=cfg.INPUT.MAX_SIZE_TEST, with_objects=False)

@@ -24,6 +24,7 @@ class YOLACTDatasetMapper(RDSNetDatasetMapper):
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
         arguments = super().from_config(cfg, is_train)
+        arguments["channels"].require_photographs("DATASETS.MAPPER YOLACTDatasetMapper")
         if is_train:
             arguments["augmentations"] = build_ssd_augmentation(cfg)
             arguments["recompute_boxes"] = False

@@ -17,13 +17,14 @@ from typing import Any
 import pycocotools.mask as mask_util
 from PIL import Image
 
+from rdsnet.data.channels import read_picture
 from rdsnet.data.checks import polygon_problem
 from rdsnet.data.findings import counted, printable
 from rdsnet.data.formats.source import Source
 from rdsnet.data.formats.values import label_in
-from rdsnet.data.image_formats import is_tiff, pillow_formats
+from rdsnet.data.image_formats import is_numpy, is_tiff, pillow_formats
 from rdsnet.data.image_paths import with_fitting_names
-from rdsnet.data.images import explained, read_image
+from rdsnet.data.images import explained
 from rdsnet.data.pixels import ORIENTATION
 from rdsnet.data.rle import segmentation_rle
 from rdsnet.data.threads import for_each_file
@@ -324,12 +325,12 @@ def size_of_file(path: str) -> tuple[int, int] | str:
     try:
         with explained(path):
             with open(path, "rb") as stream:
-                if not is_tiff(stream.read(8)):
+                if not (is_tiff(head := stream.read(8)) or is_numpy(head)):
                     with Image.open(stream, formats=pillow_formats()) as image:
                         width, height = image.size
                         turned = image.getexif().get(ORIENTATION, 1) in _ON_THEIR_SIDE
                         return (width, height) if turned else (height, width)
-        return read_image(path, "RGB").shape[:2]
+        return read_picture(path).shape[:2]
     except (OSError, ValueError) as error:
         return str(error)
 

@@ -77,7 +77,8 @@ class TimmBackbone(Backbone):
     def create_features(self, **options) -> nn.Module:
         """Another one of the same form; ``options``: as of :func:`create_features`."""
         strides = [*self._out_feature_strides.values()]
-        features = create_features(self.name, strides, in_chans=self.in_channels, **options)
+        options = {"in_chans": self.in_channels, **options}
+        features = create_features(self.name, strides, **options)
         replace_convolutions(features)
         return features
 

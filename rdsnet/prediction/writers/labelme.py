@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from detectron2.structures import Instances
 
+from rdsnet.data.channels import picture_of
 from rdsnet.prediction.sources import Frame
 from rdsnet.prediction.writers.writer import Writer
 from rdsnet.visualization import objects_from_instances
@@ -55,7 +56,7 @@ class LabelmeWriter(Writer):
             "shapes": shapes,
             "imagePath": os.path.relpath(frame.path, folder),
             # labelme opens the first image of a file alone: others go into its own file.
-            "imageData": _embedded(frame.image) if frame.index else None,
+            "imageData": _embedded(picture_of(frame.image)) if frame.index else None,
             "imageHeight": frame.image.shape[0],
             "imageWidth": frame.image.shape[1],
         }

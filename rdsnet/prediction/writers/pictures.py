@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from detectron2.structures import Instances
 
+from rdsnet.data.channels import picture_of
 from rdsnet.data.findings import printable
 from rdsnet.data.videos import path_for_opencv
 from rdsnet.prediction.sources import Frame
@@ -36,7 +37,7 @@ class PictureWriter(Writer):
                 "--output, or other --input files."
             )
         objects = objects_from_instances(instances, self.names)
-        picture = draw_objects(frame.image[:, :, ::-1], objects)[:, :, ::-1]
+        picture = draw_objects(picture_of(frame.image)[:, :, ::-1], objects)[:, :, ::-1]
         if frame.video:
             self._add_to_video(file, frame, picture)
         else:
