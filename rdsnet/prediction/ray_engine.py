@@ -243,7 +243,7 @@ def _predict_shards(
         ),
         num_cpus=1,
         num_gpus=1 if on_gpu else 0,
-        ray_remote_args_fn=lambda: {"max_task_retries": _TRIES - 1},
+        max_task_retries=_TRIES - 1,
     )
     dataset.context.max_errored_blocks = -1  # the other shards are predicted all the same
     dataset.context.enable_progress_bars = False
