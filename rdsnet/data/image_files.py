@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from rdsnet.data.arrays import ArrayFile, kind_of
 from rdsnet.data.channels import read_picture
 from rdsnet.data.findings import Finding
 from rdsnet.data.ids import is_id, shown_id
@@ -86,6 +87,9 @@ def _page_count(path: str) -> int:
     try:
         if file_problem(path) is not None:
             return 1
+        if not kind_of(path).is_photograph:
+            with ArrayFile(path) as file:
+                return len(file)
         with ImageFile(path) as file:
             return 1 if file.has_side_images else len(file)
     except (OSError, ValueError):

@@ -217,7 +217,7 @@ def _onnx_bytes(program: torch.export.ExportedProgram, texts: dict[str, str]) ->
         ) from error
     model = converted.model_proto
     graph = model.graph
-    _name_sizes(graph, json.loads(texts["input"])["shape"][0], len(inputs) > 1)
+    _name_sizes(graph, has_output_size=len(inputs) > 1)
     if len(inputs) > 1:  # what it is when nobody gives it
         graph.initializer.append(onnx.helper.make_tensor(inputs[1], 7, [2], [0, 0]))
     onnx.helper.set_model_props(model, texts)
@@ -233,14 +233,14 @@ def _masked_select(values: object, mask: object) -> object:
     return op.Compress(op.Reshape(values, flat), op.Reshape(mask, flat), axis=0)
 
 
-def _name_sizes(graph: onnx.GraphProto, channels: int, has_output_size: bool) -> None:
+def _name_sizes(graph: onnx.GraphProto, has_output_size: bool) -> None:
     """Give the sizes of inputs and outputs names that say something; the tracer has numbers."""
     image = ("height", "width")
     height, width = ("output_height", "output_width") if has_output_size else image
     names = {
         **{name: ("objects", 4) for name in ("boxes", "regressed_boxes", "windows", "cells")},
         **{name: ("objects",) for name in ("scores", "classes")},
-        "image": (channels, *image),
+        "image": ("channels", *image),
         "masks": ("objects", height, width),
         "logits": ("pixels",),
         "row_cells": (height,),
