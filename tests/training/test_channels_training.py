@@ -86,7 +86,6 @@ def test_objects_of_one_channel_are_learnt(tmp_path, capsys):
         ap[name] = max(row["segm/AP"] for row in rows if "segm/AP" in row)
     stored = read_config(tmp_path / "out_all" / "model_best.pth")
     assert stored.INPUT.CHANNELS == CHANNELS and len(stored.INPUT.SCALE_RANGES) == CHANNELS
-    print(f"AP {ap}, losses {losses}")
     assert losses["all"][-1] < 0.7 * losses["all"][0]
     assert ap["all"] > ap["photos"] + 10
     assert (tmp_path / "out_all" / "report.html").is_file()
