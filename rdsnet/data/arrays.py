@@ -62,6 +62,7 @@ class Kind:
     Attributes:
         channels: of an image; transparency does not count.
         is_deep: whether it has other numbers than 0 .. 255.
+        is_whole: whether they are whole numbers.
         is_photograph: whether it is read as one, in 8 bits, where nobody asks for channels: colours
             of any depth, and grey of 8 bits.
     """
@@ -69,6 +70,7 @@ class Kind:
     channels: int
     is_deep: bool
     is_photograph: bool
+    is_whole: bool = True
 
 
 class ArrayFile:
@@ -129,7 +131,8 @@ class ArrayFile:
         is_colour = array.has_colours and all(
             array.axes[axis] == "S" for axis in self._channel_axes if array.shape[axis] > 1
         )
-        return Kind(channels, array.dtype not in (np.uint8, np.bool_), is_colour)
+        is_deep = array.dtype not in (np.uint8, np.bool_)
+        return Kind(channels, is_deep, is_colour, array.dtype.kind not in "fc")
 
     def read(self, page: int = 0) -> np.ndarray:
         """An image (H, W, C) in the order and with the numbers of the file.
@@ -242,7 +245,8 @@ def kind_of(file_name: str, channels: int | None = None) -> Kind:
             stream.seek(0)
             if head and not (is_tiff(head) or is_numpy(head)):
                 pages = PillowPages(stream, pillow_formats())
-                return Kind(pages.channels_of_a_pixel, not pages.has_colours, pages.has_colours)
+                has_colours = pages.has_colours
+                return Kind(pages.channels_of_a_pixel, not has_colours, has_colours, pages.is_whole)
     with ArrayFile(file_name, channels) as file:
         return file.kind
 

@@ -6,7 +6,7 @@ All other images are arrays of their file (:mod:`rdsnet.data.arrays`), scaled to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from PIL import Image
 
-from rdsnet.data.arrays import ArrayFile, kind_of
+from rdsnet.data.arrays import ArrayFile, Kind, kind_of
 from rdsnet.data.images import explained, read_image
 from rdsnet.data.pixels import RefusedError
 from rdsnet.data.threads import for_each_file
@@ -57,6 +57,7 @@ class Channels:
         count, scaling = cfg.INPUT.CHANNELS, cfg.INPUT.SCALING
         low, high = cfg.INPUT.PERCENTILES
         ranges = tuple((float(a), float(b)) for a, b in cfg.INPUT.SCALE_RANGES)
+        ranges = ranges if scaling == "dataset" else ()
         if count < 1:
             raise ValueError(f"INPUT.CHANNELS must be at least 1, got {count}")
         if scaling not in SCALINGS:
@@ -234,6 +235,33 @@ def read_picture(file_name: str) -> np.ndarray:
     if values.dtype != np.uint8:
         values = scaled_by(values, ranges_of(sample(values), Channels.percentiles))
     return picture_of(values)[:, :, ::-1]
+
+
+def kinds_of(files: Sequence[str], channels: int | None = None) -> dict[str, Kind]:
+    """{path: what the file holds}, without those that cannot be opened.
+
+    Args:
+        channels: as of :func:`~rdsnet.data.arrays.kind_of`.
+    """
+
+    def kind(file: str) -> Kind | None:
+        try:
+            return kind_of(file, channels)
+        except (OSError, ValueError):  # whoever reads the image says what is wrong
+            return None
+
+    found = zip(files, for_each_file(kind, files, "Looking at channels"), strict=True)
+    return {file: kind for file, kind in found if kind is not None}
+
+
+def are_photographs(kinds: Mapping[str, Kind]) -> bool:
+    """Whether all can be read as photographs, and one at least is.
+
+    Among photographs, grey of more than 8 bits is one, too.
+    """
+    some = kinds.values()
+    can_be = all(k.is_photograph or (k.channels == 1 and k.is_whole) for k in some)
+    return can_be and (not kinds or any(k.is_photograph for k in some))
 
 
 class ArrayInput(T.AugInput):

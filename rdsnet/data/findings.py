@@ -21,6 +21,8 @@ REMEDIES = {
     "DATASETS.COCO_FILES), or remove these images from the json.",
     "image file name": "One file of the folder fits each: correct 'file_name', or let 'rdsnet "
     "check-data --fix OUT.json' write it.",
+    "channels": "A model takes one number of channels: save these like the others, or remove them "
+    "from the json.",
     "unreadable image": "Replace these files, or remove the images from the json.",
     "image size": "All masks fit the file, and not the declared size: --fix corrects 'height' and "
     "'width'.",

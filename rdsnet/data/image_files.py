@@ -7,10 +7,11 @@ off. That takes milliseconds per image, on several threads.
 from __future__ import annotations
 
 import os
+from collections import Counter
 
 from rdsnet.data.arrays import ArrayFile, kind_of
-from rdsnet.data.channels import read_picture
-from rdsnet.data.findings import Finding
+from rdsnet.data.channels import are_photographs, kinds_of, read_picture
+from rdsnet.data.findings import Finding, counted
 from rdsnet.data.ids import is_id, shown_id
 from rdsnet.data.image_paths import file_problem
 from rdsnet.data.image_sizes import Disagreement
@@ -60,6 +61,30 @@ def image_findings(
         if isinstance(size := sizes.get(image["id"]), Exception)
     ]
     return unreadable + [d.finding for d in differing.values()]
+
+
+def channel_findings(content: dict, image_root: str | os.PathLike) -> list[Finding]:
+    """Images with another number of channels than most, where not all are photographs.
+
+    Args:
+        content: its images have file names.
+        image_root: the folder that ``file_name`` is relative to.
+    """
+    paths = {i["id"]: os.path.join(image_root, i["file_name"]) for i in content["images"]}
+    kinds = kinds_of(list(paths.values()))
+    if are_photographs(kinds):
+        return []
+    counts = Counter(kind.channels for kind in kinds.values())
+    usual = max(counts, key=counts.get)
+    return [
+        Finding(
+            "channels",
+            f"image {shown_id(image['id'])}",
+            f"'{image['file_name']}' has {counted(kind.channels, 'channel')}, most have {usual}",
+        )
+        for image in content["images"]
+        if (kind := kinds.get(paths[image["id"]])) and kind.channels != usual
+    ]
 
 
 def page_findings(content: dict, image_root: str | os.PathLike) -> list[Finding]:

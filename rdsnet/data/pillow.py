@@ -99,6 +99,11 @@ class PillowPages:
         return not self._image.mode.startswith(("F", "I"))
 
     @property
+    def is_whole(self) -> bool:
+        """Whether the numbers of the main image are whole."""
+        return not self._image.mode.startswith("F")
+
+    @property
     def channels_of_a_pixel(self) -> int:
         """1 for grey, 3 for colours, whatever the model; transparency does not count."""
         return 1 if self._image.mode in ("1", "L", "LA", "La") or not self.has_colours else 3

@@ -20,7 +20,7 @@ from rdsnet.data.crowds import crowd_summary, crowds_as_objects
 from rdsnet.data.datasets import coco_records
 from rdsnet.data.equal_images import equal_image_findings
 from rdsnet.data.findings import REMEDIES, Finding, counted, finding_lines
-from rdsnet.data.image_files import image_findings, page_findings, read_sizes
+from rdsnet.data.image_files import channel_findings, image_findings, page_findings, read_sizes
 from rdsnet.data.image_paths import missing_image_findings, with_fitting_names
 from rdsnet.data.image_sizes import (
     RESIZED,
@@ -115,6 +115,7 @@ def check_data(
         differing = disagreements(content, sizes)
         problems += missing_image_findings(content, image_root)
         problems += image_findings(content, sizes, differing)
+        problems += channel_findings(content, image_root) if read_images else []
         content = with_proven_sizes(content, differing)
         annotations, invalid = usable_annotations(content)
         problems += invalid

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 
-from rdsnet.data.arrays import Kind, kind_of
-from rdsnet.data.channels import measured_ranges
+from rdsnet.data.arrays import Kind
+from rdsnet.data.channels import are_photographs, kinds_of, measured_ranges
 from rdsnet.data.findings import counted, printable
-from rdsnet.data.threads import for_each_file
 
 
 def channel_settings(
@@ -38,15 +37,15 @@ def channel_settings(
     Raises:
         ValueError: files have different numbers of channels; some have others than ``asked``.
     """
-    kinds = _kinds(files, asked)
-    if asked in (None, 3) and not scaling and _are_photographs(kinds):
+    kinds = kinds_of(files, asked)
+    if asked in (None, 3) and not scaling and are_photographs(kinds):
         usual = cfg.INPUT.CHANNELS == 3 and cfg.INPUT.SCALING == "none"
         if usual and len(cfg.MODEL.PIXEL_MEAN) == 3:
             return {}, ""
         options = {"INPUT.CHANNELS": 3, "INPUT.SCALING": "none", **_normalisation(cfg, 3)}
         return options, "3, photographs; the weights have learnt images of others"
     count = asked or _count_of(kinds)
-    for file, kind in (kinds | _kinds(val_files, count)).items():
+    for file, kind in (kinds | kinds_of(val_files, count)).items():
         if kind.channels != count and not (count == 1 and kind.is_photograph):
             raise ValueError(
                 f"image {printable(file)} has {counted(kind.channels, 'channel')}, and the model "
@@ -68,28 +67,6 @@ def channel_settings(
     else:
         text += "as they are"
     return options, text
-
-
-def _kinds(files: Sequence[str], asked: int | None) -> dict[str, Kind]:
-    def kind(file: str) -> Kind | None:
-        try:
-            return kind_of(file, asked)
-        except (OSError, ValueError):  # whoever reads the image says what is wrong
-            return None
-
-    found = zip(files, for_each_file(kind, files, "Looking at channels"), strict=True)
-    return {file: kind for file, kind in found if kind is not None}
-
-
-def _are_photographs(kinds: dict[str, Kind]) -> bool:
-    """Whether all can be read as photographs, and one at least is.
-
-    Among photographs, grey of more than 8 bits is one, too.
-    """
-    like = [kind for kind in kinds.values() if kind.is_photograph or kind.channels == 1]
-    return len(like) == len(kinds) and (
-        not kinds or any(kind.is_photograph for kind in kinds.values())
-    )
 
 
 def _count_of(kinds: dict[str, Kind]) -> int:

@@ -11,6 +11,7 @@ import tifffile
 
 from rdsnet import get_cfg
 from rdsnet.data.channels import Channels
+from rdsnet.data.image_files import channel_findings, page_findings
 from rdsnet.training.image_channels import channel_settings
 from rdsnet.training.own_data import prepare
 from rdsnet.training.settings import Wishes
@@ -86,6 +87,26 @@ def test_files_that_differ_are_named(cfg, tmp_path):
         channel_settings(cfg, files, asked=4)
     with pytest.raises(ValueError, match=r"2.tif has 2 channels, and the model is to have 4"):
         channel_settings(cfg, files[1:], files[:1])
+
+
+def test_floating_point_among_photographs_is_named(cfg, tmp_path):
+    files = [write(tmp_path / "a.jpg", 3, np.uint8), write(tmp_path / "b.tif", 1, np.float32)]
+    with pytest.raises(ValueError, match=r"1: 1 file, such as .*b.tif; 3: 1 file, .*a.jpg"):
+        channel_settings(cfg, files)
+
+
+def test_the_check_names_images_of_other_channels(tmp_path):
+    counts = {"a.tif": 5, "b.tif": 2, "c.tif": 5, "d.jpg": 3}
+    for name, count in counts.items():
+        write(tmp_path / name, count, np.uint8)
+    images = [{"id": name, "file_name": name} for name in counts]
+    found = channel_findings({"images": images}, tmp_path)
+    assert [f.message for f in found] == [
+        "'b.tif' has 2 channels, most have 5",
+        "'d.jpg' has 3 channels, most have 5",
+    ]
+    assert not channel_findings({"images": images[3:]}, tmp_path)
+    assert not page_findings({"images": images}, tmp_path)  # channels are no pages
 
 
 def test_the_command_says_and_sets_it(tmp_path):
