@@ -82,6 +82,7 @@ class SleepingPredictor:
         from rdsnet.data.images import read_image
 
         self.cfg, self.prepare, self.seconds = predictor.cfg, predictor.prepare, seconds
+        self.channels = predictor.channels
         self.max_detections, self.were_cut_off = predictor.max_detections, [False]
         (self.found,) = predictor.find([predictor.prepare(read_image(str(image), "BGR"))])
 
@@ -123,11 +124,12 @@ def serial(predictor, part: Path, output: Path, formats: list[str], metadata: tu
 def pipeline(predictor, part: Path, output: Path, formats: list[str]) -> None:
     """`rdsnet predict` with a model that is loaded already."""
     from rdsnet.prediction import pipeline as module
+    from rdsnet.prediction import selection
 
-    loaded = {"build_predictor": predictor, "prediction_config": predictor.cfg}
-    with ExitStack() as stack:
-        for name, value in loaded.items():
-            stack.enter_context(mock.patch.object(module, name, return_value=value))
+    with (
+        mock.patch.object(module, "build_predictor", return_value=predictor),
+        mock.patch.object(selection, "prediction_config", return_value=predictor.cfg),
+    ):
         module.predict(None, "nuclei", [str(part)], output, formats=formats)
 
 
