@@ -95,6 +95,7 @@ def measure(side: int, precision: str, steps: int) -> dict[str, list[float]]:
         cfg = setup(default_argument_parser().parse_args(words))
         trainers = {}
         for variant in VARIANTS:
+            torch.manual_seed(1)  # of the weights that are not pretrained
             trainers[variant] = Trainer(cfg)
             trainers[variant].resume_or_load(resume=False)
             trainers[variant].model.train()
