@@ -43,7 +43,7 @@ def config(**keys):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32, np.float64])
 def test_an_image_is_scaled_by_its_own_percentiles(dtype):
-    values = numbers(4).clip(0, 200).astype(dtype)
+    values = (numbers(4) % 201).astype(dtype)
     found = Channels(4, "image", (1, 98)).scaled(values, "x")
     assert found.dtype == np.float32
     for channel in range(4):
