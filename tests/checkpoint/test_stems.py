@@ -57,7 +57,7 @@ def grey_nuclei(count):
             found.append(path)
         if len(found) == count:
             return found
-    pytest.skip("too few grey images")
+    pytest.skip("nuclei/ of RDSNET_DATA has too few grey images")
 
 
 @needs_nuclei
