@@ -27,7 +27,7 @@ from rdsnet.data.shapes import make_shapes_dataset
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     *("install", "own-data", "predict", "serve", "models", "export", "evaluate", "mbrm"),
-    *("scale-out", "large-images"),
+    *("scale-out", "large-images", "paper/README", "paper/coco"),
 ]
 BLOCK = re.compile(r"(<!-- parsed -->\n)?^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # What makes a training short, appended to `rdsnet train --data`.

@@ -10,7 +10,7 @@ from PIL import Image
 from rdsnet.data.shapes import make_shapes_dataset
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "peers"
-NAMES = ("data", "models", "report", "run", "speed")
+NAMES = ("data", "models", "report", "run")
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_a_run_gives_a_result_and_is_not_repeated(modules, nuclei, tmp_path, cap
 
 def test_speeds_are_measured_in_turns_once(modules, nuclei, tmp_path, monkeypatch, capsys):
     *_, run = modules
-    import speed
+    from rdsnet.training import timing
 
     asked = []
 
@@ -71,7 +71,7 @@ def test_speeds_are_measured_in_turns_once(modules, nuclei, tmp_path, monkeypatc
         asked.append({name: cfg.MODEL.META_ARCHITECTURE for name, cfg in configs.items()})
         return {name: 0.5 * len(name) for name in configs}
 
-    monkeypatch.setattr(speed, "seconds_per_iteration", measure)
+    monkeypatch.setattr(timing, "seconds_per_iteration", measure)
     words = ["--speed", "--data", str(nuclei), "--sets", "nuclei", "--runs", str(tmp_path / "runs")]
     for models in (["lite"], ["lite"], ["focal"]):
         assert run.main([*words, "--models", *models]) == 0
@@ -96,16 +96,6 @@ def test_a_budget_becomes_iterations(modules, nuclei, tmp_path, monkeypatch):
     result = run.train(run.Run("nuclei", "lite", 50, 1), args)
     assert result["iterations"] == trained[0].MAX_ITER == 200
     assert (trained[0].WARMUP_ITERS, trained[0].LR_SCHEDULER_NAME) == (20, "WarmupCosineLR")
-
-
-def test_the_seconds_of_an_iteration_are_positive(modules, nuclei, tmp_path):
-    *_, run = modules
-    import speed
-
-    args = run.parse(["--data", str(nuclei), "--runs", str(tmp_path / "runs")])
-    cfg = run.config(run.Run("nuclei", "lite", 0, 1), args, tmp_path / "speed", 10)
-    seconds = speed.seconds_per_iteration({"one": cfg, "other": cfg}, iterations=1)
-    assert list(seconds) == ["one", "other"] and min(seconds.values()) > 0
 
 
 def test_missing_data_is_named(modules, tmp_path):

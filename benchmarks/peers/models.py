@@ -18,7 +18,7 @@ class Model:
 
 PEERS = {
     "lite": Model("RDSNet-lite"),
-    "mask_rcnn": Model("Mask R-CNN", "benchmarks/peers/mask_rcnn_lite0_96.yaml"),
+    "mask_rcnn": Model("Mask R-CNN", "configs/paper/mask_rcnn_lite0_96.yaml"),
 }
 # Peers that are measured when they are named.
 OTHERS = {

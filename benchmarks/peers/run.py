@@ -90,7 +90,7 @@ def train(run: Run, args: argparse.Namespace) -> dict:
     spent = time.process_time() - start
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.DATASETS.TEST = ("peers_val",)
+    cfg.DATASETS.TEST = (f"{run.data}_val",)
     metrics = Trainer.test(cfg, trainer.model.eval())
     result = {
         **vars(run),
@@ -126,14 +126,17 @@ def measure_speeds(data: str, args: argparse.Namespace) -> None:
     wanted = {CLOCK, *args.models}
     if wanted <= set(known):
         return
-    from speed import seconds_per_iteration
+    from rdsnet.training import timing
 
     names = [name for name in MODELS if name in {*wanted, *known}]
+    import torch
+
+    torch.set_num_threads(1)
     folder = Path(args.runs) / "speed"
     configs = {name: config(Run(data, name, 0, 1), args, folder, 1000) for name in names}
     file = speed_file(data, args)
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(seconds_per_iteration(configs), indent=1) + "\n")
+    file.write_text(json.dumps(timing.seconds_per_iteration(configs), indent=1) + "\n")
 
 
 def config(run: Run, args: argparse.Namespace, folder: Path, iterations: int):
@@ -145,10 +148,12 @@ def config(run: Run, args: argparse.Namespace, folder: Path, iterations: int):
     data_set, model = DATA_SETS[run.data], MODELS[run.model]
     parts = data_set.prepare(Path(args.data), Path(args.runs) / "data" / run.data)
     classes = len(json.loads(parts["train"][0].read_text())["categories"])
-    files = [[f"peers_{split}", str(file), str(images)] for split, (file, images) in parts.items()]
+    files = [
+        [f"{run.data}_{split}", str(file), str(images)] for split, (file, images) in parts.items()
+    ]
     options = {
         "DATASETS.COCO_FILES": files,
-        "DATASETS.TRAIN": "('peers_train',)",
+        "DATASETS.TRAIN": f"('{run.data}_train',)",
         "DATASETS.TEST": "()",
         "MODEL.RETINANET.NUM_CLASSES": classes,
         "MODEL.ROI_HEADS.NUM_CLASSES": classes,
@@ -173,7 +178,7 @@ def _precision(model: Model) -> dict[str, object]:
     """RDSNet's as ``rdsnet train --data`` chooses it."""
     from rdsnet.modeling.precision import chosen_precision
 
-    if model.config.startswith("configs/"):
+    if model.config != PEERS[CLOCK].config:
         return {"SOLVER.AMP.ENABLED": chosen_precision("auto", "cpu")[0] == "bf16"}
     return {}
 
@@ -199,7 +204,7 @@ def milliseconds_per_image(runs: list[Run], args: argparse.Namespace, images: in
     times: dict[str, list[float]] = {name: [] for name in models}
     mapper = build_mapper(cfg, is_train=False)
     with torch.no_grad():
-        for described in DatasetCatalog.get("peers_val")[:images]:
+        for described in DatasetCatalog.get(f"{runs[0].data}_val")[:images]:
             inputs = [mapper(described)]
             for repetition in range(3):
                 for name, model in models.items():

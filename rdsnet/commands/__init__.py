@@ -22,5 +22,6 @@ COMMANDS = (
     "convert",
     "export",
     "benchmark",
+    "paper",
     "doctor",
 )
