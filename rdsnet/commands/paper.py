@@ -57,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--only",
         metavar="LIST",
-        help="of table1, table2, table3, table4, fig1, fig3, fig5, by commas (default: all)",
+        help="of table1, table2, table3, table4, fig1, fig3, fig5, beyond (what the paper leaves "
+        "open), by commas (default: all)",
     )
     parser.add_argument("--output", required=True, type=Path, metavar="DIR")
     parser.add_argument(

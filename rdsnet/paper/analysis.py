@@ -1,7 +1,7 @@
-"""What the paper shows of one trained RDSNet: Table 4, Fig. 1, Fig. 3 and Fig. 5.
+"""What one trained RDSNet shows: Table 4, Fig. 1, 3 and 5, and errors by size.
 
-Table 4, Fig. 1 and Fig. 5 come from stored profiles (:mod:`rdsnet.fitting.profiles`): one pass of
-the network over the data serves all of them.
+All but Fig. 3 comes from stored profiles (:mod:`rdsnet.fitting.profiles`): one pass of the network
+over the data serves all of it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
@@ -22,6 +23,7 @@ from rdsnet.fitting.fit import load_unrefined_model, output_folder
 from rdsnet.fitting.profiles import ImageProfiles, collect_profiles
 from rdsnet.fitting.study import compare_methods, refine, sweep
 from rdsnet.modeling import MBRM
+from rdsnet.modeling.refinement import EnclosingBoxes
 from rdsnet.reports.representations import representations_section
 from rdsnet.visualization.mbrm import plot_sweep
 from rdsnet.visualization.page import Picture
@@ -31,6 +33,8 @@ from rdsnet.visualization.sheet import captioned, contact_sheet
 _WORST, _COLUMNS, _WIDTH = 8, 4, 360
 # A picture shows so many times the object's box.
 _AROUND = 1.8
+# COCO's sizes by the sides of boxes: from, below, pixels.
+_SIZES = {"small": (0, 32), "medium": (32, 96), "large": (96, float("inf"))}
 # RGB
 TRUE, REGRESSED, REFINED = (40, 190, 90), (240, 140, 30), (60, 130, 255)
 
@@ -41,16 +45,18 @@ def analyse(cfg: CfgNode, mbrm: MBRM, tables: Sequence[str]) -> dict:
     Args:
         cfg: with ``MODEL.WEIGHTS``, ``DATASETS.TRAIN`` and one ``DATASETS.TEST``.
         mbrm: fitted.
-        tables: which: "table4", "fig1", "fig3", "fig5".
+        tables: which: "table4", "beyond" (errors), "fig1", "fig3", "fig5".
 
     Returns:
-        {"table4": see :func:`~rdsnet.fitting.study.compare_methods`, "fig5": {s: {gamma: AP}},
-        "fig1": errors as :func:`worst_errors` finds them}
+        {"table4": see :func:`~rdsnet.fitting.study.compare_methods`, "errors": see
+        :func:`errors_by_size`, "fig5": {s: {gamma: AP}}, "fig1": see :func:`worst_errors`}
     """
     (name,) = cfg.DATASETS.TEST
     folder, results = Path(cfg.OUTPUT_DIR), {}
     if "table4" in tables:
         results["table4"] = compare_methods(cfg, mbrm, name)
+    if "beyond" in tables:
+        results["errors"] = errors_by_size(cfg, mbrm, name)
     if "fig5" in tables:
         results["fig5"] = sweep(cfg, name)
         plot_sweep(results["fig5"], folder / "fig5.png")
@@ -59,6 +65,41 @@ def analyse(cfg: CfgNode, mbrm: MBRM, tables: Sequence[str]) -> dict:
     if "fig3" in tables:
         _fig_3(cfg, folder / "fig3.jpg")
     return results
+
+
+# --------------------------------------------- beyond the paper: where MBRM's gain comes from
+
+
+def errors_by_size(cfg: CfgNode, mbrm: MBRM, name: str) -> dict[str, dict]:
+    """How far edges are off, by the size of the objects.
+
+    Returns:
+        {"small" | "medium" | "large" (COCO's): {"objects": found ones, "regressed", "direct",
+        "MBRM": mean distance of their edges from the true ones, pixels}}
+    """
+    images = _profiles(cfg, name)
+    methods = {
+        "regressed": None,
+        "direct": EnclosingBoxes(cfg.MODEL.RDSNET.MASK_THRESHOLD),
+        "MBRM": mbrm,
+    }
+    true = torch.cat([image.gt_boxes for image in images])
+    found = ~true.isnan().any(1)
+    sizes = (true[found, 2:] - true[found, :2]).prod(1).sqrt()
+    results: dict[str, dict] = {}
+    for size, (least, most) in _SIZES.items():
+        inside = (sizes >= least) & (sizes < most)
+        results[size] = {"objects": int(inside.sum())}
+        for method, refinement in methods.items():
+            boxes = torch.cat([after.boxes for after in refine(images, refinement)])
+            distances = (boxes[found] - true[found]).abs().mean(1)[inside]
+            results[size][method] = distances.mean().item() if len(distances) else float("nan")
+    return results
+
+
+def _profiles(cfg: CfgNode, name: str) -> list[ImageProfiles]:
+    folder = output_folder(cfg) / "profiles"
+    return collect_profiles(cfg, load_unrefined_model(cfg), name, folder)
 
 
 # ----------------------------------------------------------------- Fig. 1: worst errors
@@ -114,8 +155,7 @@ def worst_errors(
 
 
 def _fig_1(cfg: CfgNode, mbrm: MBRM, name: str, path: Path) -> list[dict]:
-    folder = output_folder(cfg) / "profiles"
-    images = collect_profiles(cfg, load_unrefined_model(cfg), name, folder)
+    images = _profiles(cfg, name)
     errors = worst_errors(images, refine(images, mbrm))
     files = {record["image_id"]: record["file_name"] for record in DatasetCatalog.get(name)}
     cells = [_draw_error(read_picture(files[error.image_id]), error) for error in errors]

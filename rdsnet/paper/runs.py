@@ -25,7 +25,7 @@ from rdsnet.training.trainer import Trainer
 
 RESULT = "result.json"
 # Of the other figures the first seed is shown.
-_OF_EVERY_SEED = ("table4",)
+_OF_EVERY_SEED = ("table4", "beyond")
 _INTERRUPTED = (128 + 2, 128 + 15)  # SIGINT, SIGTERM
 
 
@@ -145,8 +145,8 @@ def _evaluate(cfg: CfgNode, training: Training) -> dict[str, dict]:
     Checkpointer(model).load(cfg.MODEL.WEIGHTS)
     results = {}
     for expand in training.test_expands:
-        if expand is not None:
-            model.test_expand = expand
+        if hasattr(model, "test_expand"):
+            model.test_expand = expand or cfg.MODEL.RDSNET.TEST_EXPAND
         results[str(expand)] = {
             task: {name: value for name, value in metrics.items() if "-" not in name}
             for task, metrics in Trainer.test(cfg, model).items()

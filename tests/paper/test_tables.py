@@ -3,6 +3,7 @@
 import pytest
 
 from rdsnet.paper import published
+from rdsnet.paper.beyond import beyond_the_paper
 from rdsnet.paper.tables import difference, table_1, table_2, table_3, table_4, verdict
 
 NAN = float("nan")
@@ -104,3 +105,18 @@ def test_a_direction_is_claimed_only_beyond_two_standard_errors(differences, pap
 
 def test_a_difference_needs_both():
     assert difference(RUNS, "x", "rdsnet", "yolact", "segm", 1.0) is None
+
+
+def test_what_the_paper_leaves_open_is_shown_where_there_are_results():
+    assert beyond_the_paper(RUNS)[0].key == "detectors" and len(beyond_the_paper(RUNS)) == 1
+    errors = {"objects": 10, "regressed": 3.0, "direct": 2.0, "MBRM": 1.5}
+    none = {"objects": 0, "regressed": NAN, "direct": NAN, "MBRM": NAN}
+    result = run(40, 38, 31)
+    result["metrics"] = {"1.0": run(39, 38, 29)["metrics"]["None"], **result["metrics"]}
+    result["errors"] = {"small": errors, "medium": errors, "large": none}
+    sizes, expansion, detectors = beyond_the_paper({"rdsnet": [result]})
+    assert [row[0] for row in sizes.table.rows] == ["small", "medium"]
+    assert sizes.table.rows[0][1:] == ["10", "3.00", "2.00", "1.50", "1.50"]
+    assert [row[1] for row in expansion.table.rows] == ["29.0", "31.0"]
+    assert "+2.0 mask AP and +1.0 box AP" in expansion.sentences[0]
+    assert detectors.table.rows == [["RDSNet", "38.0", "+2.0", "+2.0", "+2.0"]]
