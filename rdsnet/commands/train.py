@@ -77,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of an image; 3: photographs, if they have 8 bits (default: by the files)",
     )
     own.add_argument("--device", metavar="NAME", help="cpu or cuda")
+    add_ray(parser)
     add_run_arguments(parser, "; training starts from it")
     parser.add_argument(
         "--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, do not train"
@@ -125,7 +126,22 @@ def add_run_arguments(parser: argparse.ArgumentParser, on_weights: str = "") -> 
     add_config_options(parser)
 
 
+def add_ray(parser: argparse.ArgumentParser) -> None:
+    """Training by the workers of Ray."""
+    ray = parser.add_argument_group("on a Ray cluster (rdsnet[ray])")
+    ray.add_argument(
+        "--engine", choices=("ray",), help="train on workers of Ray instead of this process"
+    )
+    ray.add_argument(
+        "--workers", type=positive(int), metavar="N", help="processes, a GPU each (default: 1)"
+    )
+    ray.add_argument(
+        "--address", metavar="HOST:PORT", help="of the cluster (default: RAY_ADDRESS, or here)"
+    )
+
+
 def run(args: argparse.Namespace) -> None:
+    _check_ray(args)
     if args.num_machines > 1 and args.dist_url == "auto":
         raise ValueError("--num-machines above 1 needs --dist-url tcp://HOST:PORT of machine 0")
     if getattr(args, "data", None):
@@ -139,9 +155,26 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"{', '.join(alone)} can only be given together with --data")
     else:
         use_weights(args)
+    if getattr(args, "engine", None):
+        from rdsnet.training.on_ray import train_on_ray
+
+        train_on_ray(args, workers=args.workers or 1, address=args.address)
+        return
     from rdsnet.training import run
 
     run(args)
+
+
+def _check_ray(args: argparse.Namespace) -> None:
+    """Raise ValueError where arguments about processes contradict each other."""
+    engine = getattr(args, "engine", None)
+    if not engine and (getattr(args, "workers", None) or getattr(args, "address", None)):
+        raise ValueError("--workers and --address go with --engine ray")
+    if engine and (args.num_gpus > 1 or args.num_machines > 1 or args.eval_only):
+        raise ValueError(
+            "--engine ray places the processes itself: give --workers N instead of --num-gpus and "
+            "--num-machines, and no --eval-only"
+        )
 
 
 # What only --data makes sense of.

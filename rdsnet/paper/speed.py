@@ -12,6 +12,7 @@ from detectron2.data import DatasetCatalog
 from torch import nn
 
 from rdsnet.checkpoint import Checkpointer
+from rdsnet.data.datasets import register_coco_files
 from rdsnet.data.mapper import build_mapper
 from rdsnet.modeling import RDSNet
 from rdsnet.paper.plan import Paper
@@ -46,6 +47,7 @@ def _call(paper: Paper, training: Training) -> tuple[Callable[[dict], object], l
     cfg = paper.config(training, paper.seeds[0])
     folder = Path(cfg.OUTPUT_DIR)
     fitted = folder / "mbrm" / "model_final.pth"
+    register_coco_files(cfg)
     model = Trainer.build_model(cfg).eval()
     weights = fitted if fitted.is_file() else folder / "model_final.pth"
     Checkpointer(model).load(str(weights))

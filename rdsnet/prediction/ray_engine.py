@@ -11,7 +11,7 @@ import csv
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -24,7 +24,6 @@ from tqdm import tqdm
 
 from rdsnet.checkpoint.trained import wanted_device
 from rdsnet.data.findings import counted, printable
-from rdsnet.openmp import usable_cpus
 from rdsnet.prediction.addresses import is_address, name_at
 from rdsnet.prediction.large_files import LargeSummary, check_is_tileable
 from rdsnet.prediction.listing import listed_inputs
@@ -37,6 +36,7 @@ from rdsnet.prediction.shards import Shards
 from rdsnet.prediction.sources import chosen_pages
 from rdsnet.prediction.thresholds import AUTO
 from rdsnet.prediction.writers import WRITERS, build_writers
+from rdsnet.ray_cluster import connected
 
 PARQUET = "parquet"
 """The format of the shards themselves."""
@@ -150,7 +150,7 @@ def predict_with_ray(
     if wanted:
         predictor = chosen | how | {"weights": selection.cfg.MODEL.WEIGHTS}
         predictor |= {"batch_size": batch_size, "trust_checkpoint": trust_checkpoint}
-        with _connected(address, workers):
+        with connected(address, workers):
             on_gpu = wanted_device(config_file, selection.cfg.MODEL.WEIGHTS, opts) != "cpu"
             _predict_shards(shards, wanted, predictor, retry_failed, workers, on_gpu)
         for shard in shards.missing():
@@ -197,26 +197,6 @@ def _sha256(path: str) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-@contextmanager
-def _connected(address: str | None, workers: int | None) -> Iterator[None]:
-    """Ray, of this machine alone where no address is given."""
-    if ray.is_initialized():
-        yield
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # images and habits are nobody's business
-    alone = not address and not os.environ.get("RAY_ADDRESS")
-    own = {"num_cpus": max(workers or 1, usable_cpus()), "include_dashboard": False}
-    try:
-        ray.init(address, **(own if alone else {}))
-    except Exception as error:  # of no kind of its own where starting takes too long
-        what = "started" if alone else f"reached at '{address or os.environ['RAY_ADDRESS']}'"
-        raise OSError(f"Ray could not be {what}: {error}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _predict_shards(

@@ -3,9 +3,10 @@
 Read in this order: ``trainer`` (Detectron2's trainer with RDSNet's data and evaluation), ``hooks``,
 ``interruption`` and ``non_finite`` (what happens between iterations), ``steps`` and ``processes``
 (one iteration; several processes), ``resuming`` (what a checkpoint must hold), ``launch`` and
-``console`` (from the command line to a run, and what it says), ``finish`` (what completes the
-model). For own data: ``base`` is the config or the weights to begin with, ``data_parts`` reads the
-data, ``own_data`` splits it and puts all together, ``data_remarks`` says what is odd about it,
+``console`` (from the command line to a run, and what it says), ``on_ray`` (the same on a cluster),
+``finish`` (what completes the model). For own data: ``base`` is the config or the weights to begin
+with, ``data_parts`` reads the data, ``own_data`` splits it and puts all together, ``data_remarks``
+says what is odd about it,
 ``settings``, ``anchor_fit`` and ``image_channels`` decide. ``timing`` measures models in turns.
 """
 

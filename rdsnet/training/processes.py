@@ -1,7 +1,7 @@
-"""Runs of several processes that somebody else has started: torchrun, or srun of Slurm.
+"""Runs of several processes that somebody else has started: torchrun, srun of Slurm, or Ray.
 
-Both tell every process its place in environment variables. GPUs talk by NCCL, processes without a
-GPU by gloo.
+All tell every process its place in environment variables; Ray has also brought the processes
+together. GPUs talk by NCCL, processes without a GPU by gloo.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SLURM_NAMES = {
 
 
 def is_started_by_launcher() -> bool:
-    """Whether this process is one of several of torchrun, or of srun with MASTER_ADDR set."""
+    """Whether this process is one of several of torchrun, Ray, or srun with MASTER_ADDR set."""
     if all(name in os.environ for name in _SLURM_NAMES):
         return True
     by_slurm = all(name in os.environ for name in _SLURM_NAMES.values())
@@ -55,7 +55,8 @@ def process_group(opts: list[str]) -> Iterator[None]:
         )
     if not on_cpu:
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("gloo" if on_cpu else "nccl")
+    if not dist.is_initialized():
+        dist.init_process_group("gloo" if on_cpu else "nccl")
     try:
         _make_local_groups()
         yield

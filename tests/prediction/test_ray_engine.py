@@ -35,7 +35,7 @@ def ran(monkeypatch):
             ran.append(shard)
 
     monkeypatch.setattr(ray_engine, "_predict_shards", in_this_process)
-    monkeypatch.setattr(ray_engine, "_connected", lambda *given: nullcontext())
+    monkeypatch.setattr(ray_engine, "connected", lambda *given: nullcontext())
     return ran
 
 
