@@ -8,23 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
 from rdsnet.checkpoint.exported import is_exported
+from rdsnet.checkpoint.trained import learnt_object_sizes
 from rdsnet.data.findings import counted, printable
 from rdsnet.data.windows import LargeImage
-from rdsnet.prediction.large import OVERLAP, TILE, TiledPrediction, check_tiles
+from rdsnet.prediction.large import OVERLAP, TiledPrediction, check_tiles
 from rdsnet.prediction.output_names import OutputNames
 from rdsnet.prediction.pipeline import PredictionSummary, predict_image, say
 from rdsnet.prediction.predictor import CountingPredictor
 from rdsnet.prediction.selection import Selection
 from rdsnet.prediction.sources import Frame, Source, find_sources
 from rdsnet.prediction.thresholds import AUTO
+from rdsnet.prediction.tile_choice import TileChoice, chosen_tiles, spelled
 from rdsnet.prediction.writers import build_writers
-
-# An image that is shrunk to less than this share is too large to be seen at once.
-_LEAST_SCALE = 0.5
 
 
 @dataclass
@@ -62,8 +60,10 @@ def predict_large_files(
 
     Args:
         tile: side of the tiles, pixels; None: images that are too large to be seen at once are
-            predicted in tiles of 2048 px, and that is said, the others as always.
-        overlap: pixels that neighbouring tiles both see; None: 256.
+            predicted in tiles, the others as always, as :func:`~.tile_choice.chosen_tiles` says,
+            and that is said.
+        overlap: pixels that neighbouring tiles both see; None: 256, or with ``tile`` None as it
+            chooses.
         formats: those whose writers take parts.
         max_detections: objects per tile; None: 20,000.
         Others: as of :func:`rdsnet.prediction.predict`.
@@ -148,11 +148,12 @@ class LargeFiles:
         max_detections: int | None = None,
         trust_checkpoint: bool = False,
     ) -> None:
-        self._selection, self._tile = selection, tile
+        self._selection, self._tile, self._overlap = selection, tile, overlap
+        self._learnt_sizes = learnt_object_sizes(selection.cfg)
         self._predictor = CountingPredictor(selection.cfg, trust_checkpoint)
         self.max_detections = max_detections or self._predictor.max_detections
         self.was_cut_off, self.too_large = False, 0
-        self._options = {"score_threshold": selection.thresholds, "overlap": overlap or OVERLAP}
+        self._options = {"score_threshold": selection.thresholds}
         if max_detections:
             self._options["most_objects"] = max_detections
         if tile:  # too small ones are said before anything is read
@@ -166,13 +167,19 @@ class LargeFiles:
         """
         self.was_cut_off, self.too_large = False, 0
         with LargeImage(str(path), channels=self._predictor.channels) as image:
-            side = self._tile or chosen_tile(self._selection.cfg, image.shape[:2])
-            say(_decision(path, image.shape, self._tile, side))
+            choice = self._choice(image.shape[:2])
+            height, width = image.shape[:2]
+            say(f"{printable(path)}, {width} x {height} px: {spelled(choice)}")
             empty = np.broadcast_to(np.uint8(0), image.shape)
-            parts = self._at_once(image) if side is None else self._in_tiles(image, side)
+            parts = self._in_tiles(image, choice) if choice.side else self._at_once(image)
             for number, instances in enumerate(parts):
                 frame = Frame(path.stem, path, empty, part=number)
                 yield frame, self._selection.of_classes(instances)
+
+    def _choice(self, size: tuple[int, int]) -> TileChoice:
+        if self._tile:
+            return TileChoice(self._tile, self._overlap or OVERLAP)
+        return chosen_tiles(self._selection.cfg, self._learnt_sizes, size, self._overlap)
 
     def _at_once(self, image: LargeImage) -> Iterator[Instances]:
         height, width = image.shape[:2]
@@ -180,31 +187,8 @@ class LargeFiles:
         yield predict_image(self._predictor, picture, self._selection.thresholds)
         self.was_cut_off = self._predictor.was_cut_off
 
-    def _in_tiles(self, image: LargeImage, side: int) -> Iterator[Instances]:
-        prediction = TiledPrediction(image, self._predictor, tile=side, **self._options)
+    def _in_tiles(self, image: LargeImage, choice: TileChoice) -> Iterator[Instances]:
+        how = {"tile": choice.side, "overlap": choice.overlap, "scale": choice.scale}
+        prediction = TiledPrediction(image, self._predictor, **how, **self._options)
         yield from prediction
         self.was_cut_off, self.too_large = prediction.cut_off > 0, prediction.too_large
-
-
-def chosen_tile(cfg: CfgNode, size: tuple[int, int]) -> int | None:
-    """The side of tiles for an image (H, W), or None: the model sees it at once.
-
-    At once, an image is resized as the config says. It is too large for that where the network's
-    input would be larger than a tile, or where it would be shrunk to less than half its size.
-    """
-    scale = test_scale(cfg, size)
-    too_many_pixels = size[0] * size[1] * scale**2 > TILE**2
-    return TILE if too_many_pixels or scale < _LEAST_SCALE else None
-
-
-def test_scale(cfg: CfgNode, size: tuple[int, int]) -> float:
-    """By which the config resizes an image (H, W) that the model sees at once."""
-    shortest, longest = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
-    return min(shortest / min(size), longest / max(size)) if shortest else 1.0
-
-
-def _decision(path: Path, shape: tuple[int, ...], asked: int | None, side: int | None) -> str:
-    image = f"{printable(path)}, {shape[1]} x {shape[0]} px"
-    if side is None:
-        return f"{image}: small enough to be seen at once"
-    return f"{image}: in tiles of {side} px" + ("" if asked else ", since it is too large at once")
