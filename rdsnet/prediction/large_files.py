@@ -14,7 +14,7 @@ from rdsnet.checkpoint.exported import is_exported
 from rdsnet.checkpoint.trained import learnt_object_sizes
 from rdsnet.data.findings import counted, printable
 from rdsnet.data.windows import LargeImage
-from rdsnet.prediction.large import OVERLAP, TiledPrediction, check_tiles
+from rdsnet.prediction.large import OVERLAP, TiledPrediction
 from rdsnet.prediction.output_names import OutputNames
 from rdsnet.prediction.pipeline import PredictionSummary, predict_image, say
 from rdsnet.prediction.predictor import CountingPredictor
@@ -22,6 +22,7 @@ from rdsnet.prediction.selection import Selection
 from rdsnet.prediction.sources import Frame, Source, find_sources
 from rdsnet.prediction.thresholds import AUTO
 from rdsnet.prediction.tile_choice import TileChoice, chosen_tiles, spelled
+from rdsnet.prediction.tiled_pass import check_tiles
 from rdsnet.prediction.writers import build_writers
 
 
@@ -30,9 +31,15 @@ class LargeSummary(PredictionSummary):
     """What :func:`predict_large_files` did."""
 
     too_large: int = 0
+    found_coarser: int = 0
 
     def text(self) -> str:
         lines = [super().text()]
+        if self.found_coarser:
+            lines.append(
+                f"{counted(self.found_coarser, 'object')} too large for what tiles overlap by "
+                "came from a second look, at a coarser resolution."
+            )
         if self.too_large:
             lines.append(
                 f"{counted(self.too_large, 'object')} reached beyond what one tile sees and may be "
@@ -107,6 +114,7 @@ def predict_large_files(
                 summary.images += 1
                 summary.cut_off += files.was_cut_off
                 summary.too_large += files.too_large
+                summary.found_coarser += files.found_coarser
             except (OSError, ValueError) as error:
                 say(f"skipped: {error}")
                 summary.unreadable += 1
@@ -134,7 +142,8 @@ class LargeFiles:
     Attributes:
         max_detections: objects of a tile, or of an image that is seen at once.
         was_cut_off: whether a tile of the last image had more.
-        too_large: objects of it that are cut, see :class:`~rdsnet.prediction.TiledPrediction`.
+        too_large, found_coarser: objects of it that are cut, and that come from a coarser pass, see
+            :class:`~rdsnet.prediction.TiledPrediction`.
 
     Raises:
         ValueError: the tiles are too small.
@@ -152,7 +161,7 @@ class LargeFiles:
         self._learnt_sizes = learnt_object_sizes(selection.cfg)
         self._predictor = CountingPredictor(selection.cfg, trust_checkpoint)
         self.max_detections = max_detections or self._predictor.max_detections
-        self.was_cut_off, self.too_large = False, 0
+        self.was_cut_off, self.too_large, self.found_coarser = False, 0, 0
         self._options = {"score_threshold": selection.thresholds}
         if max_detections:
             self._options["most_objects"] = max_detections
@@ -165,7 +174,7 @@ class LargeFiles:
         Raises:
             OSError, ValueError: the file cannot be read.
         """
-        self.was_cut_off, self.too_large = False, 0
+        self.was_cut_off, self.too_large, self.found_coarser = False, 0, 0
         with LargeImage(str(path), channels=self._predictor.channels) as image:
             choice = self._choice(image.shape[:2])
             height, width = image.shape[:2]
@@ -192,3 +201,4 @@ class LargeFiles:
         prediction = TiledPrediction(image, self._predictor, **how, **self._options)
         yield from prediction
         self.was_cut_off, self.too_large = prediction.cut_off > 0, prediction.too_large
+        self.found_coarser = prediction.found_coarser

@@ -16,7 +16,7 @@ from helpers.predicting import load_coco
 from rdsnet.checkpoint.trained import prediction_config
 from rdsnet.cli import main
 from rdsnet.prediction import Predictor, TiledPrediction, predict_tiled
-from rdsnet.prediction.large import reach_border
+from rdsnet.prediction.tiled_pass import reach_border
 from rdsnet.prediction.tiles import Tile
 from rdsnet.prediction.writers.labelme import exact_outlines
 
