@@ -23,7 +23,7 @@ from rdsnet.prediction.sources import Frame, Source, find_sources
 from rdsnet.prediction.thresholds import AUTO
 from rdsnet.prediction.tile_choice import TileChoice, chosen_tiles, spelled
 from rdsnet.prediction.tiled_pass import check_tiles
-from rdsnet.prediction.writers import build_writers
+from rdsnet.prediction.writers import WRITERS, build_writers
 
 
 @dataclass
@@ -57,6 +57,7 @@ def predict_large_files(
     tile: int | None = None,
     overlap: int | None = None,
     formats: Sequence[str] = ("geojson",),
+    coordinates: str = "pixels",
     score_threshold: float | str = AUTO,
     classes: Sequence[str] = (),
     max_detections: int | None = None,
@@ -72,6 +73,7 @@ def predict_large_files(
         overlap: pixels that neighbouring tiles both see; None: 256, or with ``tile`` None as it
             chooses.
         formats: those whose writers take parts.
+        coordinates: of GeoJSON: "pixels", or "map" for GeoTIFF.
         max_detections: objects per tile; None: 20,000.
         Others: as of :func:`rdsnet.prediction.predict`.
 
@@ -93,11 +95,12 @@ def predict_large_files(
     summary.left_out = found.left_out_text()
     names = OutputNames()
     with ExitStack() as stack:
-        writers = build_writers(formats, output, selection.metadata)
+        writers = build_writers(formats, output, selection.metadata, coordinates)
         writers = [stack.enter_context(writer) for writer in writers]
         if not all(writer.takes_parts for writer in writers):
+            known = [name for name, writer in WRITERS.items() if writer.takes_parts]
             raise ValueError(
-                "--tile writes the formats geojson, coco and csv: the others draw or keep whole "
+                f"--tile writes the formats {', '.join(known)}: the others draw or keep whole "
                 f"images; got {', '.join(formats)}"
             )
         summary.written = [file for writer in writers for file in writer.files]
@@ -105,6 +108,8 @@ def predict_large_files(
         summary.max_detections = files.max_detections
         for source in found.sources:
             try:
+                for writer in writers:
+                    writer.check(source.path)
                 name = None
                 for frame, instances in files.parts(source.path):
                     name = name or names.new(source.path.stem)

@@ -207,7 +207,7 @@ def test_auto_takes_tiles_for_what_would_be_shrunk_and_says_so(predict_tiles, tm
 def test_what_does_not_fit_is_refused(predict_tiles, tmp_path, capsys):
     np.save(tmp_path / "image.npy", noise(30, 40))
     assert predict_tiles(tmp_path / "image.npy", "--tile", "384", "--format", "png") != 0
-    assert "geojson, coco and csv" in capsys.readouterr().err
+    assert "writes the formats coco, csv, geojson, labels" in capsys.readouterr().err
     assert predict_tiles(tmp_path / "image.npy", "--tile", "200") != 0
     assert "too small" in capsys.readouterr().err
     assert predict_tiles(tmp_path / "image.npy", "--tile", "384", "--batch-size", "2") != 0
