@@ -18,6 +18,8 @@ folder go, for the formats asked for,
   geojson  geojson/NAME.geojson: outlines to open in QuPath, with class, score and area
   labels   labels/NAME.ome.tif: an image of numbers (uint32), 0 where there is no object,
            and on each its number in objects.csv plus 1
+  overview overview/NAME.png: the whole image, of at most 2048 px, with the outlines of its objects,
+           and beside it the 512 x 512 px with most objects at full resolution
   csv      objects.csv: file, frame or page (from 0), class, score, box and area of every object
 
 With --order uncertain these files are written when all images have been seen, the most uncertain
@@ -26,7 +28,7 @@ people correct where it pays ('rdsnet merge' takes the corrections back).
 
 Large images (--tile) are read and predicted in tiles, so that memory depends on the tile: TIFF in
 tiles or strips, .npy files, and, decoded as a whole, all other images. The formats are then geojson
-(the default), coco, csv and labels. Objects that are too large for a tile are looked for
+(the default), coco, csv, labels and overview. Objects that are too large for a tile are looked for
 at a coarser resolution. Of GeoTIFF, GeoJSON may have map coordinates (--coordinates map).
 docs/large-images.md says more.
 
@@ -70,7 +72,7 @@ from rdsnet.commands.arguments import (
     score_or_auto,
 )
 
-FORMATS = tuple("png mp4 coco labelme masks csv geojson labels cvat label-studio".split())
+FORMATS = tuple("png mp4 coco labelme masks csv geojson labels overview cvat label-studio".split())
 FORMATS_OF_RAY = ("parquet", "coco", "csv", "geojson", "labels")
 _ALL_FORMATS = (*FORMATS, "parquet")
 

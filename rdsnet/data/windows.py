@@ -212,7 +212,8 @@ class LargeImage:
     """
 
     def __init__(self, file_name: str, page: int = 0, channels: Channels = PHOTOGRAPHS) -> None:
-        self.file_name, self._stream = file_name, None
+        self.file_name, self._page, self._channels = file_name, page, channels
+        self._stream = None
         if not channels.are_photographs:
             with ArrayFile(file_name, channels.count) as file:
                 self._reader = ScaledReader(file.read(page), channels, file_name)
@@ -240,6 +241,10 @@ class LargeImage:
             except ValueError as error:
                 raise RefusedError(f"cannot be read: {error}") from error
         return ArrayReader(read_image(self.file_name, "BGR", page))
+
+    def reopened(self) -> LargeImage:
+        """The same image, open once more."""
+        return LargeImage(self.file_name, self._page, self._channels)
 
     def __enter__(self) -> LargeImage:
         return self

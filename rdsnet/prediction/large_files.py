@@ -187,7 +187,7 @@ class LargeFiles:
             empty = np.broadcast_to(np.uint8(0), image.shape)
             parts = self._in_tiles(image, choice) if choice.side else self._at_once(image)
             for number, instances in enumerate(parts):
-                frame = Frame(path.stem, path, empty, part=number)
+                frame = Frame(path.stem, path, empty, part=number, file=image)
                 yield frame, self._selection.of_classes(instances)
 
     def _choice(self, size: tuple[int, int]) -> TileChoice:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pycocotools.mask as coco_mask
 import pytest
@@ -65,8 +66,6 @@ def test_labels_of_a_tiled_image_are_its_masks(predict_tiles, tmp_path):
 
 
 def test_labels_of_images_that_are_seen_at_once(model_files, tmp_path):
-    import cv2
-
     cv2.imwrite(str(tmp_path / "a.png"), picture())
     cv2.imwrite(str(tmp_path / "b.png"), picture(50, 70, seed=1))
     words = ["predict", "--config-file", model_files["config"], "--weights", model_files["weights"]]

@@ -17,6 +17,7 @@ from rdsnet.prediction.writers.geojson import GeoJsonWriter
 from rdsnet.prediction.writers.labelme import LabelmeWriter
 from rdsnet.prediction.writers.labels import LabelWriter
 from rdsnet.prediction.writers.masks import MaskWriter
+from rdsnet.prediction.writers.overview import OverviewWriter
 from rdsnet.prediction.writers.pictures import PictureWriter
 from rdsnet.prediction.writers.tools import CvatWriter, LabelStudioWriter
 from rdsnet.prediction.writers.writer import Writer
@@ -30,6 +31,7 @@ WRITERS: dict[str, type[Writer]] = {
     "csv": CsvWriter,
     "geojson": GeoJsonWriter,
     "labels": LabelWriter,
+    "overview": OverviewWriter,
     "cvat": CvatWriter,
     "label-studio": LabelStudioWriter,
 }
