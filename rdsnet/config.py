@@ -110,6 +110,12 @@ def add_rdsnet_config(cfg: CN) -> None:
     # [category id, name] of every class of the model, in order. Taken from the data when training
     # begins, and kept with the model, which then needs no json to name what it finds.
     cfg.DATASETS.CLASSES = []
+    # How large the training's objects are: percentiles 5, 50 and 95 of the square root of the area
+    # of their boxes, in pixels of the images and of the network's input. Measured when training
+    # ends, and kept in model_best.pth; "rdsnet predict --tile auto" decides by them. []: not known.
+    cfg.DATASETS.OBJECT_SIZES = CN()
+    cfg.DATASETS.OBJECT_SIZES.IN_IMAGES = []
+    cfg.DATASETS.OBJECT_SIZES.IN_INPUT = []
 
     # Write OUTPUT_DIR/report.html at the end of a training run and after an evaluation: curves, APs
     # in parts, kinds of errors, the best and worst images (docs/evaluate.md).

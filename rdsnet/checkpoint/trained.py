@@ -18,6 +18,7 @@ from rdsnet.checkpoint.exported import is_exported, read_texts
 from rdsnet.checkpoint.shipped import weights_file
 from rdsnet.config import get_cfg
 from rdsnet.data.datasets import class_metadata, coco_files
+from rdsnet.data.object_sizes import ObjectSizes, object_sizes
 
 
 def prediction_config(
@@ -155,6 +156,21 @@ def score_thresholds(cfg: CfgNode) -> list[float] | None:
             f"{classes} classes, or []"
         )
     return scores or None
+
+
+def learnt_object_sizes(cfg: CfgNode) -> ObjectSizes | None:
+    """How large the objects were that the model was trained on; None: nobody knows.
+
+    Asks the checkpoint where the config does not say.
+
+    Raises:
+        ValueError: as :func:`~rdsnet.data.object_sizes.object_sizes`.
+    """
+    sizes = object_sizes(cfg)
+    if sizes is None and Path(cfg.MODEL.WEIGHTS).is_file():
+        stored = read_config(cfg.MODEL.WEIGHTS)
+        sizes = object_sizes(stored) if stored is not None else None
+    return sizes
 
 
 def check_weights(weights: str) -> None:

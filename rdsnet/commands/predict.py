@@ -16,6 +16,10 @@ folder go, for the formats asked for,
   label-studio  label_studio.json: the same for Label Studio, tasks with predictions
   masks    masks/NAME/000.png, ...: a black and white picture per object
   geojson  geojson/NAME.geojson: outlines to open in QuPath, with class, score and area
+  labels   labels/NAME.ome.tif: an image of numbers (uint32), 0 where there is no object,
+           and on each its number in objects.csv plus 1
+  overview overview/NAME.png: the whole image, of at most 2048 px, with the outlines of its objects,
+           and beside it the 512 x 512 px with most objects at full resolution
   csv      objects.csv: file, frame or page (from 0), class, score, box and area of every object
 
 With --order uncertain these files are written when all images have been seen, the most uncertain
@@ -24,13 +28,15 @@ people correct where it pays ('rdsnet merge' takes the corrections back).
 
 Large images (--tile) are read and predicted in tiles, so that memory depends on the tile: TIFF in
 tiles or strips, .npy files, and, decoded as a whole, all other images. The formats are then geojson
-(the default), coco and csv, which grow with every tile. docs/large-images.md says more.
+(the default), coco, csv, labels and overview. Objects that are too large for a tile are looked for
+at a coarser resolution. Of GeoTIFF, GeoJSON may have map coordinates (--coordinates map).
+docs/large-images.md says more.
 
 --engine ray predicts with several processes and machines, by Ray (pip install 'rdsnet[ray]').
 --input may then have addresses such as s3://bucket/folder, and parquet files with a column "path".
 Results are written as they come, to shards/*.parquet; the same command goes on after an
 interruption. Files that cannot be read are in failures.csv. Formats are parquet (the shards, the
-default), coco, csv and geojson. docs/scale-out.md says more.
+default), coco, csv, geojson and labels. docs/scale-out.md says more.
 
 Images are turned as their EXIF entry says. Of 16-bit images the brightness range that they use (10,
 12, 14 or 16 bit) is shown; what is transparent becomes white. Training reads images the same way.
@@ -66,8 +72,8 @@ from rdsnet.commands.arguments import (
     score_or_auto,
 )
 
-FORMATS = ("png", "mp4", "coco", "labelme", "masks", "csv", "geojson", "cvat", "label-studio")
-FORMATS_OF_RAY = ("parquet", "coco", "csv", "geojson")
+FORMATS = tuple("png mp4 coco labelme masks csv geojson labels overview cvat label-studio".split())
+FORMATS_OF_RAY = ("parquet", "coco", "csv", "geojson", "labels")
 _ALL_FORMATS = (*FORMATS, "parquet")
 
 
@@ -150,6 +156,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --tile: pixels that neighbouring tiles both see, at least the size of the "
         "largest object (default: 256)",
     )
+    parser.add_argument(
+        "--coordinates",
+        choices=("pixels", "map"),
+        help="with --tile and GeoJSON: of the image, or, for GeoTIFF, of the map (default: pixels)",
+    )
     add_max_detections(parser)
     add_precision(parser, "auto", "auto")
     parser.add_argument(
@@ -207,6 +218,10 @@ def add_ray_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.overlap and args.tile is None:
         raise ValueError("--overlap can only be given together with --tile")
+    if args.coordinates and (args.tile is None or args.engine == "ray"):
+        raise ValueError(
+            "--coordinates can only be given together with --tile, and not with --engine ray"
+        )
     if args.tile is not None:
         check_goes_with_tile(args)
     if args.limit and not args.order:
@@ -306,6 +321,7 @@ def run_tiled(args: argparse.Namespace) -> int:
         tile=args.tile or None,
         overlap=args.overlap,
         formats=args.format or ["geojson"],
+        coordinates=args.coordinates or "pixels",
         score_threshold=args.score_threshold,
         classes=args.classes,
         max_detections=args.max_detections,

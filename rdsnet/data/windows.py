@@ -26,6 +26,8 @@ Box = tuple[int, int, int, int]
 
 # Bytes of unpacked tiles and strips of a TIFF that are kept, since windows overlap.
 _KEPT_BYTES = 2**28
+# Bytes that are read at once to be reduced.
+_REDUCED_BYTES = 2**25
 # A strip or tile may be so many pixels: it is unpacked as a whole.
 _LARGEST_SEGMENT = 2**28
 
@@ -210,7 +212,8 @@ class LargeImage:
     """
 
     def __init__(self, file_name: str, page: int = 0, channels: Channels = PHOTOGRAPHS) -> None:
-        self.file_name, self._stream = file_name, None
+        self.file_name, self._page, self._channels = file_name, page, channels
+        self._stream = None
         if not channels.are_photographs:
             with ArrayFile(file_name, channels.count) as file:
                 self._reader = ScaledReader(file.read(page), channels, file_name)
@@ -239,6 +242,10 @@ class LargeImage:
                 raise RefusedError(f"cannot be read: {error}") from error
         return ArrayReader(read_image(self.file_name, "BGR", page))
 
+    def reopened(self) -> LargeImage:
+        """The same image, open once more."""
+        return LargeImage(self.file_name, self._page, self._channels)
+
     def __enter__(self) -> LargeImage:
         return self
 
@@ -258,3 +265,34 @@ class LargeImage:
 def as_reader(image: WindowReader | np.ndarray) -> WindowReader:
     """A reader of an image that is one already, or an array."""
     return ArrayReader(image) if isinstance(image, np.ndarray) else image
+
+
+def read_reduced(reader: WindowReader, window: Box, factor: int) -> np.ndarray:
+    """A window at a fraction of the resolution: means of ``factor`` x ``factor`` pixels.
+
+    It is read in strips, so that memory depends on what is returned.
+
+    Args:
+        window: cells of pixels are counted from its upper left corner; the last ones of a row or
+            column may have fewer pixels.
+
+    Returns:
+        As :meth:`WindowReader.read`, ceil((y2 - y1) / factor) high, likewise wide.
+    """
+    if factor == 1:
+        return reader.read(window)
+    x1, y1, x2, y2 = window
+    starts = np.arange(0, x2 - x1, factor)
+    columns = np.diff(starts, append=x2 - x1)[:, None]
+    rows = max(_REDUCED_BYTES // (factor * (x2 - x1) * reader.shape[2]), 1) * factor
+    strips = []
+    for top in range(y1, y2, rows):
+        strip = reader.read((x1, top, x2, min(top + rows, y2)))
+        tops = np.arange(0, len(strip), factor)
+        heights = np.diff(tops, append=len(strip))[:, None, None]
+        kind = np.float64 if strip.dtype.kind == "f" else np.uint32
+        sums = np.add.reduceat(strip, tops, axis=0, dtype=kind)
+        sums = np.add.reduceat(sums, starts, axis=1)
+        means = sums / (heights * columns)
+        strips.append((means + 0.5 * (kind == np.uint32)).astype(strip.dtype))
+    return np.concatenate(strips)

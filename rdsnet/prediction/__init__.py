@@ -6,10 +6,11 @@ line names, and what its outputs are called), ``predictor`` (the model) and ``ex
 ``uploads`` (images from whoever reaches a page or a service), ``writers`` (one file per format),
 ``ordering`` (what is uncertain comes first), ``threads`` (how reading and writing go on while the
 model computes), ``result`` (the objects of one image, in Python). Large images: ``large``
-(predicted in tiles), ``tiles`` (which tile an object belongs to), ``large_files`` (the way of the
-command line). On several machines: ``ray_engine`` (the way of the command line), ``listing`` and
-``addresses`` (what is to be predicted, in object stores too), ``ray_predictor`` (what a worker
-does), ``rows`` (what it answers), ``shards`` (what is done already).
+(predicted in tiles), ``tiled_pass`` (once over an image), ``tiles`` (which tile an object belongs
+to), ``size_ranges`` (which pass), ``tile_choice`` (whether tiles are needed), ``large_files`` (the
+way of the command line). On several machines: ``ray_engine`` (the way of the command line),
+``listing`` and ``addresses`` (what is to be predicted, in object stores too), ``ray_predictor``
+(what a worker does), ``rows`` (what it answers), ``shards`` (what is done already).
 """
 
 from importlib import import_module

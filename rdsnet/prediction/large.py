@@ -1,40 +1,28 @@
 """Objects of an image of any size, which is read and predicted in tiles.
 
 Memory depends on the tile, not on the image. What is found is what the model finds in the whole
-image: tiles lie on the grid of its coarsest features, see beyond their borders, and share the
-statistics of GroupNorm (:mod:`rdsnet.modeling.group_statistics`).
+image (:mod:`~rdsnet.prediction.tiled_pass`). Where objects are too large for what tiles see, they
+are looked for at a coarser resolution (:mod:`~rdsnet.prediction.size_ranges`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from functools import partial
 
 import numpy as np
-import torch
-from detectron2.data.transforms import ResizeTransform
-from detectron2.structures import Boxes, Instances
-from torch import nn
-from tqdm import tqdm
+from detectron2.structures import Instances
 
-from rdsnet.data.channels import applied
 from rdsnet.data.windows import WindowReader, as_reader
-from rdsnet.modeling import inference_precision
-from rdsnet.modeling.group_statistics import GroupStatistics, Part
 from rdsnet.prediction.predictor import Predictor
-from rdsnet.prediction.thresholds import ScoreThresholds, certain
-from rdsnet.prediction.tiles import Seams, Tile, tile_grid
+from rdsnet.prediction.size_ranges import SizeRanges
+from rdsnet.prediction.thresholds import ScoreThresholds
+from rdsnet.prediction.tiled_pass import CUT, STATISTICS, TiledPass
 
 # Pixels of the network's input: the side of a tile, and what neighbouring tiles both see.
 TILE, OVERLAP = 2048, 256
 # Objects of a tile, and candidates per level, at most: TEST.DETECTIONS_PER_IMAGE is for images of
 # the size that the model was trained on.
 _MOST_OBJECTS = 20_000
-# Of images with more tiles than this, GroupNorm's statistics are measured on so many samples, whose
-# windows are of so many strides a side. Measuring takes about five runs of the model.
-_MOST_MEASURED, _SAMPLES, _SAMPLE_SIDE = 16, 24, 5
-STATISTICS = ("auto", "image", "sample", "tile")
 
 
 class TiledPrediction:
@@ -50,7 +38,7 @@ class TiledPrediction:
         predictor: of a model whose masks are compact (``MODEL.RDSNET.DENSE_MASKS`` False).
         tile: side of the tiles, pixels of the image.
         overlap: what neighbouring tiles both see, pixels of the image: at least the size of the
-            largest object, and some context. Rounded up to what the network's strides allow.
+            usual objects, and some context. Rounded up to what the network's strides allow.
         score_threshold: objects with lower scores are left out.
         scale: by which the image is resized for the network.
         statistics: what GroupNorm normalises with, if the model has any: "image", that of all
@@ -58,12 +46,17 @@ class TiledPrediction:
             over the image, which takes less time; "tile", that of every tile alone; "auto", "image"
             up to 16 tiles, else "sample".
         most_objects: of a tile.
+        coarser: where objects are cut, look for them at 1/2 of the resolution, and where they are
+            cut there, at 1/4, and so on. Their masks have the resolution of the image all the same,
+            and edges as smooth as those of that pass.
 
     Attributes:
-        tiles: the grid.
+        tiles: the grid of the first pass.
         cut_off: tiles with more than ``most_objects``: the least certain ones are not among the
             results.
-        too_large: objects that reach to the border of what their tile sees: there they are cut.
+        too_large: objects among the results that reach to the border of what their tile sees: there
+            they are cut.
+        found_coarser: objects among the results that were found at a coarser resolution.
 
     Raises:
         ValueError: the overlap leaves nothing of a tile; for other statistics.
@@ -80,93 +73,53 @@ class TiledPrediction:
         scale: float = 1.0,
         statistics: str = "auto",
         most_objects: int = _MOST_OBJECTS,
+        coarser: bool = True,
     ) -> None:
         if statistics not in STATISTICS:
             raise ValueError(f"statistics must be one of {STATISTICS}, got '{statistics}'")
-        self._reader, self._predictor = as_reader(reader), predictor
-        self._score_threshold, self._most_objects = score_threshold, most_objects
-        self._stride = coarsest_stride(predictor.model)
-        self._unit = _unit(self._stride, scale)
-        margin = check_tiles(predictor.model, tile, overlap, scale)
-        self.tiles = tile_grid(self._reader.shape[:2], tile, margin, self._unit)
-        self._statistics = GroupStatistics(predictor.model)
-        self._measured = self._chosen_for_measuring(statistics)
-        self.cut_off = self.too_large = 0
+        self._reader, self._predictor, self._coarser = as_reader(reader), predictor, coarser
+        self._tile, self._overlap, self._scale = tile, overlap, scale
+        self._options = {
+            "score_threshold": score_threshold,
+            "statistics": statistics,
+            "most_objects": most_objects,
+        }
+        self._first = self._pass(1)
+        self.tiles = self._first.tiles
+        self.cut_off = self.too_large = self.found_coarser = 0
+
+    def _pass(self, reduction: int) -> TiledPass:
+        return TiledPass(
+            self._reader,
+            self._predictor,
+            tile=self._tile * reduction,
+            overlap=self._overlap * reduction,
+            scale=self._scale / reduction,
+            reduction=reduction,
+            **self._options,
+        )
 
     def __iter__(self) -> Iterator[Instances]:
-        self.cut_off = self.too_large = 0
-        seams = Seams()
-        if self._measured:
-            with self._computing():
-                self._statistics.measure(self._measuring)
-        for tile in tqdm(self.tiles, unit="tile", disable=None):
-            found = self._found(tile)
-            yield from seams.add(tile, found)
-        yield found[:0]  # so that there is a part of an image without objects, too
+        self.cut_off = self.too_large = self.found_coarser = 0
+        ranges, now, reduction = SizeRanges(), self._first, 1
+        while True:
+            for part in ranges.kept(now):
+                yield self._counted(part)
+            self.cut_off += now.cut_off
+            if not (self._coarser and ranges.has_cut and len(now.tiles) > 1):
+                break
+            reduction *= 2
+            now = self._pass(reduction)
+        for part in ranges.decided():
+            yield self._counted(part)
 
-    def _chosen_for_measuring(self, statistics: str) -> list[Tile]:
-        """The tiles that statistics are measured on; none: every tile has its own."""
-        if not self._statistics or statistics == "tile" or len(self.tiles) == 1:
-            return []
-        if statistics == "image" or (statistics == "auto" and len(self.tiles) <= _MOST_MEASURED):
-            return self.tiles
-        size, unit = self.tiles[0].size, self._unit
-        places = tile_grid(size, _SAMPLE_SIDE * unit, unit, unit)
-        count = min(len(places), _SAMPLES)
-        return [places[n] for n in np.random.default_rng(0).permutation(len(places))[:count]]
-
-    def _found(self, tile: Tile) -> Instances:
-        """All that the model finds in a tile, in pixels of the image, on the CPU."""
-        with ExitStack() as stack:
-            stack.enter_context(self._computing())
-            stack.enter_context(_without_limits(self._predictor.model, self._most_objects + 1))
-            if self._measured:
-                stack.enter_context(self._statistics.used())
-            instances = self._predictor.model([self._inputs(tile)])[0]["instances"]
-        self.cut_off += len(instances) > self._most_objects
-        instances = certain(instances[: self._most_objects].to("cpu"), self._score_threshold)
-        self.too_large += int(reach_border(instances, tile).sum())
-        return placed(instances, tile)
-
-    @contextmanager
-    def _computing(self) -> Iterator[None]:
-        """Inside, the model computes as the predictor's does; never where results are used."""
-        with torch.no_grad(), inference_precision(self._predictor.cfg):
-            yield
-
-    def _measuring(self) -> Iterator[tuple[partial, Part]]:
-        for tile in self._measured:
-            inputs = self._inputs(tile)
-            yield partial(run_streams, self._predictor.model, inputs), self._part(tile, inputs)
-
-    def _inputs(self, tile: Tile) -> dict:
-        """What the model is given for a tile."""
-        image = self._predictor.ordered(self._reader.read(tile.window))
-        height, width = image.shape[:2]
-        if self._unit != self._stride:
-            size = (max(round(side * self._stride / self._unit), 1) for side in (height, width))
-            resize = ResizeTransform(height, width, *size)
-            image = applied(resize, np.ascontiguousarray(image))
-        chw = torch.as_tensor(image.astype("float32").transpose(2, 0, 1))
-        return {"image": chw, "height": height, "width": width}
-
-    def _part(self, tile: Tile, inputs: dict) -> Part:
-        """What of the network's input for a tile no other tile counts."""
-        height, width = tile.size
-        (x1, y1, x2, y2), (left, top, _, _) = tile.core, tile.window
-
-        def cells(pixels: int) -> int:
-            return pixels // self._unit * self._stride
-
-        divisor = max(self._predictor.model.size_divisibility, 1)
-        padded = tuple(-(-side // divisor) * divisor for side in inputs["image"].shape[1:])
-        return Part(
-            cells(x1 - left),
-            cells(y1 - top),
-            cells(x2 - left) if x2 < width else None,
-            cells(y2 - top) if y2 < height else None,
-            padded,
-        )
+    def _counted(self, part: Instances) -> Instances:
+        """A part as it is given, without the fields that are for counting."""
+        self.too_large += int((part.cut == CUT).sum())
+        self.found_coarser += int((part.pass_number > 0).sum())
+        for name in ("cut", "pass_number"):
+            part.remove(name)
+        return part
 
 
 def predict_tiled(
@@ -182,79 +135,3 @@ def predict_tiled(
         Instances on the CPU, see there.
     """
     return Instances.cat(list(TiledPrediction(reader, predictor, **options)))
-
-
-def check_tiles(model: nn.Module, tile: int, overlap: int, scale: float = 1.0) -> int:
-    """The margin of tiles around their cores, pixels; arguments as of :class:`TiledPrediction`.
-
-    Raises:
-        ValueError: the overlap leaves nothing of a tile.
-    """
-    unit = _unit(coarsest_stride(model), scale)
-    margin = -(-overlap // (2 * unit)) * unit
-    if tile < 2 * margin + unit:
-        raise ValueError(
-            f"tiles of {tile} px are too small: on every side, {margin} px are for their "
-            f"neighbours. Give at least {2 * margin + unit} px, or a smaller overlap."
-        )
-    return margin
-
-
-def _unit(stride: int, scale: float) -> int:
-    """Pixels of the image that become one cell of the coarsest features."""
-    return max(round(stride / scale), 1)
-
-
-def run_streams(model: nn.Module, inputs: dict) -> None:
-    """What of the model is run on the whole of an image: all but the detections' own part."""
-    features = model.backbone(model.preprocess_image([inputs]).tensor)
-    model.object_stream(features)
-    model.pixel_stream(features)
-
-
-def coarsest_stride(model: nn.Module) -> int:
-    """Of all feature maps, pixels of the network's input."""
-    return max(shape.stride for shape in model.backbone.output_shape().values())
-
-
-def placed(found: Instances, tile: Tile) -> Instances:
-    """Objects of a tile's window, moved to where they are in the image."""
-    x, y = tile.window[:2]
-    result = Instances(tile.size)
-    for name, value in found.get_fields().items():
-        if isinstance(value, Boxes):
-            value = Boxes(value.tensor + value.tensor.new_tensor([x, y, x, y]))
-        elif name == "pred_masks":
-            value = value.placed(tile.size, x, y)
-        result.set(name, value)
-    return result
-
-
-def reach_border(found: Instances, tile: Tile) -> torch.Tensor:
-    """Which of a window's objects end where the image goes on, though they belong to its core."""
-    (left, top, right, bottom), (height, width) = tile.window, tile.size
-    x1, y1, x2, y2 = found.regressed_boxes.tensor.unbind(1)
-    is_cut = torch.zeros(len(found), dtype=torch.bool)
-    for beyond, goes_on in (
-        (x1 <= 0, left > 0),
-        (y1 <= 0, top > 0),
-        (x2 >= right - left, right < width),
-        (y2 >= bottom - top, bottom < height),
-    ):
-        is_cut |= beyond & goes_on
-    x, y = found.pred_boxes.get_centers().unbind(1)
-    x, y = x + left, y + top
-    x1, y1, x2, y2 = tile.core
-    return is_cut & (x1 <= x) & (x < x2) & (y1 <= y) & (y < y2)
-
-
-@contextmanager
-def _without_limits(model: nn.Module, most: int) -> Iterator[None]:
-    """Inside, the model finds so many objects."""
-    stream = model.object_stream
-    before = stream.max_detections, stream.topk_candidates
-    stream.max_detections, stream.topk_candidates = most, max(most, before[1])
-    try:
-        yield
-    finally:
-        stream.max_detections, stream.topk_candidates = before

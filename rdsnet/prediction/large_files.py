@@ -8,23 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
 from rdsnet.checkpoint.exported import is_exported
+from rdsnet.checkpoint.trained import learnt_object_sizes
 from rdsnet.data.findings import counted, printable
 from rdsnet.data.windows import LargeImage
-from rdsnet.prediction.large import OVERLAP, TILE, TiledPrediction, check_tiles
+from rdsnet.prediction.large import OVERLAP, TiledPrediction
 from rdsnet.prediction.output_names import OutputNames
 from rdsnet.prediction.pipeline import PredictionSummary, predict_image, say
 from rdsnet.prediction.predictor import CountingPredictor
 from rdsnet.prediction.selection import Selection
 from rdsnet.prediction.sources import Frame, Source, find_sources
 from rdsnet.prediction.thresholds import AUTO
-from rdsnet.prediction.writers import build_writers
-
-# An image that is shrunk to less than this share is too large to be seen at once.
-_LEAST_SCALE = 0.5
+from rdsnet.prediction.tile_choice import TileChoice, chosen_tiles, spelled
+from rdsnet.prediction.tiled_pass import check_tiles
+from rdsnet.prediction.writers import WRITERS, build_writers
 
 
 @dataclass
@@ -32,9 +31,15 @@ class LargeSummary(PredictionSummary):
     """What :func:`predict_large_files` did."""
 
     too_large: int = 0
+    found_coarser: int = 0
 
     def text(self) -> str:
         lines = [super().text()]
+        if self.found_coarser:
+            lines.append(
+                f"{counted(self.found_coarser, 'object')} too large for what tiles overlap by "
+                "came from a second look, at a coarser resolution."
+            )
         if self.too_large:
             lines.append(
                 f"{counted(self.too_large, 'object')} reached beyond what one tile sees and may be "
@@ -52,6 +57,7 @@ def predict_large_files(
     tile: int | None = None,
     overlap: int | None = None,
     formats: Sequence[str] = ("geojson",),
+    coordinates: str = "pixels",
     score_threshold: float | str = AUTO,
     classes: Sequence[str] = (),
     max_detections: int | None = None,
@@ -62,9 +68,12 @@ def predict_large_files(
 
     Args:
         tile: side of the tiles, pixels; None: images that are too large to be seen at once are
-            predicted in tiles of 2048 px, and that is said, the others as always.
-        overlap: pixels that neighbouring tiles both see; None: 256.
+            predicted in tiles, the others as always, as :func:`~.tile_choice.chosen_tiles` says,
+            and that is said.
+        overlap: pixels that neighbouring tiles both see; None: 256, or with ``tile`` None as it
+            chooses.
         formats: those whose writers take parts.
+        coordinates: of GeoJSON: "pixels", or "map" for GeoTIFF.
         max_detections: objects per tile; None: 20,000.
         Others: as of :func:`rdsnet.prediction.predict`.
 
@@ -86,11 +95,12 @@ def predict_large_files(
     summary.left_out = found.left_out_text()
     names = OutputNames()
     with ExitStack() as stack:
-        writers = build_writers(formats, output, selection.metadata)
+        writers = build_writers(formats, output, selection.metadata, coordinates)
         writers = [stack.enter_context(writer) for writer in writers]
         if not all(writer.takes_parts for writer in writers):
+            known = [name for name, writer in WRITERS.items() if writer.takes_parts]
             raise ValueError(
-                "--tile writes the formats geojson, coco and csv: the others draw or keep whole "
+                f"--tile writes the formats {', '.join(known)}: the others draw or keep whole "
                 f"images; got {', '.join(formats)}"
             )
         summary.written = [file for writer in writers for file in writer.files]
@@ -98,6 +108,8 @@ def predict_large_files(
         summary.max_detections = files.max_detections
         for source in found.sources:
             try:
+                for writer in writers:
+                    writer.check(source.path)
                 name = None
                 for frame, instances in files.parts(source.path):
                     name = name or names.new(source.path.stem)
@@ -107,6 +119,7 @@ def predict_large_files(
                 summary.images += 1
                 summary.cut_off += files.was_cut_off
                 summary.too_large += files.too_large
+                summary.found_coarser += files.found_coarser
             except (OSError, ValueError) as error:
                 say(f"skipped: {error}")
                 summary.unreadable += 1
@@ -134,7 +147,8 @@ class LargeFiles:
     Attributes:
         max_detections: objects of a tile, or of an image that is seen at once.
         was_cut_off: whether a tile of the last image had more.
-        too_large: objects of it that are cut, see :class:`~rdsnet.prediction.TiledPrediction`.
+        too_large, found_coarser: objects of it that are cut, and that come from a coarser pass, see
+            :class:`~rdsnet.prediction.TiledPrediction`.
 
     Raises:
         ValueError: the tiles are too small.
@@ -148,11 +162,12 @@ class LargeFiles:
         max_detections: int | None = None,
         trust_checkpoint: bool = False,
     ) -> None:
-        self._selection, self._tile = selection, tile
+        self._selection, self._tile, self._overlap = selection, tile, overlap
+        self._learnt_sizes = learnt_object_sizes(selection.cfg)
         self._predictor = CountingPredictor(selection.cfg, trust_checkpoint)
         self.max_detections = max_detections or self._predictor.max_detections
-        self.was_cut_off, self.too_large = False, 0
-        self._options = {"score_threshold": selection.thresholds, "overlap": overlap or OVERLAP}
+        self.was_cut_off, self.too_large, self.found_coarser = False, 0, 0
+        self._options = {"score_threshold": selection.thresholds}
         if max_detections:
             self._options["most_objects"] = max_detections
         if tile:  # too small ones are said before anything is read
@@ -164,15 +179,21 @@ class LargeFiles:
         Raises:
             OSError, ValueError: the file cannot be read.
         """
-        self.was_cut_off, self.too_large = False, 0
+        self.was_cut_off, self.too_large, self.found_coarser = False, 0, 0
         with LargeImage(str(path), channels=self._predictor.channels) as image:
-            side = self._tile or chosen_tile(self._selection.cfg, image.shape[:2])
-            say(_decision(path, image.shape, self._tile, side))
+            choice = self._choice(image.shape[:2])
+            height, width = image.shape[:2]
+            say(f"{printable(path)}, {width} x {height} px: {spelled(choice)}")
             empty = np.broadcast_to(np.uint8(0), image.shape)
-            parts = self._at_once(image) if side is None else self._in_tiles(image, side)
+            parts = self._in_tiles(image, choice) if choice.side else self._at_once(image)
             for number, instances in enumerate(parts):
-                frame = Frame(path.stem, path, empty, part=number)
+                frame = Frame(path.stem, path, empty, part=number, file=image)
                 yield frame, self._selection.of_classes(instances)
+
+    def _choice(self, size: tuple[int, int]) -> TileChoice:
+        if self._tile:
+            return TileChoice(self._tile, self._overlap or OVERLAP)
+        return chosen_tiles(self._selection.cfg, self._learnt_sizes, size, self._overlap)
 
     def _at_once(self, image: LargeImage) -> Iterator[Instances]:
         height, width = image.shape[:2]
@@ -180,31 +201,9 @@ class LargeFiles:
         yield predict_image(self._predictor, picture, self._selection.thresholds)
         self.was_cut_off = self._predictor.was_cut_off
 
-    def _in_tiles(self, image: LargeImage, side: int) -> Iterator[Instances]:
-        prediction = TiledPrediction(image, self._predictor, tile=side, **self._options)
+    def _in_tiles(self, image: LargeImage, choice: TileChoice) -> Iterator[Instances]:
+        how = {"tile": choice.side, "overlap": choice.overlap, "scale": choice.scale}
+        prediction = TiledPrediction(image, self._predictor, **how, **self._options)
         yield from prediction
         self.was_cut_off, self.too_large = prediction.cut_off > 0, prediction.too_large
-
-
-def chosen_tile(cfg: CfgNode, size: tuple[int, int]) -> int | None:
-    """The side of tiles for an image (H, W), or None: the model sees it at once.
-
-    At once, an image is resized as the config says. It is too large for that where the network's
-    input would be larger than a tile, or where it would be shrunk to less than half its size.
-    """
-    scale = test_scale(cfg, size)
-    too_many_pixels = size[0] * size[1] * scale**2 > TILE**2
-    return TILE if too_many_pixels or scale < _LEAST_SCALE else None
-
-
-def test_scale(cfg: CfgNode, size: tuple[int, int]) -> float:
-    """By which the config resizes an image (H, W) that the model sees at once."""
-    shortest, longest = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
-    return min(shortest / min(size), longest / max(size)) if shortest else 1.0
-
-
-def _decision(path: Path, shape: tuple[int, ...], asked: int | None, side: int | None) -> str:
-    image = f"{printable(path)}, {shape[1]} x {shape[0]} px"
-    if side is None:
-        return f"{image}: small enough to be seen at once"
-    return f"{image}: in tiles of {side} px" + ("" if asked else ", since it is too large at once")
+        self.found_coarser = prediction.found_coarser

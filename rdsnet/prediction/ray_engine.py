@@ -162,7 +162,10 @@ def predict_with_ray(
 
 def _check_formats(formats: Sequence[str]) -> None:
     """Raise ValueError for formats that need the images."""
-    known = [PARQUET, *(name for name, writer in WRITERS.items() if writer.takes_parts)]
+    without_images = (
+        name for name, writer in WRITERS.items() if writer.takes_parts and not writer.reads_images
+    )
+    known = [PARQUET, *without_images]
     if unknown := [name for name in formats if name not in known]:
         raise ValueError(
             f"--engine ray writes the formats {', '.join(known)}: the others draw or keep whole "

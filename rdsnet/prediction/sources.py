@@ -18,6 +18,7 @@ from rdsnet.data.findings import counted, printable
 from rdsnet.data.image_formats import has_image_content, has_image_ending
 from rdsnet.data.images import ImageFile, check_is_file, explained
 from rdsnet.data.videos import is_video, path_for_opencv
+from rdsnet.data.windows import LargeImage
 from rdsnet.prediction.output_names import numbered
 
 # Where a video or camera does not say.
@@ -42,6 +43,7 @@ class Frame:
         frames_per_second: of the video.
         is_one_of_many: whether it is a frame of a video or a page of several.
         part: of a large image, from 0: the frame stands for its objects there; None: for all.
+        file: the large image, open, whose pixels ``image`` does not have; None: it has them.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Frame:
     frames_per_second: float = _FRAMES_PER_SECOND
     is_one_of_many: bool = False
     part: int | None = None
+    file: LargeImage | None = None
 
     def named(self, name: str) -> Frame:
         """The same, ``name`` being that of its file's outputs."""

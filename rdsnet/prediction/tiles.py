@@ -23,7 +23,7 @@ Box = tuple[int, int, int, int]
 # side.
 _LEAST_BAND, _BAND = 4.0, 0.1
 # Detections of two tiles are one object when their masks share more than this of their union.
-_SAME = 0.5
+SAME = 0.5
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class _OnBorder:
         return (
             self.tile is not other.tile
             and self.category == other.category
-            and mask_util.iou([self.rle], [other.rle], [0])[0, 0] > _SAME
+            and mask_util.iou([self.rle], [other.rle], [0])[0, 0] > SAME
         )
 
 
@@ -156,14 +156,14 @@ def _without_doubles(objects: list[_OnBorder]) -> list[_OnBorder]:
         return []
     boxes = torch.tensor([one.box for one in objects])
     dropped: set[int] = set()
-    for better, worse in _overlapping(boxes):
+    for better, worse in overlapping(boxes):
         if better not in dropped and worse not in dropped:
             if objects[better].is_same(objects[worse]):
                 dropped.add(worse)
     return [one for n, one in enumerate(objects) if n not in dropped]
 
 
-def _overlapping(boxes: Tensor) -> list[tuple[int, int]]:
+def overlapping(boxes: Tensor) -> list[tuple[int, int]]:
     """Pairs (i, j), i < j, of boxes that overlap, ordered.
 
     Boxes are swept from left to right, so that far ones are never compared.

@@ -4,7 +4,8 @@ The best one by ``TEST.BEST_METRIC`` (the last one, and that is said, where noth
 averaged with ``SOLVER.EMA``, with a mask threshold chosen for it
 (``MODEL.RDSNET.FIT_MASK_THRESHOLD``), with MBRM fitted to it
 (``MODEL.RDSNET.MBRM.FIT.AFTER_TRAINING``), and with the lowest scores that are worth showing
-(``MODEL.RDSNET.FIT_SCORE_THRESHOLDS``).
+(``MODEL.RDSNET.FIT_SCORE_THRESHOLDS``). It also says how large the objects are that it has learnt
+(``DATASETS.OBJECT_SIZES``).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from rdsnet.checkpoint.description import save_model
+from rdsnet.data.object_sizes import measured_object_sizes
 from rdsnet.evaluation import results_table
 from rdsnet.evaluation.thresholds import DEFAULT_SCORE
 from rdsnet.evaluation.truth import without_objects
@@ -62,6 +64,7 @@ def finish(cfg: CfgNode, results: OrderedDict | None) -> OrderedDict | None:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.WEIGHTS = str(best)
+    _keep_object_sizes(cfg, best)
     of_best = None  # the evaluation of what is in the file
     if rdsnet.FIT_MASK_THRESHOLD:
         of_best = _fit_threshold(cfg, best)
@@ -100,6 +103,29 @@ def _final_weights(path: Path) -> dict[str, Tensor]:
     prefix = "module."
     averaged = content["ema"].items()
     return {name.removeprefix(prefix): v for name, v in averaged if name.startswith(prefix)}
+
+
+def _keep_object_sizes(cfg: CfgNode, best: Path) -> None:
+    """Put the sizes of the training's objects into ``cfg`` and the checkpoint's config."""
+    if cfg.MODEL.META_ARCHITECTURE != "RDSNet":  # may resize by itself, as YOLACT does
+        return
+    try:
+        sizes = measured_object_sizes(cfg)
+    except (KeyError, OSError, ValueError) as error:
+        logger.warning(f"How large the training's objects are is not kept with the model: {error}")
+        return
+    if sizes is None:
+        return
+    known = cfg.DATASETS.OBJECT_SIZES
+    known.IN_IMAGES, known.IN_INPUT = list(sizes.in_images), list(sizes.in_input)
+    content = torch.load(best, map_location="cpu", weights_only=True)
+    more = {"best": content["best"]} if "best" in content else {}
+    save_model(best, content["model"], cfg, **more)
+    (low, _, high), (seen_low, _, seen_high) = sizes.in_images, sizes.in_input
+    logger.info(
+        f"The training's objects are of {low:.3g} to {high:.3g} px (percentiles 5 and 95), in the "
+        f"network's input of {seen_low:.3g} to {seen_high:.3g} px"
+    )
 
 
 def _fit_threshold(cfg: CfgNode, best: Path) -> OrderedDict | None:

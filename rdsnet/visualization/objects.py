@@ -39,7 +39,7 @@ class Objects:
         return coco_mask.decode(self.rles[index])
 
 
-def _color(index: int) -> Color:
+def strong_color(index: int) -> Color:
     """A strong colour; those of neighbouring indices are far apart."""
     hue = (0.58 + index * 0.381966) % 1.0
     saturation, value = ((0.85, 1.0), (0.7, 0.85), (0.55, 1.0))[index // 6 % 3]
@@ -80,7 +80,7 @@ def objects_from_instances(
         boxes=instances.pred_boxes.tensor.detach().numpy(),
         rles=rles,
         labels=[_label(class_names, k, score) for k, score in scored],
-        colors=[_color(n) for n in range(len(instances))],
+        colors=[strong_color(n) for n in range(len(instances))],
         regressed_boxes=None if regressed is None else regressed.tensor.detach().numpy(),
     )
 
@@ -96,7 +96,7 @@ def objects_from_results(
         if "segmentation" in (results or [{}])[0]
         else None,
         labels=[_label(class_names, r["category_id"], r["score"]) for r in results],
-        colors=[_color(n) for n in range(len(results))],
+        colors=[strong_color(n) for n in range(len(results))],
         regressed_boxes=_xyxy(regressed) if regressed else None,
     )
 
@@ -117,7 +117,7 @@ def objects_from_annotations(
         boxes=np.asarray(boxes, dtype=np.float64).reshape(-1, 4),
         rles=[_annotation_rle(a.get("segmentation", []), size) for a in annotations],
         labels=[_label(class_names, a["category_id"]) for a in annotations],
-        colors=[_color(n) for n in range(len(annotations))],
+        colors=[strong_color(n) for n in range(len(annotations))],
     )
 
 
@@ -132,7 +132,7 @@ def objects_from_masks(
         boxes=boxes,
         rles=[_encode(mask) for mask in masks],
         labels=[_label(class_names, k) for k in classes],
-        colors=[_color(n) for n in range(len(boxes))],
+        colors=[strong_color(n) for n in range(len(boxes))],
     )
 
 
@@ -144,7 +144,7 @@ def match_colors(objects: Objects, reference: Objects, min_iou: float = 0.4) -> 
     """
     if not len(objects) or objects.rles is None:
         return objects
-    colors = [_color(len(reference) + n) for n in range(len(objects))]
+    colors = [strong_color(len(reference) + n) for n in range(len(objects))]
     if len(reference):
         ious = coco_mask.iou(list(objects.rles), list(reference.rles), [0] * len(reference))
         for n, best in enumerate(ious.argmax(1)):

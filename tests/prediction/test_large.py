@@ -16,7 +16,7 @@ from helpers.predicting import load_coco
 from rdsnet.checkpoint.trained import prediction_config
 from rdsnet.cli import main
 from rdsnet.prediction import Predictor, TiledPrediction, predict_tiled
-from rdsnet.prediction.large import reach_border
+from rdsnet.prediction.tiled_pass import reach_border
 from rdsnet.prediction.tiles import Tile
 from rdsnet.prediction.writers.labelme import exact_outlines
 
@@ -207,7 +207,7 @@ def test_auto_takes_tiles_for_what_would_be_shrunk_and_says_so(predict_tiles, tm
 def test_what_does_not_fit_is_refused(predict_tiles, tmp_path, capsys):
     np.save(tmp_path / "image.npy", noise(30, 40))
     assert predict_tiles(tmp_path / "image.npy", "--tile", "384", "--format", "png") != 0
-    assert "geojson, coco and csv" in capsys.readouterr().err
+    assert "writes the formats coco, csv, geojson, labels" in capsys.readouterr().err
     assert predict_tiles(tmp_path / "image.npy", "--tile", "200") != 0
     assert "too small" in capsys.readouterr().err
     assert predict_tiles(tmp_path / "image.npy", "--tile", "384", "--batch-size", "2") != 0

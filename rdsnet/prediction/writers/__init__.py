@@ -15,7 +15,9 @@ from rdsnet.prediction.writers.coco import CocoWriter
 from rdsnet.prediction.writers.csv_table import CsvWriter
 from rdsnet.prediction.writers.geojson import GeoJsonWriter
 from rdsnet.prediction.writers.labelme import LabelmeWriter
+from rdsnet.prediction.writers.labels import LabelWriter
 from rdsnet.prediction.writers.masks import MaskWriter
+from rdsnet.prediction.writers.overview import OverviewWriter
 from rdsnet.prediction.writers.pictures import PictureWriter
 from rdsnet.prediction.writers.tools import CvatWriter, LabelStudioWriter
 from rdsnet.prediction.writers.writer import Writer
@@ -28,6 +30,8 @@ WRITERS: dict[str, type[Writer]] = {
     "masks": MaskWriter,
     "csv": CsvWriter,
     "geojson": GeoJsonWriter,
+    "labels": LabelWriter,
+    "overview": OverviewWriter,
     "cvat": CvatWriter,
     "label-studio": LabelStudioWriter,
 }
@@ -37,6 +41,7 @@ def build_writers(
     formats: Sequence[str],
     output: str | Path,
     classes: tuple[list[str] | None, list[int]],
+    coordinates: str = "pixels",
 ) -> list[Writer]:
     """Writers into the folder ``output``.
 
@@ -44,6 +49,7 @@ def build_writers(
         formats: keys of :data:`WRITERS`.
         output: made if missing.
         classes: names (None: unknown) and category id of every class.
+        coordinates: "pixels" or "map", see :class:`~.writer.Writer`.
 
     Raises:
         ValueError: for an unknown format.
@@ -52,4 +58,7 @@ def build_writers(
     if unknown:
         raise ValueError(f"formats must be among {', '.join(WRITERS)}; got {', '.join(unknown)}")
     writers = dict.fromkeys(WRITERS[name] for name in formats)  # "png" and "mp4" are one
-    return [writer(Path(output), *classes) for writer in writers]
+    built = [writer(Path(output), *classes) for writer in writers]
+    for writer in built:
+        writer.coordinates = coordinates
+    return built

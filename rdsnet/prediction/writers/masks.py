@@ -5,10 +5,20 @@ from __future__ import annotations
 import cv2
 import numpy as np
 from detectron2.structures import Instances
+from torch import Tensor
 
+from rdsnet.ops import CompactMasks
 from rdsnet.prediction.sources import Frame
 from rdsnet.prediction.writers.writer import Writer
 from rdsnet.visualization import objects_from_instances
+
+
+def bits_in_window(masks: CompactMasks | Tensor, n: int) -> tuple[np.ndarray, int, int]:
+    """One mask as (h, w) bool, and the x and y of its upper left corner in the image."""
+    if isinstance(masks, CompactMasks):
+        x, y = masks.windows[n, :2].tolist()
+        return masks.crop(n).numpy(), x, y
+    return masks[n].numpy(), 0, 0
 
 
 class MaskWriter(Writer):

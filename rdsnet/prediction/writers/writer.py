@@ -29,6 +29,11 @@ class Writer:
     """Whether large images may come in parts: frames of one name with the objects of a part each,
     whose ``image`` has the right shape and no content."""
 
+    reads_images = False
+    """Whether the file of a frame is read once more, so that it has to be on this machine."""
+    coordinates = "pixels"
+    """Those of outlines: "pixels", or "map" where the format and the image have them."""
+
     def __init__(self, output: Path, names: list[str] | None, category_ids: list[int]) -> None:
         self.output, self.names, self.category_ids = output, names, category_ids
         self._has_begun = False
@@ -52,6 +57,9 @@ class Writer:
             self.begin()
             self._has_begun = True
         self.add(frame, instances)
+
+    def check(self, path: Path) -> None:
+        """Before an image is predicted: raise ValueError where it cannot be written as asked."""
 
     def begin(self) -> None:
         """Before the first image: open what belongs to the whole run."""
