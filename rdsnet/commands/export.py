@@ -1,17 +1,19 @@
-"""Write a trained model as one file for other runtimes: ONNX, or a program of torch.export.
+"""Write a trained model for other runtimes: ONNX, OpenVINO, or a program of torch.export.
 
 The file takes an image (3, H, W) of any size, uint8, channels in the order of INPUT.FORMAT (BGR
 unless changed), and gives boxes (after MBRM), regressed_boxes (before), scores, classes and masks
 (N, H, W) of its N objects, in pixels of that image or of an output_size. Normalisation, padding,
 NMS, masks and MBRM are inside; so are the names of the classes. What the file finds is compared
 with the model before it is kept. docs/export.md has a program that uses it; rdsnet predict and
-rdsnet eval take an ONNX file as --weights.
+rdsnet eval take an ONNX or OpenVINO file as --weights.
 
-ONNX needs onnx and onnxscript: pip install 'rdsnet[export]'.
+ONNX needs onnx and onnxscript: pip install 'rdsnet[export]'. An ending .xml writes OpenVINO's
+files, FILE.xml and FILE.bin, which belong together: pip install 'rdsnet[export,openvino]'.
 
 Examples:
   rdsnet export --weights output/mine/model_best.pth --output model.onnx
   rdsnet export --weights output/mine/model_best.pth --output model.pt2 --size 480 640
+  rdsnet export --weights output/mine/model_best.pth --output model.xml
   rdsnet export --weights nuclei --output nuclei.onnx --compact
   rdsnet export --config-file output/mine/config.yaml --weights output/mine/model_final.pth \\
       --output model.onnx --max-detections 20 --score-threshold 0.3
@@ -27,12 +29,13 @@ from rdsnet.commands.arguments import add_config_options, add_model_arguments, p
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     parser.add_argument(
-        "--output", required=True, metavar="FILE", help="file to write (.onnx or .pt2)"
+        "--output", required=True, metavar="FILE", help="file to write (.onnx, .xml or .pt2)"
     )
     parser.add_argument(
         "--format",
-        choices=("onnx", "torch"),
-        help="onnx, or torch: a program of torch.export (default: by the ending of --output)",
+        choices=("onnx", "openvino", "torch"),
+        help="onnx, openvino, or torch: a program of torch.export (default: by the ending of "
+        "--output)",
     )
     parser.add_argument(
         "--size",

@@ -18,6 +18,7 @@ from rdsnet.export.files import (
     channel_order,
     describe,
     image_dtype,
+    parts,
     read,
     require_packages,
     trace,
@@ -39,6 +40,7 @@ class ExportSummary:
 
     Attributes:
         path: the file.
+        bytes: of it and, for OpenVINO, of the weights beside it.
         size: (H, W) of the images that it takes, pixels; None: any.
         channels: how many they have.
         dtype: "uint8" or "float32".
@@ -50,6 +52,7 @@ class ExportSummary:
     """
 
     path: Path
+    bytes: int
     size: Size | None
     channels: int
     dtype: str
@@ -68,7 +71,7 @@ class ExportSummary:
                 f"Output: {', '.join(self.outputs)} of at most {self.max_detections} objects",
                 f"Classes: {names if len(names) < 200 else len(self.class_names)}",
                 f"Checked: {self.checked}",
-                f"Written: {self.path} ({self.path.stat().st_size / 2**20:.1f} MiB)",
+                f"Written: {self.path} ({self.bytes / 2**20:.1f} MiB)",
             ]
         )
 
@@ -87,7 +90,7 @@ def export(
     trust_checkpoint: bool = False,
     progress: Callable[[str], None] = lambda text: None,
 ) -> ExportSummary:
-    """Write a trained model as ONNX or as a program of torch.export, and check the file.
+    """Write a trained model as ONNX, for OpenVINO or for torch.export, and check the file.
 
     The graph is compared with the model on a made-up image, with as low a score threshold as gives
     objects; then the file with the graph, on images of several sizes.
@@ -96,7 +99,7 @@ def export(
         config_file, weights, opts, trust_checkpoint: as for
             :func:`rdsnet.prediction.pipeline.predict`.
         output: the file; its folder is made if missing.
-        file_format: "onnx" or "torch"; None: by the ending of ``output``.
+        file_format: "onnx", "openvino" or "torch"; None: by the ending of ``output``.
         size: (H, W) of the images that the file will take; None: any, or of the model's usual test
             images where it cannot be traced for any (AuthorsCompat).
         max_detections: most objects per image; None: as configured.
@@ -107,12 +110,16 @@ def export(
     Raises:
         FileNotFoundError, ValueError: for what is missing or does not fit, and for a model that
             cannot be exported; then nothing is written.
-        ModuleNotFoundError: without onnx or onnxscript, for ONNX.
+        ModuleNotFoundError: without onnx or onnxscript, for ONNX; for OpenVINO without openvino.
     """
     output = Path(output)
     file_format = file_format or _format_of(output)
     if output.is_dir():
         raise ValueError(f"--output '{output}' is a folder: name a file in it")
+    if file_format == "openvino" and output.suffix.lower() != FORMATS[file_format]:
+        raise ValueError(
+            f"the output '{output}' must end in {FORMATS[file_format]}: OpenVINO reads no other"
+        )
     require_packages(file_format)
     settings = ["MODEL.DEVICE", "cpu"]
     if max_detections is not None:
@@ -137,16 +144,21 @@ def export(
         program, size = _trace(graph, size, usual_size(cfg, model), progress)
         texts = describe(cfg, size, class_names, category_ids, compact)
         progress("Writing")
-        unchecked = output.with_name(output.name + ".unchecked")
+        unchecked = output.with_name(f"{output.stem}.unchecked{output.suffix}")
+        files = parts(unchecked, file_format)
         try:
             write(unchecked, program, file_format, texts)
             progress("Checking")
             checked = check_file(unchecked, file_format, graph, sizes_to_check(cfg, graph, size))
-            unchecked.replace(output)
+            size_on_disk = sum(file.stat().st_size for file in files)
+            for file, kept in zip(files, parts(output, file_format)):
+                file.replace(kept)
         finally:
-            unchecked.unlink(missing_ok=True)
+            for file in files:
+                file.unlink(missing_ok=True)
     return ExportSummary(
         output,
+        size_on_disk,
         size,
         graph.channels,
         str(graph.dtype).removeprefix("torch."),
@@ -164,8 +176,8 @@ def _format_of(path: Path) -> str:
         if path.suffix.lower() == ending:
             return name
     raise ValueError(
-        f"the output '{path}' ends neither in .onnx nor in .pt2: choose one of these endings, or "
-        f"on the command line --format {' or --format '.join(FORMATS)}"
+        f"the output '{path}' ends in none of {', '.join(FORMATS.values())}: choose one of these "
+        f"endings, or on the command line --format {' or --format '.join(FORMATS)}"
     )
 
 

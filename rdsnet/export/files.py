@@ -1,8 +1,8 @@
-"""The two formats: writing a traced program, and reading it back as a function of an image.
+"""The formats: writing a traced program, and reading it back as a function of an image.
 
 What a user of the file must know (classes, input, settings) is in it as texts by name, see
 :func:`describe`: in ONNX as metadata_props, in the archive of torch.export (.pt2) as one extra
-file, ``rdsnet.json``.
+file, ``rdsnet.json``, and in OpenVINO's .xml the same json as one entry of rt_info, ``rdsnet``.
 """
 
 from __future__ import annotations
@@ -26,23 +26,25 @@ from torch.export import Dim
 import rdsnet
 from rdsnet.checkpoint.atomic import write_atomically
 from rdsnet.checkpoint.description import read_config
-from rdsnet.checkpoint.exported import CONFIG
+from rdsnet.checkpoint.exported import CONFIG, IR_ENDING, ONNX_ENDING, weights_of
 from rdsnet.data.channels import Channels
 from rdsnet.export.graph import CompactObjects, ImageToObjects, Objects, Size
-from rdsnet.export.sessions import onnx_function
+from rdsnet.export.ir import write_ir
+from rdsnet.export.sessions import onnx_function, openvino_function
 from rdsnet.modeling import RDSNet
 
 if TYPE_CHECKING:
     import onnx
 
-FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
+FORMATS = {"onnx": ONNX_ENDING, "torch": ".pt2", "openvino": IR_ENDING}
 """Name of a format -> ending of its files."""
 
 OPSET = 20
 """Of ONNX files: the oldest in which all steps can be said as they are."""
 
 _EXTRA_FILE = "rdsnet.json"
-_REMEDY = "pip install 'rdsnet[export]'"
+_PACKAGES = {"onnx": ("onnx", "onnxscript"), "openvino": ("onnx", "onnxscript", "openvino")}
+_KINDS = {"onnx": ("ONNX", "export"), "openvino": ("OpenVINO", "export,openvino")}
 
 
 def describe(
@@ -122,9 +124,16 @@ def _whole_config(cfg: CfgNode) -> str:
 
 def require_packages(file_format: str) -> None:
     """Raise ModuleNotFoundError, with the remedy, when a format cannot be written here."""
-    for name in ("onnx", "onnxscript") if file_format == "onnx" else ():
+    for name in _PACKAGES.get(file_format, ()):
         if find_spec(name) is None:
-            raise ModuleNotFoundError(f"ONNX files need {name}: {_REMEDY}", name=name)
+            kind, extras = _KINDS[file_format]
+            remedy = f"pip install 'rdsnet[{extras}]'"
+            raise ModuleNotFoundError(f"{kind} files need {name}: {remedy}", name=name)
+
+
+def parts(path: Path, file_format: str) -> tuple[Path, ...]:
+    """The files of an exported model; the one that it is named by is the last."""
+    return (weights_of(path), path) if file_format == "openvino" else (path,)
 
 
 def trace(graph: ImageToObjects, size: Size | None = None) -> torch.export.ExportedProgram:
@@ -186,7 +195,13 @@ def _forget_traced_size(program: torch.export.ExportedProgram) -> None:
 def write(
     path: Path, program: torch.export.ExportedProgram, file_format: str, texts: dict[str, str]
 ) -> None:
-    """Write one of :data:`FORMATS`; the file is there completely or not at all."""
+    """Write one of :data:`FORMATS`; the file is there completely or not at all.
+
+    OpenVINO writes its two files itself, one after the other.
+    """
+    if file_format == "openvino":
+        write_ir(path, _onnx_model(program, texts), texts)
+        return
     to_bytes = {"onnx": _onnx_bytes, "torch": _torch_bytes}[file_format]
     content = to_bytes(program, texts)
     write_atomically(path, lambda file: file.write(content))
@@ -196,6 +211,17 @@ def _onnx_bytes(program: torch.export.ExportedProgram, texts: dict[str, str]) ->
     """The file of an ONNX model, checked by ONNX itself."""
     import onnx
 
+    model = _onnx_model(program, texts)
+    inputs = list(program.graph_signature.user_inputs)
+    if len(inputs) > 1:  # what it is when nobody gives it
+        model.graph.initializer.append(onnx.helper.make_tensor(inputs[1], 7, [2], [0, 0]))
+    onnx.helper.set_model_props(model, texts)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def _onnx_model(program: torch.export.ExportedProgram, texts: dict[str, str]) -> onnx.ModelProto:
+    """The ONNX graph, all of whose inputs must be given; ``texts`` has the names of its outputs."""
     inputs = list(program.graph_signature.user_inputs)
     outputs = json.loads(texts["outputs"])
     try:
@@ -216,13 +242,8 @@ def _onnx_bytes(program: torch.export.ExportedProgram, texts: dict[str, str]) ->
             "can, and a .pt2 file (--format torch) does not need it"
         ) from error
     model = converted.model_proto
-    graph = model.graph
-    _name_sizes(graph, has_output_size=len(inputs) > 1)
-    if len(inputs) > 1:  # what it is when nobody gives it
-        graph.initializer.append(onnx.helper.make_tensor(inputs[1], 7, [2], [0, 0]))
-    onnx.helper.set_model_props(model, texts)
-    onnx.checker.check_model(model)
-    return model.SerializeToString()
+    _name_sizes(model.graph, has_output_size=len(inputs) > 1)
+    return model
 
 
 def _masked_select(values: object, mask: object) -> object:
@@ -277,6 +298,8 @@ def read(path: Path, file_format: str) -> Callable[..., tuple[Tensor, ...]] | No
                 return tuple(program(*(image, torch.tensor(output_size))[:count]))
 
         return run
+    if file_format == "openvino":
+        return openvino_function(path)
     if find_spec("onnxruntime") is None:
         return None
     return onnx_function(path)

@@ -15,7 +15,7 @@ from rdsnet.checkpoint.exported import read_texts
 from rdsnet.config import flat, get_cfg
 from rdsnet.export.decoding import decoded
 from rdsnet.export.graph import CompactObjects, Objects
-from rdsnet.export.sessions import onnx_function
+from rdsnet.export.sessions import exported_function
 from rdsnet.modeling.rdsnet import requested_size
 
 # What may be said anew when a file is used. All else of the model is written into it.
@@ -50,7 +50,7 @@ class ExportedModel(nn.Module):
         self.path = path
         takes = json.loads(texts["input"])
         self.size, self.dtype = takes["shape"][1:], getattr(torch, takes["dtype"])
-        self.run = onnx_function(path, cfg.MODEL.DEVICE)
+        self.run = exported_function(path, cfg.MODEL.DEVICE)
         self.mask_threshold = stored.MODEL.RDSNET.MASK_THRESHOLD
         # The file's own is applied inside, where scores are not yet multiplied by those of masks.
         threshold = cfg.MODEL.RETINANET.SCORE_THRESH_TEST

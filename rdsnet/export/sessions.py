@@ -1,4 +1,4 @@
-"""Running an ONNX file by onnxruntime."""
+"""Running an ONNX file by onnxruntime, and an OpenVINO file by OpenVINO."""
 
 from __future__ import annotations
 
@@ -8,15 +8,45 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rdsnet.checkpoint.exported import is_ir
 
-def onnx_function(path: Path | str, device: str = "cpu") -> Callable[..., tuple[Tensor, ...]]:
+
+def exported_function(path: Path | str, device: str = "cpu") -> Callable[..., tuple[Tensor, ...]]:
     """The file as a function of an image (3, H, W) uint8 and, where it takes that, an output size.
 
-    It computes with as many threads as torch. It needs onnxruntime.
+    It computes with as many threads as torch. It needs onnxruntime, or openvino for .xml.
 
     Args:
-        device: "cuda" where onnxruntime has that, else the CPU is used.
+        device: "cuda" where onnxruntime has that, else the CPU is used, and always for OpenVINO.
     """
+    return openvino_function(path) if is_ir(path) else onnx_function(path, device)
+
+
+def openvino_function(path: Path | str) -> Callable[..., tuple[Tensor, ...]]:
+    """:func:`exported_function` of an OpenVINO file, in float32."""
+    import openvino
+
+    settings = {
+        # Where a processor has bfloat16, OpenVINO takes it unless told not to.
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "NUM_STREAMS": 1,
+    }
+    model = openvino.Core().compile_model(path, "CPU", settings)
+    takes_output_size = len(model.inputs) > 1
+
+    def run(image: Tensor, output_size: tuple[int, int] = (0, 0)) -> tuple[Tensor, ...]:
+        inputs = {"image": image.numpy()}
+        if takes_output_size:
+            inputs["output_size"] = torch.tensor(output_size).numpy()
+        # The memory of results is used again for the next image.
+        return tuple(torch.from_numpy(array.copy()) for array in model(inputs).values())
+
+    return run
+
+
+def onnx_function(path: Path | str, device: str = "cpu") -> Callable[..., tuple[Tensor, ...]]:
+    """:func:`exported_function` of an ONNX file."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

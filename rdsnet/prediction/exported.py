@@ -14,7 +14,7 @@ from rdsnet.prediction.predictor import CountingPredictor
 
 
 class ExportedPredictor(CountingPredictor):
-    """As its parent, for an ONNX file.
+    """As its parent, for an ONNX or OpenVINO file.
 
     An image with as many objects as the file gives counts as cut off too: what was left out is not
     known.

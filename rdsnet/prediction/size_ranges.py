@@ -71,10 +71,11 @@ def longer_sides(found: Instances) -> torch.Tensor:
 def once(found: Instances) -> torch.Tensor:
     """Which objects of several passes stay, (N,) bool.
 
-    Of two passes that have seen one object whole, the finer one's stays. What is cut goes where
-    another tile, or a coarser pass, has found an object of its class that holds most of it.
+    A coarser pass is believed where it explains a piece: of its objects, those stay that hold most
+    of something that a finer pass has cut, of their class; else a clump would be an object as soon
+    as something was cut elsewhere. Of two passes that have seen one object whole, the finer one's
+    stays. What is cut goes where another tile, or a coarser pass, has found what holds most of it.
     """
-    stays = torch.ones(len(found), dtype=torch.bool)
     passes, cut = found.pass_number.tolist(), (found.cut > WHOLE).tolist()
     classes = found.pred_classes.tolist()
     # Of two, the one that may go first: what is cut, what another pass has seen better.
@@ -88,14 +89,18 @@ def once(found: Instances) -> torch.Tensor:
         for n in pair:
             rles[n] = rles.get(n) or found.pred_masks[n].rle()[0]
     # Fine ones first: what one of them has decided holds for all coarser ones.
-    for fine, coarse in sorted(pairs):
+    pairs.sort(key=lambda pair: (passes[pair[0]], pair))
+    holding = [pair for pair in pairs if cut[pair[0]] and _held(*map(rles.get, pair)) > _HELD]
+    stays = torch.tensor([number == 0 for number in passes], dtype=torch.bool)
+    for fine, coarse in holding:
+        stays[coarse] |= stays[fine]
+    for fine, coarse in pairs:
         both = not cut[fine] and not cut[coarse]
         if both and stays[fine] and stays[coarse] and _iou(rles[fine], rles[coarse]) > SAME:
             stays[coarse] = False
     # Coarse ones first: a piece of a piece goes with what holds both.
-    for fine, coarse in sorted(pairs, key=lambda pair: (-passes[pair[1]], pair)):
-        if cut[fine] and stays[fine] and stays[coarse]:
-            stays[fine] = _held(rles[fine], rles[coarse]) <= _HELD
+    for fine, coarse in sorted(holding, key=lambda pair: (-passes[pair[1]], pair)):
+        stays[fine] &= not stays[coarse]
     return stays
 
 

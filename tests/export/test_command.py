@@ -76,7 +76,9 @@ def test_mistakes_of_the_user_are_named(weights, tmp_path, capsys):
     export("--weights", tmp_path / "none.pth", "--output", target)
     assert "none.pth' do not exist" in capsys.readouterr().err
     export("--weights", weights, "--output", tmp_path / "model.trt")
-    assert "model.trt' ends neither in .onnx nor in .pt2" in capsys.readouterr().err
+    assert "model.trt' ends in none of .onnx, .pt2, .xml" in capsys.readouterr().err
+    export("--weights", weights, "--output", tmp_path / "model.trt", "--format", "openvino")
+    assert "model.trt' must end in .xml: OpenVINO reads no other" in capsys.readouterr().err
     export("--weights", weights, "--output", tmp_path, "--format", "torch")
     assert "is a folder: name a file in it" in capsys.readouterr().err
     export("--weights", weights, "--output", target, "--opts", "NO.SUCH", "0")

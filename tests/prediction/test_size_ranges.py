@@ -4,10 +4,14 @@ import cv2
 import numpy as np
 import pycocotools.mask as coco_mask
 import pytest
-from helpers.blobs import blob_predictor
+import torch
+from detectron2.structures import Boxes, Instances
+from helpers.blobs import blob_predictor, compact
 
 from rdsnet.data.windows import ArrayReader, read_reduced
 from rdsnet.prediction import TiledPrediction
+from rdsnet.prediction.size_ranges import once
+from rdsnet.prediction.tiled_pass import CUT, WHOLE
 
 SIZE = (900, 1200)
 RED, BLUE = (0, 0, 200), (200, 0, 0)
@@ -107,7 +111,7 @@ def test_sizes_around_the_limit_are_neither_lost_nor_doubled():
     assert_once(found, masks, 0.85)
 
 
-def test_a_large_object_of_another_class_does_not_swallow_pieces():
+def test_what_a_coarser_pass_takes_for_another_class_explains_nothing():
     """What was cut and never found whole is still given, and counted."""
     predictor = blob_predictor()
     picture, masks = drawn([((600, 200), (300, 150), RED)])
@@ -121,8 +125,33 @@ def test_a_large_object_of_another_class_does_not_swallow_pieces():
 
     predictor.model.forward = changed
     prediction, found = found_by(picture, predictor)
-    assert prediction.found_coarser == 1 and prediction.too_large > 1
+    assert prediction.found_coarser == 0 and prediction.too_large > 1
     assert len(found) > 2
+
+
+def test_a_coarser_pass_is_believed_where_it_explains_a_piece():
+    """(x1, x2) of squares, the pass, and how they lie in what their tile sees."""
+    described = [
+        ((0, 50), 0, WHOLE),
+        ((60, 110), 0, WHOLE),
+        ((0, 110), 1, WHOLE),  # a clump of both
+        ((200, 260), 0, CUT),
+        ((200, 330), 1, CUT),  # holds the piece, and is one itself
+        ((200, 500), 2, WHOLE),
+        ((600, 700), 0, CUT),  # nothing explains it
+        ((690, 890), 1, WHOLE),  # beside it
+    ]
+    windows = [(x1, 0, x2, x2 - x1) for (x1, x2), _, _ in described]
+    crops = [np.ones((y2, y2), bool) for _, _, _, y2 in windows]
+    masks = compact(windows, crops, SIZE)
+    found = Instances(SIZE, pred_boxes=Boxes(masks.windows.float()), pred_masks=masks)
+    found.pred_classes = torch.zeros(len(windows), dtype=torch.int64)
+    found.pass_number = torch.tensor([number for _, number, _ in described])
+    found.cut = torch.tensor([cut for _, _, cut in described])
+    expected = [True, True, False, False, False, True, True, False]
+    assert once(found).tolist() == expected
+    order = torch.tensor([5, 2, 7, 0, 6, 3, 1, 4])
+    assert once(found[order]).tolist() == [expected[n] for n in order.tolist()]
 
 
 @pytest.mark.parametrize("scale", [0.5, 2.0])
