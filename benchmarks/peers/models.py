@@ -20,11 +20,16 @@ PEERS = {
     "lite": Model("RDSNet-lite"),
     "mask_rcnn": Model("Mask R-CNN", "configs/paper/mask_rcnn_lite0_96.yaml"),
 }
+_FROM_P3 = {
+    "MODEL.RETINANET.IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"],
+    "MODEL.ANCHOR_GENERATOR.SIZES": [[24], [48], [96], [192], [384]],
+}
 # Peers that are measured when they are named.
 OTHERS = {
+    "lite_p3": Model("RDSNet-lite, detector from stride 8", options=_FROM_P3),
     "mask_rcnn_bf16": Model(
         "Mask R-CNN in bfloat16", PEERS["mask_rcnn"].config, {"SOLVER.AMP.ENABLED": True}
-    )
+    ),
 }
 # Three sizes per octave, from 12 px on P2, without an object's own threshold.
 FIXED_IOU = {
@@ -57,13 +62,7 @@ RECIPE = {
             "MODEL.RDSNET.BOX_LOSS_WEIGHT": 2.0,
         },
     ),
-    "detector_p3": Model(
-        "detector from P3",
-        options={
-            "MODEL.RETINANET.IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"],
-            "MODEL.ANCHOR_GENERATOR.SIZES": [[24], [48], [96], [192], [384]],
-        },
-    ),
+    "detector_p3": Model("detector from P3", options=_FROM_P3),
     "pixels_p3": Model(
         "pixel stream from P3",
         options={"MODEL.RDSNET.PIXEL_STREAM.IN_FEATURES": ["p3", "p4", "p5"]},

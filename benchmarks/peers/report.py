@@ -40,8 +40,8 @@ def table(results: Results, times: dict[str, float]) -> str:
     """A data set's runs: a row for every budget and model."""
     rows = [
         "| time of Mask R-CNN's ... iterations | model | iterations | CPU s | "
-        "box AP without MBRM | box AP | mask AP | ms per image |",
-        "| --- " * 8 + "|",
+        "seeds | box AP without MBRM | box AP | mask AP | ms per image |",
+        "| --- " * 9 + "|",
     ]
     for budget in sorted({r["budget"] for r in results}):
         for model, described in (PEERS | OTHERS).items():
@@ -51,6 +51,7 @@ def table(results: Results, times: dict[str, float]) -> str:
                     str(budget),
                     described.title,
                     *iterations_and_seconds(runs),
+                    ", ".join(str(r["seed"]) for r in runs),
                     *(
                         mean_and_error(aps(runs, task))
                         for task in ("bbox_regressed", "bbox", "segm")
@@ -90,11 +91,13 @@ def differences(results: Results) -> str:
     """A line for every budget: how far RDSNet-lite is ahead of Mask R-CNN."""
     lines = []
     for budget in sorted({r["budget"] for r in results}):
-        box, mask = gains(of(results, budget=budget), "lite", "mask_rcnn")
-        if box != "-":
-            lines.append(
-                f"- RDSNet-lite minus Mask R-CNN at {budget}: box AP {box}; mask AP {mask}."
-            )
+        for model in ("lite", "lite_p3"):
+            box, mask = gains(of(results, budget=budget), model, "mask_rcnn")
+            if box != "-":
+                title = (PEERS | OTHERS)[model].title
+                lines.append(
+                    f"- {title} minus Mask R-CNN at {budget}: box AP {box}; mask AP {mask}."
+                )
     return "\n".join(lines)
 
 
@@ -108,7 +111,7 @@ def circumstances(results: Results) -> str:
         "training of its own, with its whole schedule. Times are iterations times seconds per "
         "iteration, measured with the models taking turns on the same batches. AP is COCO's, in "
         "percent: "
-        f"mean ± standard error over seeds {seeds}. MBRM has the published kernel, the mask "
+        f"mean ± standard error over as many of the seeds {seeds} as are named. MBRM has the published kernel, the mask "
         f"threshold is the paper's. {days}, torch {results[0]['torch']}. Made by "
         "`benchmarks/peers/run.py`."
     )

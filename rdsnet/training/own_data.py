@@ -154,6 +154,11 @@ def prepare(
     settings.notes = notes + remarks + settings.notes
     if "INPUT.MIN_SIZE_TRAIN" in opts:  # sizes given by hand come with their own sampling
         settings.options.pop("INPUT.MIN_SIZE_TRAIN_SAMPLING", None)
+    levels = ("MODEL.RETINANET.IN_FEATURES", "MODEL.ANCHOR_GENERATOR.SIZES")
+    if any(key in opts for key in levels):  # they belong together
+        for key in levels:
+            settings.options.pop(key, None)
+        settings.notes = [note for note in settings.notes if note[0] not in ("Detector", "Anchors")]
     for topic, name in (("Masks", "MASK_THRESHOLD"), ("Scores", "SCORE_THRESHOLDS")):
         if f"MODEL.RDSNET.{name}" in opts:  # there is nothing to choose
             settings.options.pop(f"MODEL.RDSNET.FIT_{name}", None)

@@ -25,6 +25,10 @@ _SMALL_OBJECT, _SMALL_SHARE = 12, 0.1
 # The same where a crop as large as the shrunk image has no room for large objects, as in
 # photographs: shrunk ones gave three times the AP in the same time (benchmarks/peers/views.md).
 _SMALL_SHARE_BESIDE_LARGE = 0.5
+# A detector that begins at stride 4 begins at stride 8, which takes two thirds of the time, unless
+# this share of the objects is smaller than so many pixels of the input (benchmarks/peers/views.md:
+# photographs with 36 % of them were better off, nuclei with 56 % were not).
+_FINE_OBJECT, _FINE_SHARE = 16, 0.45
 # Images are padded to multiples of this, pixels, on the right and at the bottom. A model that never
 # saw padding in training finds objects in it, so sides vary there over all that are padded alike.
 _PADDED_TO = 32
@@ -90,6 +94,8 @@ def derive_settings(
     settings.options["MODEL.RETINANET.NUM_CLASSES"] = len(train.class_names)
     scales = _choose_input(settings, cfg, train)
     _choose_augmentation(settings, cfg, train, wishes)
+    if not learnt_anchors:
+        _choose_levels(settings, cfg, train, scales)
     if uses_anchors(cfg):
         _choose_anchors(settings, cfg, train, scales, learnt_anchors)
     _choose_detections(settings, cfg, train)
@@ -103,7 +109,8 @@ def derive_settings(
 def fitting_notes(cfg: CfgNode, train: DataStatistics) -> list[tuple[str, str]]:
     """How input, anchors and detections of a config fit the data: topics and sentences."""
     notes = derive_settings(cfg, train, None, Wishes()).notes
-    return [note for note in notes if note[0] in ("Input", "Anchors", "Detections")]
+    shown = ("Input", "Detector", "Anchors", "Detections")
+    return [note for note in notes if note[0] in shown]
 
 
 def _input_scales(cfg: CfgNode, image_sizes: np.ndarray) -> np.ndarray:
@@ -209,6 +216,25 @@ def _choose_sampler(settings: Settings, cfg: CfgNode, train: DataStatistics) -> 
     more = len(rare) - len(texts)
     text = "images with them are shown more often: " + ", ".join(texts)
     settings.notes.append(("Rare", text + (f" and {more} more classes" if more else "")))
+
+
+def _choose_levels(
+    settings: Settings, cfg: CfgNode, train: DataStatistics, scales: np.ndarray
+) -> None:
+    """Whether the detector needs its finest level, stride 4, if the config has it."""
+    levels, sizes = cfg.MODEL.RETINANET.IN_FEATURES, cfg.MODEL.ANCHOR_GENERATOR.SIZES
+    if cfg.MODEL.META_ARCHITECTURE != "RDSNet" or levels[0] != "p2" or len(sizes) != len(levels):
+        return
+    small = (train.object_sizes * scales[train.image_index] < _FINE_OBJECT).mean()
+    text = f"{small:.0%} of the objects are below {_FINE_OBJECT} px in the input"
+    if small >= _FINE_SHARE:
+        settings.notes.append(("Detector", f"from stride 4 on: {text}"))
+        return
+    settings.options |= {
+        "MODEL.RETINANET.IN_FEATURES": list(levels[1:]),
+        "MODEL.ANCHOR_GENERATOR.SIZES": [list(level) for level in sizes[1:]],
+    }
+    settings.notes.append(("Detector", f"from stride 8 on, which is quicker: {text}"))
 
 
 def _choose_anchors(

@@ -57,6 +57,21 @@ def test_ordinary_photographs_keep_the_configs_input_and_anchors():
     assert options["MODEL.RETINANET.NUM_CLASSES"] == 2
 
 
+@pytest.mark.parametrize(("size", "first"), [(60, "p3"), (13, "p2")])
+def test_lites_detector_begins_where_the_objects_are(size, first):
+    """Photographs shrunk to two fifths, and images of small objects at their own resolution."""
+    data = statistics([(640, 640)] * 50, random_boxes(200, size, 1.1 * size, 640))
+    options = settings(data, "lite", augment="light")
+    cfg = base_config("lite")[1]
+    for key, value in options.items():
+        cfg.merge_from_list([key, value])
+    assert cfg.MODEL.RETINANET.IN_FEATURES[0] == first
+    assert len(cfg.MODEL.RETINANET.IN_FEATURES) == len(cfg.MODEL.ANCHOR_GENERATOR.SIZES)
+    # what weights have learnt stays
+    learnt = derive_settings(base_config("lite")[1], data, None, Wishes(), learnt_anchors=True)
+    assert "MODEL.RETINANET.IN_FEATURES" not in learnt.options
+
+
 def test_large_images_with_small_objects_are_trained_on_crops():
     data = statistics([(2000, 3000)] * 50, random_boxes(5000, 15, 40, 2000))
     options = settings(data)
