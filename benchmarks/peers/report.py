@@ -111,8 +111,9 @@ def circumstances(results: Results) -> str:
         "training of its own, with its whole schedule. Times are iterations times seconds per "
         "iteration, measured with the models taking turns on the same batches. AP is COCO's, in "
         "percent: "
-        f"mean ± standard error over as many of the seeds {seeds} as are named. MBRM has the published kernel, the mask "
-        f"threshold is the paper's. {days}, torch {results[0]['torch']}. Made by "
+        f"mean ± standard error over as many of the seeds {seeds} as are named. MBRM has the "
+        f"published kernel, the mask threshold is the paper's. {days}, torch "
+        f"{results[0]['torch']}. Made by "
         "`benchmarks/peers/run.py`."
     )
 
@@ -138,7 +139,8 @@ def write_peers(results: Results, times: dict[str, dict[str, float]], out: Path)
     )
     text = "\n\n".join(part for part in parts if part)
     (out / "peers.md").write_text(text)
-    plot(results, {name: model.title for name, model in PEERS.items()}, out / "peers.png")
+    models = {name: m.title for name, m in (PEERS | OTHERS).items() if of(results, model=name)}
+    plot(results, models, out / "peers.png")
     return text
 
 
@@ -186,6 +188,8 @@ def plot(results: Results, titles: dict[str, str], path: Path) -> None:
             axes = grid[row][column]
             for number, (model, title) in enumerate(titles.items()):
                 runs = of(results, data=name, model=model)
+                if not runs:
+                    continue
                 budgets = sorted({r["budget"] for r in runs})
                 groups = [of(runs, budget=budget) for budget in budgets]
                 y = [statistics.mean(aps(group, task)) for group in groups]
@@ -197,5 +201,5 @@ def plot(results: Results, titles: dict[str, str], path: Path) -> None:
             axes.grid(alpha=0.3)
         grid[0][column].set_title(DATA_SETS[name].title)
         grid[-1][column].set_xlabel("time of so many iterations of Mask R-CNN")
-    grid[0][0].legend()
+        grid[0][column].legend(fontsize=8)
     FigureCanvasAgg(figure).print_png(str(path))

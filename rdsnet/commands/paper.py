@@ -85,7 +85,8 @@ def run(args: argparse.Namespace) -> None:
     except ValueError as error:
         failed = error
     done = all(runs.finished(paper, t, paper.seeds[0]) for t in paper.trainings)
-    fps = images_per_second(paper) if done and not interrupted else {}
+    shown = {"table1", "table2"} & set(paper.tables)
+    fps = images_per_second(paper) if done and shown and not interrupted else {}
     print(f"Written: {document.write(paper, fps)}")
     if interrupted:
         print("Interrupted; the same command goes on.")

@@ -110,12 +110,13 @@ def _figures(paper: Paper) -> list[PaperFigure]:
 def circumstances(paper: Paper, runs: Runs) -> list[str]:
     """Data, budget, seeds, machine: what the figures hold for."""
     results = [result for of_training in runs.values() for result in of_training]
-    data = "COCO 2017" if paper.is_coco else Path(str(paper.data[0])).name
+    data = "COCO 2017" if paper.is_coco else "/".join(Path(str(paper.data[0])).parts[-2:])
     if not results:
         return [f"Data: {data}. Nothing is finished yet."]
     iterations = sorted({result["iterations"] for result in results})
     batches = sorted({result["batch"] for result in results})
     dates = sorted({result["date"] for result in results})
+    days = " to ".join(dict.fromkeys((dates[0], dates[-1])))
     left = [t.title for t in paper.trainings if len(runs.get(t.name, [])) < len(paper.seeds)]
     sentences = [
         f"Data: {data}; models: {paper.family}; {_listed(iterations)} iterations of "
@@ -123,7 +124,7 @@ def circumstances(paper: Paper, runs: Runs) -> list[str]:
         "Figures are COCO's AP in percent on the validation data, mean ± standard error over "
         "seeds. The paper's are from COCO (Tables 1 and 2: test-dev, 3 and 4: val2017) with R-101 "
         "and 12 epochs unless it says otherwise: compare directions, not values.",
-        f"{dates[0]} to {dates[-1]}, torch {results[0]['torch']}, {_machine(paper)}.",
+        f"{days}, torch {results[0]['torch']}, {_machine(paper)}.",
     ]
     if paper.options:
         sentences.insert(1, f"Options: {' '.join(paper.options)}.")

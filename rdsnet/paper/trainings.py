@@ -96,10 +96,12 @@ def trainings(family: str, tables: Sequence[str], resized: bool) -> list[Trainin
     if resized:
         small = {"config": rdsnet, "scale": SMALL_SCALE}
         models += [
-            Training("rdsnet_600", "RDSNet", needed_for=two_stage, is_rdsnet=True, **small),
+            Training(
+                "rdsnet_600", "RDSNet, smaller scale", needed_for=two_stage, is_rdsnet=True, **small
+            ),
             Training(
                 "retinanet_600",
-                "RetinaNet",
+                "RetinaNet, smaller scale",
                 needed_for=("table2",),
                 options=_DETECTOR_ALONE,
                 **small,

@@ -39,7 +39,7 @@ def test_what_is_finished_is_written_and_what_is_not_is_said(paper):
     path = document.write(paper, {"rdsnet": 3.21})
     text, html = (paper.folder / "paper.md").read_text(), path.read_text()
     for shown in (text, html):
-        assert "Data: train.json; models: lite; 50 iterations of 4 images" in shown
+        assert "Data: some/train.json; models: lite; 50 iterations of 4 images" in shown
         assert "Not finished with all seeds: RDSNet, RetinaNet, Mask R-CNN" in shown
         assert "MBRM: +1.0 box AP; the paper: +1.3." in shown
         assert "Table 1" in shown and "Table 3" in shown and "Fig. 1" in shown
