@@ -62,13 +62,15 @@ def named(found: list[Block]) -> list:
 
 
 def test_every_page_is_in_the_index_and_tested():
-    pages = {path.stem for path in (ROOT / "docs").glob("*.md")}
-    index = (ROOT / "docs" / "README.md").read_text()
-    linked = set(re.findall(r"\(([\w-]+)\.md\)", index))
+    docs = ROOT / "docs"
+    pages = {path.relative_to(docs).with_suffix("").as_posix() for path in docs.rglob("*.md")}
+    index = (docs / "README.md").read_text()
+    linked = set(re.findall(r"\(([\w/-]+)\.md\)", index))
     assert linked <= pages and set(PAGES) <= linked
     for page in linked:
-        for name in re.findall(r"\]\((?!http)([^)#]+)", (ROOT / "docs" / f"{page}.md").read_text()):
-            assert (ROOT / "docs" / name).exists(), f"{page}.md links to {name}"
+        file = docs / f"{page}.md"
+        for name in re.findall(r"\]\((?!http)([^)#]+)", file.read_text()):
+            assert (file.parent / name).exists(), f"{page}.md links to {name}"
 
 
 def test_commands_stand_in_blocks_that_are_tested():
