@@ -158,7 +158,7 @@ def test_tables_pair_models_by_seed(modules, tmp_path):
     results += [made_up("mask_rcnn", 1, 39.0, 31.0), made_up("mask_rcnn", 2, 41.0, 32.0)]
     text = report.write_peers(results, {"nuclei": {"lite": 12.5}}, tmp_path)
     # 42 +- (4 / sqrt 2) / sqrt 2
-    assert "| 100 | RDSNet-lite | 50 | 125 | - | 42.0 ± 2.0 | 30.0 ± 0.0 | 12.5 |" in text
+    assert "| 100 | RDSNet-lite | 50 | 125 | 1, 2 | - | 42.0 ± 2.0 | 30.0 ± 0.0 | 12.5 |" in text
     assert "at 100: box AP +2.0 ± 1.0; mask AP -1.5 ± 0.5." in text
     assert (tmp_path / "peers.png").is_file()
 
