@@ -26,8 +26,8 @@ _SMALL_OBJECT, _SMALL_SHARE = 12, 0.1
 # photographs: shrunk ones gave three times the AP in the same time (benchmarks/peers/views.md).
 _SMALL_SHARE_BESIDE_LARGE = 0.5
 # A detector that begins at stride 4 begins at stride 8, which takes two thirds of the time, unless
-# this share of the objects is smaller than so many pixels of the input (benchmarks/peers/views.md:
-# photographs with 36 % of them were better off, nuclei with 56 % were not).
+# this share of the objects is smaller than so many pixels of the input. A choice between two data
+# sets of benchmarks/peers, one seed each: photographs with 36 % gained, nuclei with 56 % lost.
 _FINE_OBJECT, _FINE_SHARE = 16, 0.45
 # Images are padded to multiples of this, pixels, on the right and at the bottom. A model that never
 # saw padding in training finds objects in it, so sides vary there over all that are padded alike.

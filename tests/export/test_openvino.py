@@ -115,7 +115,7 @@ def test_predict_takes_it(ir_file, photo, tmp_path):
 
 
 def test_foreign_damaged_and_incomplete_files_are_refused(ir_file, photo, tmp_path, capsys):
-    openvino = pytest.importorskip("openvino")
+    openvino = pytest.importorskip("openvino", reason="needs rdsnet[openvino]")
     foreign, alone, damaged = (tmp_path / f"{n}.xml" for n in ("foreign", "alone", "damaged"))
     value = openvino.opset13.parameter([1], dtype=np.float32)
     openvino.save_model(openvino.Model([openvino.opset13.relu(value)], [value]), foreign)
@@ -155,7 +155,7 @@ def test_openvino_file_where_openvino_is_missing(photo, tmp_path, capsys, monkey
 @pytest.mark.parametrize("count", [1, 5])
 def test_a_loop_computes_what_its_scan_computes(count):
     """Sums and squares of rows of x times a factor from outside the loop, in onnxruntime."""
-    onnxruntime, onnx = need_onnx(), pytest.importorskip("onnx")
+    onnxruntime, onnx = need_onnx(), pytest.importorskip("onnx", reason="needs rdsnet[export]")
     model = onnx.parser.parse_model("""
         <ir_version: 10, opset_import: ["" : 20]>
         scanned (float[n, 3] x, float[3] factor, float[3] start) => (float[3] end, float[n, 3] y) {
@@ -186,7 +186,7 @@ def test_a_loop_computes_what_its_scan_computes(count):
 
 
 def test_a_scan_backwards_is_refused():
-    onnx = pytest.importorskip("onnx")
+    onnx = pytest.importorskip("onnx", reason="needs rdsnet[export]")
     model = onnx.parser.parse_model("""
         <ir_version: 10, opset_import: ["" : 20]>
         scanned (float[n, 3] x) => (float[n, 3] y) {
