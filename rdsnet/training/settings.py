@@ -25,6 +25,10 @@ _SMALL_OBJECT, _SMALL_SHARE = 12, 0.1
 # The same where a crop as large as the shrunk image has no room for large objects, as in
 # photographs: shrunk ones gave three times the AP in the same time (benchmarks/peers/views.md).
 _SMALL_SHARE_BESIDE_LARGE = 0.5
+# Crops have at least this share of the side that images are shrunk to, and so many objects in the
+# mean; what they are smaller, iterations are more. Of crops of half the side, four times as many in
+# the same time gave 1 to 2 AP more on nuclei (docs/results.md).
+_CROP_SHARE, _CROP_OBJECTS = 0.5, 4
 # A detector that begins at stride 4 begins at stride 8, which takes two thirds of the time, unless
 # this share of the objects is smaller than so many pixels of the input. A choice between two data
 # sets of benchmarks/peers, one seed each: photographs with 36 % gained, nuclei with 56 % lost.
@@ -92,7 +96,7 @@ def derive_settings(
         raise ValueError("the training data has no object (crowds do not count)")
     settings = Settings()
     settings.options["MODEL.RETINANET.NUM_CLASSES"] = len(train.class_names)
-    scales = _choose_input(settings, cfg, train)
+    scales, cost = _choose_input(settings, cfg, train)
     _choose_augmentation(settings, cfg, train, wishes)
     if not learnt_anchors:
         _choose_levels(settings, cfg, train, scales)
@@ -100,7 +104,7 @@ def derive_settings(
         _choose_anchors(settings, cfg, train, scales, learnt_anchors)
     _choose_detections(settings, cfg, train)
     _choose_sampler(settings, cfg, train)
-    _choose_schedule(settings, cfg, train, wishes)
+    _choose_schedule(settings, cfg, train, wishes, cost)
     _choose_precision(settings, cfg)
     _choose_evaluation(settings, cfg, val, wishes)
     return settings
@@ -121,11 +125,18 @@ def _input_scales(cfg: CfgNode, image_sizes: np.ndarray) -> np.ndarray:
     return np.minimum(short / image_sizes.min(1), long / image_sizes.max(1))
 
 
-def _choose_input(settings: Settings, cfg: CfgNode, train: DataStatistics) -> np.ndarray:
-    """Resized images, or crops of images at their own resolution; returns the factors (I,)."""
+def _choose_input(
+    settings: Settings, cfg: CfgNode, train: DataStatistics
+) -> tuple[np.ndarray, float]:
+    """Resized images, or crops of images at their own resolution.
+
+    Returns:
+        the factors (I,) that images are resized by, and the pixels of a training image as a share
+        of those that the config has.
+    """
     if cfg.MODEL.META_ARCHITECTURE != "RDSNet":  # may resize by itself, as YOLACT does
         settings.notes.append(("Input", "as the config says"))
-        return np.ones(len(train.image_sizes))
+        return np.ones(len(train.image_sizes)), 1.0
     scales = _input_scales(cfg, train.image_sizes)
     of_objects = scales[train.image_index]
     lost = (of_objects < 1) & (train.object_sizes * of_objects < _SMALL_OBJECT)
@@ -148,8 +159,8 @@ def _choose_input(settings: Settings, cfg: CfgNode, train: DataStatistics) -> np
                     f"matter, give INPUT.MIN_SIZE_TRAIN and INPUT.MIN_SIZE_TEST more than {short}"
                 )
             settings.notes.append(("Input", text))
-        return scales
-    side = _PADDED_TO * math.ceil(min(max(short, large), 2 * short) / _PADDED_TO)
+        return scales, 1.0
+    side = _crop_side(train, short, large)
     smallest = side - _PADDED_TO + 1
     settings.options |= {
         "INPUT.MIN_SIZE_TRAIN": (0,),
@@ -166,7 +177,15 @@ def _choose_input(settings: Settings, cfg: CfgNode, train: DataStatistics) -> np
             f"would shrink below {_SMALL_OBJECT} px)",
         )
     )
-    return np.ones(len(scales))
+    return np.ones(len(scales)), min(1.0, (side / short) ** 2)
+
+
+def _crop_side(train: DataStatistics, short: int, large: float) -> int:
+    """Side of the largest crops, pixels: no more than ``large`` objects and density ask for."""
+    pixels = train.image_sizes.prod(1)
+    for_objects = math.sqrt(_CROP_OBJECTS / (train.objects_per_image / pixels).mean())
+    side = max(large, min(max(_CROP_SHARE * short, for_objects), short))
+    return _PADDED_TO * math.ceil(min(side, 2 * short) / _PADDED_TO)
 
 
 def _fills_input(image_sizes: np.ndarray, scales: np.ndarray) -> bool:
@@ -273,8 +292,9 @@ def _choose_detections(settings: Settings, cfg: CfgNode, train: DataStatistics) 
 
 
 def _choose_schedule(
-    settings: Settings, cfg: CfgNode, train: DataStatistics, wishes: Wishes
+    settings: Settings, cfg: CfgNode, train: DataStatistics, wishes: Wishes, cost: float
 ) -> None:
+    """Batch, learning rate and iterations; more of them where one costs a share of the usual."""
     solver = cfg.SOLVER
     images = int((train.objects_per_image > 0).sum())
     batch = wishes.batch_size or _usual_batch(cfg, wishes.num_gpus)
@@ -286,7 +306,7 @@ def _choose_schedule(
     elif wishes.epochs:
         iterations = max(1, round(wishes.epochs * images / batch))
     else:
-        iterations = max(_MIN_ITERATIONS, round(_EPOCHS * images / batch))
+        iterations = round(max(_MIN_ITERATIONS, _EPOCHS * images / batch) / cost)
     cosine = solver.LR_SCHEDULER_NAME == "WarmupCosineLR"
     steps = {round(step * iterations / solver.MAX_ITER) for step in solver.STEPS if not cosine}
     steps = tuple(sorted(step for step in steps if 0 < step < iterations))

@@ -80,8 +80,26 @@ def test_large_images_with_small_objects_are_trained_on_crops():
     assert options["INPUT.CROP.ENABLED"] and options["INPUT.CROP.SIZE"] == [225, 256]
     assert options["INPUT.CROP.TYPE"] == "absolute_range"
     assert options["TEST.DETECTIONS_PER_IMAGE"] == 150  # 100 objects in an image, and a margin
-    # 2000 px are brought to 800: objects of 15 px to 6.
-    assert settings(data, "R_50")["INPUT.CROP.SIZE"] == [769, 800]
+    # 2000 px are brought to 800: objects of 15 px to 6. Four of them are in 490 x 490 px.
+    assert settings(data, "R_50")["INPUT.CROP.SIZE"] == [481, 512]
+
+
+def test_dense_small_objects_are_trained_on_smaller_crops_for_longer():
+    """In the same pixels: four times the iterations of a quarter of the area."""
+    boxes = random_boxes(8000, 8, 40, 512)
+    dense = statistics([(512, 512)] * 40, boxes)
+    options = settings(dense)
+    assert options["INPUT.CROP.SIZE"] == [97, 128]
+    assert options["SOLVER.MAX_ITER"] == 4 * 1500
+    assert settings(dense, iterations=7)["SOLVER.MAX_ITER"] == 7
+    assert settings(dense, epochs=2)["SOLVER.MAX_ITER"] == 2 * 40 / 4
+    # objects of which a crop of 128 px would cut most
+    large = statistics([(512, 512)] * 40, np.concatenate([boxes, random_boxes(800, 70, 90, 512)]))
+    assert settings(large)["INPUT.CROP.SIZE"][1] in (160, 192)
+    # a third of an object in 128 x 128 px, four in 443 x 443
+    sparse = statistics([(512, 512)] * 40, random_boxes(40 * 5, 8, 25, 512))
+    assert settings(sparse)["INPUT.CROP.SIZE"] == [225, 256]
+    assert settings(sparse)["SOLVER.MAX_ITER"] == 1500
 
 
 def test_photographs_whose_large_objects_fit_into_no_crop_are_shrunk():
