@@ -313,6 +313,31 @@ def test_folder_that_is_no_environment_is_not_cleared(tmp_path: Path):
     assert (tmp_path / "thesis.txt").exists()
 
 
+def test_full_disk_is_named_before_anything_is_loaded(monkeypatch, tmp_path: Path):
+    usage = make_env.shutil.disk_usage(tmp_path)._replace(free=int(2.5e9))
+    monkeypatch.setattr(make_env.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(make_env, "pip_install", lambda *_: pytest.fail("pip was run"))
+    monkeypatch.setattr(make_env, "versions", lambda *_: {})
+    with pytest.raises(make_env.InstallationError, match=r"has 2\.5 GB left.*VENV=") as caught:
+        make_env.install_torch(tmp_path / "venv" / "bin" / "python")
+    assert str(tmp_path / "venv") in str(caught.value)
+
+
+def test_disk_that_fills_up_is_not_taken_for_missing_versions(monkeypatch, tmp_path: Path):
+    tried = []
+
+    def pip_install(*arguments):
+        tried.append(arguments)
+        raise make_env.InstallationError("ERROR: [Errno 28] No space left on device")
+
+    monkeypatch.setattr(make_env, "pip_install", pip_install)
+    monkeypatch.setattr(make_env, "check_space", lambda _: None)
+    monkeypatch.setattr(make_env, "versions", lambda *_: {})
+    with pytest.raises(make_env.InstallationError, match="No space left"):
+        make_env.install_torch(tmp_path / "bin" / "python")
+    assert len(tried) == 1
+
+
 @pytest.mark.parametrize(
     ("torch", "in_venv", "shared", "said"),
     [
@@ -343,6 +368,7 @@ def test_constraints_give_way_where_they_cannot_be_met(monkeypatch, tmp_path, ca
             raise make_env.InstallationError("pip failed:\nERROR: no torch==2.14.1")
 
     monkeypatch.setattr(make_env, "pip_install", pip_install)
+    monkeypatch.setattr(make_env, "check_space", lambda _: None)
     monkeypatch.setattr(make_env, "run", lambda *_: None)
     monkeypatch.setattr(make_env, "versions", lambda *_: {})
     make_env.install_torch(tmp_path / "env/bin/python")

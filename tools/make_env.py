@@ -11,14 +11,18 @@ so that an older Python gets a message rather than a SyntaxError.
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 OLDEST_PYTHON = (3, 10)
 OLDEST_TORCH = (2, 6)
+# With PyTorch for GPUs the environment takes 6 GB; pip holds what it has loaded beside it.
+NEEDED_GB = 10
 
 # Prints the versions of those packages named on its command line that are installed; imports none.
 QUERY = """
@@ -152,10 +156,13 @@ def install_torch(python):
         say(f"Installing the torchvision that belongs to torch {torch} ...")
         pip_install(python, f"torch=={torch}", "torchvision")
     else:
-        say("Installing torch and torchvision: about two minutes, 5 GB on disk ...")
+        check_space(python.parent.parent)
+        say("Installing torch and torchvision: about two minutes, 6 GB on disk ...")
         try:
             pip_install(python, "torch", "torchvision", f"--constraint={ROOT / 'constraints.txt'}")
         except InstallationError as error:
+            if "No space left on device" in str(error):
+                raise
             say(f"The versions of constraints.txt are not available here: {last_line(error)}")
             say("Installing the newest torch and torchvision instead ...")
             pip_install(python, f"torch>={dotted(OLDEST_TORCH)}", "torchvision")
@@ -166,6 +173,18 @@ def install_torch(python):
             f"{error}\nTheir builds do not match. Install two that belong together, such as those "
             f"of constraints.txt, into {python.parent.parent}, then run make env again."
         ) from None
+
+
+def check_space(folder):
+    """InstallationError if the disk of ``folder`` or of temporary files has no room for PyTorch."""
+    for place in (str(folder), tempfile.gettempdir()):
+        free = shutil.disk_usage(place).free / 1e9
+        if free < NEEDED_GB:
+            raise InstallationError(
+                f"PyTorch and what pip loads for it take about {NEEDED_GB} GB, and the disk of "
+                f"{place} has {free:.1f} GB left. Make room, or name another disk: "
+                "make env VENV=/other/disk/venv, TMPDIR=/other/disk for temporary files"
+            )
 
 
 def versions(python, *packages):
