@@ -34,6 +34,12 @@ def without_weights(monkeypatch) -> None:
 
 @pytest.fixture(autouse=True)
 def logs_reach_caplog(monkeypatch) -> None:
-    """Also after a test that trains: Detectron2 then keeps what is logged from pytest for good."""
+    """Also after a test that trains: Detectron2 then keeps what is logged from pytest for good, and
+    writes to the standard output that this test had, which is closed.
+    """
     for name in ("detectron2", "fvcore", "rdsnet"):
-        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+        logger = logging.getLogger(name)
+        monkeypatch.setattr(logger, "propagate", True)
+        for handler in list(logger.handlers):
+            if isinstance(handler, logging.StreamHandler) and handler.stream.closed:
+                logger.removeHandler(handler)

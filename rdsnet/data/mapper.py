@@ -7,17 +7,16 @@ objects, broken files.
 from __future__ import annotations
 
 import numpy as np
-import pycocotools.mask as mask_util
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data import transforms as T
-from detectron2.structures import BitMasks, Instances, PolygonMasks, polygons_to_bitmask
+from detectron2.structures import BitMasks, Instances, PolygonMasks
 from detectron2.utils.registry import Registry
 
 from rdsnet.data.augmentations import with_preset
 from rdsnet.data.channels import PHOTOGRAPHS, ArrayInput, Channels
-from rdsnet.data.rle import compressed_rle
+from rdsnet.data.moved_masks import MovedMasks, float_polygons
 
 DATASET_MAPPER_REGISTRY = Registry("DATASET_MAPPER")
 DATASET_MAPPER_REGISTRY.__doc__ = """
@@ -114,26 +113,29 @@ class RDSNetDatasetMapper(DatasetMapper):
     ) -> Instances:
         """The objects, moved from the image of ``original_size`` to the augmented of ``size``."""
         as_polygons = (
-            self.instance_mask_format == "polygon"
+            self.use_instance_mask
+            and self.instance_mask_format == "polygon"
             and not self.recompute_boxes
             and all(isinstance(obj.get("segmentation"), list) for obj in objects)
         )
+        masks = None
+        if self.use_instance_mask and not as_polygons:
+            moved = MovedMasks(transforms, original_size, size)
+            masks = moved.move([obj.get("segmentation") for obj in objects])
+            objects = [obj for obj, mask in zip(objects, masks) if mask is not None]
+            masks = [mask for mask in masks if mask is not None]
         for obj in objects:
             if not self.use_keypoint:
                 obj.pop("keypoints", None)
-            if not self.use_instance_mask:
-                obj.pop("segmentation", None)
-            elif as_polygons:
-                obj["segmentation"] = _float_polygons(obj["segmentation"])
+            if as_polygons:
+                obj["segmentation"] = float_polygons(obj["segmentation"])
             else:
-                # Detectron2 would clip polygons before drawing them, for which it needs shapely.
-                segmentation = obj.pop("segmentation", None)
-                obj["mask"] = _augmented_mask(segmentation, transforms, original_size, size)
+                obj.pop("segmentation", None)
             detection_utils.transform_instance_annotations(
                 obj, transforms, size, keypoint_hflip_indices=self.keypoint_hflip_indices
             )
-            if "mask" in obj:
-                obj["segmentation"] = obj.pop("mask")
+        if masks is not None:
+            objects = [obj | {"segmentation": mask} for obj, mask in zip(objects, masks)]
         instances = self.to_instances(objects, size, "polygon" if as_polygons else "bitmask")
         if self.use_instance_mask and not objects:
             no_masks = PolygonMasks([]) if as_polygons else BitMasks(torch.zeros(0, *size))
@@ -158,49 +160,6 @@ def _check_size(dataset_dict: dict, image: np.ndarray) -> None:
             f"{dataset_dict['height']}. 'rdsnet check-data' says whether the masks fit the one or "
             "the other, and what to do."
         ) from None
-
-
-def _float_polygons(polygons: list) -> list[np.ndarray]:
-    """Copies (P, 2) float64 of polygons. Transforms work in place: whole numbers stay whole."""
-    return [np.array(polygon, dtype=np.float64).reshape(-1, 2) for polygon in polygons]
-
-
-def _augmented_mask(
-    segmentation: list | dict | np.ndarray | None,
-    transforms: T.TransformList,
-    original_size: tuple[int, int],
-    size: tuple[int, int],
-) -> np.ndarray:
-    """An object's mask after the augmentation.
-
-    Args:
-        segmentation: in the original image, as polygons, RLE or (H, W) mask.
-        transforms: what was done to the image.
-        original_size, size: (H, W) of the original and of the augmented image.
-
-    Returns:
-        (H, W) bool.
-
-    Raises:
-        ValueError: there is no segmentation, or its size is not the image's.
-    """
-    if segmentation is None:
-        raise ValueError(
-            "an object has no 'segmentation'. RDSNet learns masks: give every annotation polygons "
-            "or RLE, or set MODEL.MASK_ON False to train boxes only."
-        )
-    if isinstance(segmentation, list):
-        polygons = [transforms.apply_coords(p).reshape(-1) for p in _float_polygons(segmentation)]
-        return polygons_to_bitmask(polygons, *size)
-    mask = segmentation
-    if isinstance(segmentation, dict):
-        mask = mask_util.decode(compressed_rle(segmentation))
-    if np.shape(mask) != tuple(original_size):
-        raise ValueError(
-            f"a mask has {np.shape(mask)} pixels, the image {tuple(original_size)}. A mask must "
-            "have the height and width of its image."
-        )
-    return transforms.apply_segmentation(np.asarray(mask, dtype=np.uint8)).astype(bool)
 
 
 def build_mapper(cfg: CfgNode, is_train: bool) -> DatasetMapper:
