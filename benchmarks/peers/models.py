@@ -107,4 +107,15 @@ VIEWS = {
     "crops_256": Model("crops of 256 px", options=crops(256)),
     "crops_512": Model("crops of 512 px", options=crops(512)),
 }
-MODELS = PEERS | OTHERS | RECIPE | VIEWS
+# What training varies in photographs; without that they are exchanged left and right ("light").
+VARIATION = {
+    "lite_p3": OTHERS["lite_p3"],
+    "lite_p3_strong": Model(
+        "sizes and colours varied", options=_FROM_P3 | {"INPUT.AUGMENTATION": "strong"}
+    ),
+    "lite_p3_microscopy": Model(
+        "flips, quarter turns, sizes and colours varied",
+        options=_FROM_P3 | {"INPUT.AUGMENTATION": "microscopy"},
+    ),
+}
+MODELS = PEERS | OTHERS | RECIPE | VIEWS | VARIATION

@@ -12,6 +12,7 @@ command goes on after an interruption.
     OMP_NUM_THREADS=1 nice python benchmarks/peers/run.py
     OMP_NUM_THREADS=1 nice python benchmarks/peers/run.py --study recipe
     OMP_NUM_THREADS=1 nice python benchmarks/peers/run.py --study views
+    OMP_NUM_THREADS=1 nice python benchmarks/peers/run.py --study variation
     python benchmarks/peers/run.py --speed        # measure seconds per iteration, and stop
     python benchmarks/peers/run.py --dry-run      # what is finished and what would run
     python benchmarks/peers/run.py --report-only  # tables and plot from finished runs
@@ -33,7 +34,7 @@ from itertools import product
 from pathlib import Path
 
 from data import DATA_SETS
-from models import MODELS, PEERS, RECIPE, VIEWS, Model
+from models import MODELS, PEERS, RECIPE, VARIATION, VIEWS, Model
 from report import write_peers, write_study
 
 HERE = Path(__file__).resolve().parent
@@ -52,7 +53,11 @@ class Study:
     models: dict[str, Model]
 
 
-STUDIES = {"recipe": Study("nuclei", 75, RECIPE), "views": Study("waste", 500, VIEWS)}
+STUDIES = {
+    "recipe": Study("nuclei", 75, RECIPE),
+    "views": Study("waste", 500, VIEWS),
+    "variation": Study("waste", 250, VARIATION),
+}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Instances, PolygonMasks
 from detectron2.utils.registry import Registry
 
-from rdsnet.data.augmentations import with_preset
+from rdsnet.data.augmentations import cuts_objects, with_preset
 from rdsnet.data.channels import PHOTOGRAPHS, ArrayInput, Channels
 from rdsnet.data.moved_masks import MovedMasks, float_polygons
 
@@ -34,14 +34,14 @@ class RDSNetDatasetMapper(DatasetMapper):
 
     - ``gt_masks`` is always there (with ``MODEL.MASK_ON``), also for an image without objects.
     - ``INPUT.MASK_FORMAT polygon`` holds for images whose objects are all polygons and which are
-      not cropped; others get BitMasks, whatever the format is. So polygons and RLE may be mixed,
-      and ``INPUT.CROP`` does without the package shapely.
+      not cut (``INPUT.CROP``, ``INPUT.AUGMENTATION``); others get BitMasks, whatever the format
+      is. So polygons and RLE may be mixed, and ``INPUT.CROP`` does without the package shapely.
     - Polygons given in whole pixels are not rounded to whole pixels after resizing.
     - ``INPUT.CHANNELS`` and ``INPUT.SCALING`` are followed: ``image`` may be (C, H, W) float32.
     - Errors name the image.
 
-    Crowds are left out, objects that an augmentation has made empty too; after ``INPUT.CROP``
-    boxes are those of the cropped masks.
+    Crowds are left out, objects that an augmentation has made empty too; of images
+    that are cut boxes are those of the cut masks.
     """
 
     @configurable
@@ -55,6 +55,7 @@ class RDSNetDatasetMapper(DatasetMapper):
         arguments["channels"] = Channels.of(cfg)
         if is_train:
             arguments["augmentations"] = with_preset(cfg, arguments["augmentations"])
+            arguments["recompute_boxes"] = cfg.MODEL.MASK_ON and cuts_objects(cfg)
         return arguments
 
     def __call__(self, dataset_dict: dict) -> dict:

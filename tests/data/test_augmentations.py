@@ -8,7 +8,7 @@ from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 
 from rdsnet import get_cfg
-from rdsnet.data.augmentations import PRESETS, RandomTranspose, Transpose
+from rdsnet.data.augmentations import PRESETS, RandomScale, RandomTranspose, Transpose
 from rdsnet.data.mapper import build_mapper
 
 
@@ -98,10 +98,40 @@ def test_presets_do_what_they_say(described):
         images = sizes_and_pixels(preset, described)
         low, high = PRESETS[preset].scales
         longest = [max(image.shape[1:]) for image in images]
-        assert 120 * low - 1 <= min(longest) < 108 and 132 < max(longest) <= 120 * high + 1
+        assert 120 * low - 1 <= min(longest) < 108 and max(longest) == 120 < 120 * high
         upright = [image.shape[1] < image.shape[2] for image in images]
         assert all(upright) == (not PRESETS[preset].any_side_up)
         assert len({int(image.max()) for image in images}) > 5  # colours vary
+
+
+def test_what_has_grown_is_cut_to_the_size_that_it_had():
+    """Everywhere, the border too; what has shrunk stays whole."""
+    image = np.zeros((50, 80, 3), dtype=np.uint8)
+    np.random.seed(0)
+    lefts, tops = set(), set()
+    for _ in range(400):
+        transform = RandomScale(1.1, 1.1, cut=True).get_transform(image)
+        resize, crop = transform.transforms
+        assert (resize.new_h, resize.new_w) == (55, 88)
+        assert transform.apply_image(image).shape == image.shape
+        lefts.add(crop.x0)
+        tops.add(crop.y0)
+    assert lefts == set(range(9)) and tops == set(range(6))
+    smaller = RandomScale(0.5, 0.5, cut=True).get_transform(image)
+    assert smaller.apply_image(image).shape == (25, 40, 3)
+    assert RandomScale(1.5, 1.5).get_transform(image).apply_image(image).shape == (75, 120, 3)
+
+
+@pytest.mark.parametrize("preset, format_", [("strong", "bitmask"), ("strong", "polygon")])
+def test_boxes_of_objects_that_are_cut_are_those_of_their_masks(described, preset, format_):
+    cfg = config(preset)
+    cfg.INPUT.MASK_FORMAT = format_
+    mapper = build_mapper(cfg, is_train=True)
+    for seed in range(20):
+        np.random.seed(seed)
+        instances = mapper(described)["instances"]
+        boxes = instances.gt_masks.get_bounding_boxes().tensor
+        assert torch.equal(instances.gt_boxes.tensor, boxes)
 
 
 def test_transpose_exchanges_rows_and_columns():
