@@ -1,5 +1,6 @@
 """benchmarks/training: it runs, and its variants compute the same."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -37,3 +38,16 @@ def test_every_variant_takes_part(run, tmp_path, capsys, monkeypatch):
     assert (tmp_path / "training.json").is_file()
     first = losses[: len(run.VARIANTS)]  # from the same weights, on the same batch
     assert first == pytest.approx([first[0]] * len(first), rel=1e-3)
+
+
+@pytest.mark.skipif("RDSNET_DATA" not in os.environ, reason="RDSNET_DATA is not set")
+def test_images_are_prepared_both_ways_alike(monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(FOLDER)
+    import loader
+
+    assert loader.main(["--images", "3", "--out", str(tmp_path)]) == 0
+    text = (tmp_path / "loader.md").read_text()
+    assert text in capsys.readouterr().out and "| crops of 128 px |" in text
+    monkeypatch.setattr(loader, "move_whole", lambda *_: [])
+    with pytest.raises(RuntimeError, match="other objects in .*seed 0"):
+        loader.main(["--images", "3", "--out", str(tmp_path)])
