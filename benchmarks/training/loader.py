@@ -105,9 +105,9 @@ def main(argv: list[str] | None = None) -> int:
     machine = describe_machine("cpu")
     parts = [
         "# A training image before the model sees it",
-        f"{len(images)} images of nuclei with {objects:.0f} objects in the mean, their sizes, sides "
-        "and colours varied; mean CPU time per image, both ways in turn on each, with the same "
-        "boxes and masks to the bit.",
+        f"{len(images)} images of nuclei with {objects:.0f} objects in the mean, their sizes, "
+        "sides and colours varied; mean CPU time per image, both ways in turn on each, with the "
+        "same boxes and masks to the bit.",
         "\n".join(rows),
         f"date {machine['date']}, cpu {machine['cpu']}, load average at start "
         f"{machine['load_average_at_start']}. Made by `benchmarks/training/loader.py`.",
