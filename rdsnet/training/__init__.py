@@ -6,8 +6,8 @@ Read in this order: ``trainer`` (Detectron2's trainer with RDSNet's data and eva
 ``console`` (from the command line to a run, and what it says), ``on_ray`` (the same on a cluster),
 ``finish`` (what completes the model). For own data: ``base`` is the config or the weights to begin
 with, ``data_parts`` reads the data, ``own_data`` splits it and puts all together, ``data_remarks``
-says what is odd about it,
-``settings``, ``anchor_fit`` and ``image_channels`` decide. ``timing`` measures models in turns.
+says what is odd about it, ``settings``, ``input_choice``, ``anchor_fit`` and ``image_channels``
+decide. ``timing`` measures models in turns.
 """
 
 from rdsnet.training.launch import argument_parser, main, run, setup

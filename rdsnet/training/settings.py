@@ -16,26 +16,19 @@ from rdsnet.data.augmentations import check_preset
 from rdsnet.data.statistics import DataStatistics
 from rdsnet.modeling.precision import chosen_precision
 from rdsnet.training.anchor_fit import fit_anchors, uses_anchors
+from rdsnet.training.input_choice import choose_input
 
 # Passes over the data (paper: 12), and iterations that are made however few images there are.
 _EPOCHS, _MIN_ITERATIONS = 12, 1500
-# Side in the network's input below which objects are hard to see, pixels. When more than this share
-# of them would be shrunk below it, images keep their resolution and training sees crops.
-_SMALL_OBJECT, _SMALL_SHARE = 12, 0.1
-# The same where a crop as large as the shrunk image has no room for large objects, as in
-# photographs: shrunk ones gave three times the AP in the same time (benchmarks/peers/views.md).
-_SMALL_SHARE_BESIDE_LARGE = 0.5
-# Crops have at least this share of the side that images are shrunk to, and so many objects in the
-# mean; what they are smaller, iterations are more. Of crops of half the side, four times as many in
-# the same time gave 1 to 2 AP more on nuclei (docs/results.md).
-_CROP_SHARE, _CROP_OBJECTS = 0.5, 4
+# Sizes, sides and colours are varied from so many passes over the pixels on. After 11 passes over
+# photographs (waste) that had cost 2 AP, after 18 over nuclei it made no difference (one seed each,
+# docs/results.md); where it begins to pay has not been measured.
+_MANY_PASSES = 30
 # A detector that begins at stride 4 begins at stride 8, which takes two thirds of the time, unless
-# this share of the objects is smaller than so many pixels of the input. A choice between two data
-# sets of benchmarks/peers, one seed each: photographs with 36 % gained, nuclei with 56 % lost.
-_FINE_OBJECT, _FINE_SHARE = 16, 0.45
-# Images are padded to multiples of this, pixels, on the right and at the bottom. A model that never
-# saw padding in training finds objects in it, so sides vary there over all that are padded alike.
-_PADDED_TO = 32
+# this share of the objects is smaller than so many pixels of the input; in crops of images full of
+# small objects it takes less. Chosen by three runs in the same time, one seed each: photographs
+# with 36 % gained; nuclei, in crops, lost 2 to 3 AP with 56 % and with 37 % (docs/results.md).
+_FINE_OBJECT, _FINE_SHARE, _FINE_SHARE_IN_CROPS = 16, 0.45, 0.25
 # Evaluations in a run; more when they decide when it stops.
 _EVALUATIONS, _EVALUATIONS_WITH_PATIENCE = 8, 20
 # Anchors that trained weights have learnt are exchanged where fewer objects than this match one.
@@ -96,15 +89,19 @@ def derive_settings(
         raise ValueError("the training data has no object (crowds do not count)")
     settings = Settings()
     settings.options["MODEL.RETINANET.NUM_CLASSES"] = len(train.class_names)
-    scales, cost = _choose_input(settings, cfg, train)
-    _choose_augmentation(settings, cfg, train, wishes)
+    chosen = choose_input(cfg, train)
+    settings.options |= chosen.options
+    if chosen.note:
+        settings.notes.append(("Input", chosen.note))
+    scales = chosen.scales
     if not learnt_anchors:
         _choose_levels(settings, cfg, train, scales)
     if uses_anchors(cfg):
         _choose_anchors(settings, cfg, train, scales, learnt_anchors)
     _choose_detections(settings, cfg, train)
     _choose_sampler(settings, cfg, train)
-    _choose_schedule(settings, cfg, train, wishes, cost)
+    _choose_schedule(settings, cfg, train, wishes, chosen.cost)
+    _choose_augmentation(settings, cfg, train, wishes)
     _choose_precision(settings, cfg)
     _choose_evaluation(settings, cfg, val, wishes)
     return settings
@@ -117,100 +114,38 @@ def fitting_notes(cfg: CfgNode, train: DataStatistics) -> list[tuple[str, str]]:
     return [note for note in notes if note[0] in shown]
 
 
-def _input_scales(cfg: CfgNode, image_sizes: np.ndarray) -> np.ndarray:
-    """(I,) factors by which Detectron2 resizes images of (I, 2) height and width for a test."""
-    short, long = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
-    if short == 0:  # no resizing
-        return np.ones(len(image_sizes))
-    return np.minimum(short / image_sizes.min(1), long / image_sizes.max(1))
-
-
-def _choose_input(
-    settings: Settings, cfg: CfgNode, train: DataStatistics
-) -> tuple[np.ndarray, float]:
-    """Resized images, or crops of images at their own resolution.
-
-    Returns:
-        the factors (I,) that images are resized by, and the pixels of a training image as a share
-        of those that the config has.
-    """
-    if cfg.MODEL.META_ARCHITECTURE != "RDSNet":  # may resize by itself, as YOLACT does
-        settings.notes.append(("Input", "as the config says"))
-        return np.ones(len(train.image_sizes)), 1.0
-    scales = _input_scales(cfg, train.image_sizes)
-    of_objects = scales[train.image_index]
-    lost = (of_objects < 1) & (train.object_sizes * of_objects < _SMALL_OBJECT)
-    short, long = max(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MAX_SIZE_TRAIN
-    large = 2 * np.quantile(train.object_sizes, 0.95)
-    tolerated = _SMALL_SHARE if large <= short else _SMALL_SHARE_BESIDE_LARGE
-    if lost.mean() <= tolerated or short == 0:
-        if short:
-            text = f"shorter side {short} px, longer at most {long} px"
-            if _fills_input(train.image_sizes, scales):
-                smallest = short - _PADDED_TO + 1
-                settings.options |= {
-                    "INPUT.MIN_SIZE_TRAIN": (smallest, short),
-                    "INPUT.MIN_SIZE_TRAIN_SAMPLING": "range",
-                }
-                text += f"; in training {smallest} to {short} px, to see padding too"
-            if lost.mean() > _SMALL_SHARE:
-                text += (
-                    f". {lost.mean():.0%} of the objects shrink below {_SMALL_OBJECT} px: if these "
-                    f"matter, give INPUT.MIN_SIZE_TRAIN and INPUT.MIN_SIZE_TEST more than {short}"
-                )
-            settings.notes.append(("Input", text))
-        return scales, 1.0
-    side = _crop_side(train, short, large)
-    smallest = side - _PADDED_TO + 1
-    settings.options |= {
-        "INPUT.MIN_SIZE_TRAIN": (0,),
-        "INPUT.MIN_SIZE_TEST": 0,
-        "INPUT.CROP.ENABLED": True,
-        "INPUT.CROP.TYPE": "absolute_range",
-        "INPUT.CROP.SIZE": [smallest, side],
-    }
-    settings.notes.append(
-        (
-            "Input",
-            f"images at their own resolution, in training crops of {smallest} to {side} px "
-            f"a side (brought to a shorter side of {short} px, {lost.mean():.0%} of the objects "
-            f"would shrink below {_SMALL_OBJECT} px)",
-        )
-    )
-    return np.ones(len(scales)), min(1.0, (side / short) ** 2)
-
-
-def _crop_side(train: DataStatistics, short: int, large: float) -> int:
-    """Side of the largest crops, pixels: no more than ``large`` objects and density ask for."""
-    pixels = train.image_sizes.prod(1)
-    for_objects = math.sqrt(_CROP_OBJECTS / (train.objects_per_image / pixels).mean())
-    side = max(large, min(max(_CROP_SHARE * short, for_objects), short))
-    return _PADDED_TO * math.ceil(min(side, 2 * short) / _PADDED_TO)
-
-
-def _fills_input(image_sizes: np.ndarray, scales: np.ndarray) -> bool:
-    """Whether hardly any of the resized images needs padding."""
-    resized = (image_sizes * scales[:, None] + 0.5).astype(int)
-    return (resized % _PADDED_TO > 0).any(1).mean() <= _SMALL_SHARE
-
-
 def _choose_augmentation(
     settings: Settings, cfg: CfgNode, train: DataStatistics, wishes: Wishes
 ) -> None:
-    """Turn images that have no upper side, if the config leaves the augmentation as it is."""
+    """In a long training, turn images that have no upper side, if the config says nothing else."""
     if wishes.augment:
         check_preset(wishes.augment)
         settings.options["INPUT.AUGMENTATION"] = wishes.augment
         settings.notes.append(("Variation", f'"{wishes.augment}", as asked for'))
     elif cfg.DATASETS.MAPPER == "RDSNetDatasetMapper" and cfg.INPUT.AUGMENTATION == "light":
-        text = 'left and right exchanged ("light"): some objects stand upright, or are too few'
-        if train.lies_any_way:
+        passes = _passes(settings, train)
+        if not train.lies_any_way:
+            text = "some objects stand upright, or are too few"
+        elif passes < _MANY_PASSES:
+            text = f"every pixel is seen about {passes:.0f} times, too few for more to pay"
+        else:
             settings.options["INPUT.AUGMENTATION"] = "microscopy"
-            text = (
-                'flips, quarter turns, sizes and colours varied ("microscopy"): the objects lie in '
-                "every direction"
-            )
-        settings.notes.append(("Variation", text))
+            text = "the objects lie in every direction"
+        what = 'left and right exchanged ("light")'
+        if "INPUT.AUGMENTATION" in settings.options:
+            what = 'flips, quarter turns, sizes and colours varied ("microscopy")'
+        settings.notes.append(("Variation", f"{what}: {text}"))
+
+
+def _passes(settings: Settings, train: DataStatistics) -> float:
+    """How often the chosen schedule shows a pixel of the images with objects, in the mean."""
+    shown = settings.options["SOLVER.MAX_ITER"] * settings.options["SOLVER.IMS_PER_BATCH"]
+    has_objects = train.objects_per_image > 0
+    part = 1.0
+    if "INPUT.CROP.SIZE" in settings.options:
+        side = settings.options["INPUT.CROP.SIZE"][1]
+        part = min(1.0, side**2 / train.image_sizes[has_objects].prod(1).mean())
+    return shown * part / has_objects.sum()
 
 
 def _choose_sampler(settings: Settings, cfg: CfgNode, train: DataStatistics) -> None:
@@ -246,7 +181,8 @@ def _choose_levels(
         return
     small = (train.object_sizes * scales[train.image_index] < _FINE_OBJECT).mean()
     text = f"{small:.0%} of the objects are below {_FINE_OBJECT} px in the input"
-    if small >= _FINE_SHARE:
+    sees_crops = settings.options.get("INPUT.CROP.ENABLED", cfg.INPUT.CROP.ENABLED)
+    if small >= (_FINE_SHARE_IN_CROPS if sees_crops else _FINE_SHARE):
         settings.notes.append(("Detector", f"from stride 4 on: {text}"))
         return
     settings.options |= {

@@ -50,18 +50,29 @@ def settings(data, config="small", val=None, **wishes):
 def test_ordinary_photographs_keep_the_configs_input_and_anchors():
     data = statistics([(480, 640)] * 100, random_boxes(400, 60, 300, 480))
     options = settings(data)
-    del options["INPUT.AUGMENTATION"]  # made-up boxes lie in every direction
+    del options["INPUT.AUGMENTATION"]  # made-up boxes lie in every direction, seen 60 times
     assert not any(key.startswith("INPUT.") for key in options)
     assert "MODEL.ANCHOR_GENERATOR.SIZES" not in options
     assert "TEST.DETECTIONS_PER_IMAGE" not in options
     assert options["MODEL.RETINANET.NUM_CLASSES"] == 2
 
 
-@pytest.mark.parametrize(("size", "first"), [(60, "p3"), (13, "p2")])
-def test_lites_detector_begins_where_the_objects_are(size, first):
+SMALL_IN_SHRUNK = [30] * 40 + [100] * 60  # px of 640, which become 256
+SMALL_IN_CROPS = [13] * 40 + [24] * 60
+
+
+@pytest.mark.parametrize(
+    ("sizes", "first"),
+    [([60], "p3"), ([30], "p2"), (SMALL_IN_SHRUNK, "p3"), ([13], "p2"), (SMALL_IN_CROPS, "p2")],
+)
+def test_lites_detector_begins_where_the_objects_are(sizes, first):
     """Photographs shrunk to two fifths, and images of small objects at their own resolution."""
-    data = statistics([(640, 640)] * 50, random_boxes(200, size, 1.1 * size, 640))
+    sizes = np.resize(sizes, 1000).astype(float)
+    corners = np.random.default_rng(0).uniform(0, 500, (1000, 2))
+    boxes = np.concatenate([corners, corners + sizes[:, None]], axis=1)
+    data = statistics([(640, 640)] * 50, boxes)
     options = settings(data, "lite", augment="light")
+    assert ("INPUT.CROP.ENABLED" in options) == (max(sizes) < 30)
     cfg = base_config("lite")[1]
     for key, value in options.items():
         cfg.merge_from_list([key, value])
@@ -100,6 +111,10 @@ def test_dense_small_objects_are_trained_on_smaller_crops_for_longer():
     sparse = statistics([(512, 512)] * 40, random_boxes(40 * 5, 8, 25, 512))
     assert settings(sparse)["INPUT.CROP.SIZE"] == [225, 256]
     assert settings(sparse)["SOLVER.MAX_ITER"] == 1500
+    # Of 512 px, 1,500 x 4 crops of 256 px show every pixel of 40 images 37 times.
+    assert settings(sparse)["INPUT.AUGMENTATION"] == "microscopy"
+    sparse = statistics([(512, 512)] * 80, random_boxes(80 * 5, 8, 25, 512))
+    assert "INPUT.AUGMENTATION" not in settings(sparse)
 
 
 def test_photographs_whose_large_objects_fit_into_no_crop_are_shrunk():
@@ -395,6 +410,10 @@ def test_only_objects_that_lie_in_every_direction_are_turned():
     turned = derive_settings(cfg, elongated(any_way, [0] * 300), None, Wishes())
     assert turned.options["INPUT.AUGMENTATION"] == "microscopy"
     assert "every direction" in dict(turned.notes)["Variation"]
+    # 12 passes are too few for that.
+    short = derive_settings(cfg, elongated(any_way, [0] * 300), None, Wishes(epochs=12))
+    assert "INPUT.AUGMENTATION" not in short.options
+    assert "seen about 12 times" in dict(short.notes)["Variation"]
     # People among them, or all of them; and too few to know.
     both = elongated([*any_way, *rng.normal(-0.5, 0.5, 40)], [0] * 300 + [1] * 40)
     upright = elongated(rng.normal(-0.5, 0.5, 300), [0] * 300)
