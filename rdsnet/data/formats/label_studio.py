@@ -7,7 +7,10 @@ that is marked as ground truth.
 
 from __future__ import annotations
 
+import os
+import re
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 
@@ -21,6 +24,7 @@ NAME = "Label Studio json"
 WHAT = "Label Studio: its json, or json-min"
 _LABELS = ("polygonlabels", "brushlabels", "rectanglelabels", "ellipselabels", "labels")
 _MOST_PIXELS = 1 << 28
+_SERVED = re.compile(r"/data/local-files/\?d=([^&#]+)$")
 
 
 def is_mine(source: Source) -> bool:
@@ -83,9 +87,16 @@ def _image_name(data: dict) -> str | None:
     texts = {key: value for key, value in data.items() if isinstance(value, str)}
     for key in ("image", "img", "photo", "picture", "ocr"):
         if key in texts:
-            return texts[key]
+            return _local(texts[key])
     paths = [value for value in texts.values() if "/" in value or "." in value]
-    return paths[0] if len(paths) == 1 else None
+    return _local(paths[0]) if len(paths) == 1 else None
+
+
+def _local(name: str) -> str:
+    """The path of a file that Label Studio serves from this machine's root; else the name."""
+    served = _SERVED.search(name)
+    path = os.fsdecode(b"/" + unquote_to_bytes(served[1]).lstrip(b"/")) if served else name
+    return path if os.path.isfile(path) else name
 
 
 def _min_regions(value: Any) -> list[dict]:
