@@ -2,7 +2,8 @@
 
 Coordinates are percents of the image; a brush is a packed run-length code of four channels, whose
 last one is the mask. Of several people's annotations of an image the first is taken, or the one
-that is marked as ground truth.
+that is marked as ground truth. Label Studio knows no objects of several regions; those of one class
+whose ids are ``ID-part1``, ``ID-part2`` ..., as ``rdsnet predict`` writes them, are one object.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 
 from rdsnet.data.findings import shortened
 from rdsnet.data.formats.collecting import Collector, part_of
-from rdsnet.data.formats.outlines import ellipse, flat, mask_rle, rectangle
+from rdsnet.data.formats.outlines import ellipse, flat, mask_rle, rectangle, united
 from rdsnet.data.formats.source import Source
 from rdsnet.data.formats.values import numbers, object_at, objects_in, points_in, size_in
 
@@ -24,6 +25,7 @@ NAME = "Label Studio json"
 WHAT = "Label Studio: its json, or json-min"
 _LABELS = ("polygonlabels", "brushlabels", "rectanglelabels", "ellipselabels", "labels")
 _MOST_PIXELS = 1 << 28
+_PART = re.compile(r"(.+)-part\d+")
 _SERVED = re.compile(r"/data/local-files/\?d=([^&#]+)$")
 
 
@@ -49,7 +51,8 @@ def read(sources: list[Source], given: Source, export: Collector) -> None:
                 name, source.folder, next((size for size in sizes if size), None), part
             )
             labels = _labels_by_id(regions)
-            for region, size in zip(regions, sizes):
+            objects: dict[tuple, list] = {}
+            for number, (region, size) in enumerate(zip(regions, sizes)):
                 value = region.get("value") if isinstance(region.get("value"), dict) else region
                 kind = _kind(region, value)
                 if kind is None:
@@ -57,11 +60,16 @@ def read(sources: list[Source], given: Source, export: Collector) -> None:
                 label = _label(value) or labels.get(region.get("id"))
                 shape = size and _shape(kind, value, size)
                 if shape:
-                    photo.add(label, shape)
+                    part_of_object = _PART.fullmatch(str(region.get("id")))
+                    key = part_of_object[1] if part_of_object else number
+                    found = shape if isinstance(shape, list) else [shape]
+                    objects.setdefault((label, key), []).extend(found)
                 else:
                     text = shortened({key: value[key] for key in value if key != "rle"})
                     what = f"broken shapes ({kind})"
                     export.leave_out(what, f"{name}: {text}")
+            for (label, _), found in objects.items():
+                photo.add(label, united(found, photo.size))
 
 
 def _is_min(task: dict) -> bool:

@@ -78,7 +78,8 @@ class LabelStudioWriter(Writer):
     Images stay where they are: their addresses are those by which Label Studio serves files of its
     own machine. Points are percents of the image. A region has the score of its object, and a
     prediction the lowest of them, by which Label Studio's list of tasks shows the uncertain images
-    first. Holes are lost, since its polygons have none.
+    first. Parts of one object are regions ``ID-part1``, ``ID-part2`` ..., which
+    :mod:`rdsnet.data.formats.label_studio` joins. Holes are lost, since its polygons have none.
     """
 
     files = ("label_studio.json", "label_studio.xml")
@@ -100,10 +101,11 @@ class LabelStudioWriter(Writer):
         scores = [round(score, 4) for score in instances.scores.tolist()]
         result = []
         for n, (label, polygons) in enumerate(_named_polygons(instances, self.names)):
+            unique = uuid.uuid5(_IDS, f"{frame.name} {n}").hex[:10]
             for k, polygon in enumerate(polygons):
                 points = [[100 * x / width, 100 * y / height] for x, y in polygon.tolist()]
                 region = {
-                    "id": uuid.uuid5(_IDS, f"{frame.name} {n} {k}").hex[:10],
+                    "id": f"{unique}-part{k + 1}" if len(polygons) > 1 else unique,
                     "type": "polygonlabels",
                     "from_name": "label",
                     "to_name": "image",
