@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import setuptools
 import yaml
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -103,20 +104,54 @@ def test_installed_package_ignores_a_folder_named_projects_beside_it(checkout: P
     assert "No module named 'rdsnet.projects.yolact'" in import_project(checkout).stderr
 
 
-@pytest.mark.slow
-def test_wheel_holds_every_config_with_its_base(tmp_path: Path):
-    source = tmp_path / "source"  # a copy, since building writes into the folder
+def build_wheel(folder: Path, weights: bytes | None = None) -> Path:
+    """The wheel of this checkout without compiled operators; of other ``weights`` if given."""
+    source = folder / "source"  # a copy, since building writes into the folder
     skipped = shutil.ignore_patterns(".*", "build", "output", "*.egg-info", "datasets")
     shutil.copytree(ROOT, source, ignore=skipped)
-    shipped = source / "projects/Nuclei/nuclei"
-    (shipped / "nuclei.pth").write_bytes(b"weights")
+    if weights is not None:
+        (source / "projects/Nuclei/nuclei/nuclei.pth").write_bytes(weights)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet"]
     subprocess.run(
-        [*pip, "--no-deps", "--no-build-isolation", f"--wheel-dir={tmp_path}", source],
+        [*pip, "--no-deps", "--no-build-isolation", f"--wheel-dir={folder}", source],
         env={**os.environ, "RDSNET_DISABLE_OPS": "1"},  # not about the compiled operators
         check=True,
     )
-    with zipfile.ZipFile(next(tmp_path.glob("rdsnet-*.whl"))) as wheel:
+    shutil.rmtree(source)
+    return next(folder.glob("rdsnet-*.whl"))
+
+
+@pytest.mark.slow
+def test_installed_wheel_has_its_model_and_predicts_without_the_checkout(tmp_path: Path):
+    site = tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    wheel = build_wheel(tmp_path)
+    subprocess.run([*pip, "--no-deps", "--no-index", f"--target={site}", wheel], check=True)
+    Image.new("RGB", (64, 48)).save(tmp_path / "dark.png")
+
+    def rdsnet(*arguments: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-m", "rdsnet.cli", *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(site)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    assert f"{site}/rdsnet/projects/nuclei/nuclei.pth" in rdsnet("models")
+    rdsnet("predict", "--weights", "nuclei", "--input", "dark.png", "--output", "out")
+    assert (tmp_path / "out/overlays/dark.png").is_file()
+    code = "import rdsnet.cli, rdsnet.projects.yolact as p; rdsnet.get_cfg(); print(p.__file__)"
+    command, environment = [sys.executable, "-c", code], {**os.environ, "PYTHONPATH": str(site)}
+    said = subprocess.check_output(command, cwd=tmp_path, env=environment, text=True)
+    assert Path(said.splitlines()[-1]).is_relative_to(site)
+
+
+@pytest.mark.slow
+def test_wheel_holds_every_config_with_its_base(tmp_path: Path):
+    shipped = ROOT / "projects/Nuclei/nuclei"
+    with zipfile.ZipFile(build_wheel(tmp_path, weights=b"weights")) as wheel:
         wheel.extractall(tmp_path / "site")
     installed = tmp_path / "site/rdsnet"
 

@@ -13,7 +13,8 @@ folder go, for the formats asked for,
            with the number of a frame or page, from 0, as "frame"
   labelme  labelme/NAME.json: outlines to open and correct in labelme (without holes)
   cvat     cvat.xml: the same for CVAT, "Upload annotations" as CVAT 1.1
-  label-studio  label_studio.json: the same for Label Studio, tasks with predictions
+  label-studio  label_studio.json: the same for Label Studio, tasks with predictions, and
+           label_studio.xml: the labelling config of their project
   masks    masks/NAME/000.png, ...: a black and white picture per object
   geojson  geojson/NAME.geojson: outlines to open in QuPath, with class, score and area
   labels   labels/NAME.ome.tif: an image of numbers (uint32), 0 where there is no object,

@@ -1,12 +1,17 @@
 """What annotation tools import: the tools' readers give the masks back."""
 
 import json
+import shutil
+from pathlib import Path
+from urllib.parse import quote
+from xml.etree import ElementTree
 
 import numpy as np
 import pycocotools.mask as coco_mask
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
+from PIL import Image
 
 from rdsnet.data.formats import read_export
 from rdsnet.data.rle import segmentation_rle
@@ -61,11 +66,44 @@ def test_cvats_reader_gives_the_masks_back(written):
     assert min(found[NAMES[0]] + found[NAMES[1]]) > 0.95
 
 
+def test_cvats_file_declares_every_class_in_its_order(written):
+    export = read_export(str(written / "cvat.xml"), str(written))
+    (content,) = export.parts.values()
+    assert [category["name"] for category in content["categories"]] == NAMES
+
+
+def test_datumaro_reads_the_same_masks(written, tmp_path):
+    """A reader of CVAT's xml that is not ours, where it is installed: pip install datumaro."""
+    pytest.importorskip("datumaro", reason="datumaro is not installed")
+    from datumaro.components.dataset import Dataset
+
+    folder = tmp_path / "from_cvat"
+    (folder / "images").mkdir(parents=True)
+    shutil.copy(written / "cvat.xml", folder)
+    for name in ("a & b.png", "empty.png"):
+        Image.new("RGB", (W, H)).save(folder / "images" / name)
+    found = Dataset.import_from(str(folder), "cvat")
+    assert {item.id: len(item.annotations) for item in found} == {"a & b": 3, "empty": 0}
+    (item,) = (item for item in found if item.annotations)
+    assert item.media.size == (H, W)
+    masks = {}
+    labels = next(iter(found.categories().values()))
+    for shape in item.annotations:
+        drawn = coco_mask.decode(coco_mask.frPyObjects([list(shape.points)], H, W))[..., 0]
+        key = labels[shape.label].name, shape.group
+        masks[key] = masks.get(key, 0) | drawn
+    truth = instances().pred_masks.numpy()
+    expected = {(NAMES[1], 0): truth[0], (NAMES[0], 1): truth[1]}
+    assert masks.keys() == expected.keys()
+    for key, mask in expected.items():
+        assert (mask & (masks[key] > 0)).sum() > 0.95 * (mask | (masks[key] > 0)).sum()
+
+
 def test_label_studios_reader_gives_the_masks_back_when_predictions_are_accepted(written):
     tasks = json.loads((written / "label_studio.json").read_text())
-    assert [task["data"]["image"] for task in tasks] == [
-        str(written / "a & b.png"), str(written / "empty.png")
-    ]  # fmt: skip
+    address = f"/data/local-files/?d={quote(str(written)[1:])}/"
+    addresses = [address + "a%20%26%20b.png", address + "empty.png"]
+    assert [task["data"]["image"] for task in tasks] == addresses
     (prediction,) = tasks[0]["predictions"]
     assert prediction["score"] == 0.55  # of the least certain object
     assert "score" not in tasks[1]["predictions"][0]
@@ -74,8 +112,40 @@ def test_label_studios_reader_gives_the_masks_back_when_predictions_are_accepted
         task["annotations"] = task.pop("predictions")
     (written / "accepted.json").write_text(json.dumps(tasks))
     found = overlaps(read_export(str(written / "accepted.json"), str(written)))
-    assert len(found[NAMES[1]]) == 1 and found[NAMES[1]][0] > 0.95
-    assert len(found[NAMES[0]]) == 2  # its parts are objects: Label Studio knows no groups
+    assert {name: len(values) for name, values in found.items()} == {NAMES[0]: 1, NAMES[1]: 1}
+    assert min(found[NAMES[0]] + found[NAMES[1]]) > 0.95
+
+
+def test_a_part_that_got_another_class_in_label_studio_is_an_object_of_its_own(written):
+    (task, _) = json.loads((written / "label_studio.json").read_text())
+    task["annotations"] = task.pop("predictions")
+    task["annotations"][0]["result"][2]["value"]["polygonlabels"] = [NAMES[1]]
+    (written / "accepted.json").write_text(json.dumps([task]))
+    (content,) = read_export(str(written / "accepted.json"), str(written)).parts.values()
+    assert [len(annotation["segmentation"]) for annotation in content["annotations"]] == [1, 1, 1]
+
+
+def test_images_that_label_studio_serves_are_found_without_naming_their_folder(written, tmp_path):
+    Image.new("RGB", (W, H)).save(written / "a & b.png")
+    (task, _) = json.loads((written / "label_studio.json").read_text())
+    task["annotations"] = task.pop("predictions")
+    elsewhere = tmp_path / "exports" / "accepted.json"
+    elsewhere.parent.mkdir()
+    elsewhere.write_text(json.dumps([task]))
+    export = read_export(str(elsewhere))
+    (image,) = export.parts["train"]["images"]
+    assert Path(export.image_root, image["file_name"]).samefile(written / "a & b.png")
+
+
+def test_label_studios_config_has_the_classes_and_the_names_that_the_tasks_use(written):
+    config = ElementTree.parse(written / "label_studio.xml").getroot()
+    image, polygons = config.find("Image"), config.find("PolygonLabels")
+    assert [label.get("value") for label in polygons] == NAMES
+    (task, _) = json.loads((written / "label_studio.json").read_text())
+    assert image.get("value") == "$" + next(iter(task["data"]))
+    for region in task["predictions"][0]["result"]:
+        assert region["from_name"] == polygons.get("name")
+        assert region["to_name"] == polygons.get("toName") == image.get("name")
 
 
 def test_files_are_whole_after_every_image(tmp_path):

@@ -2,18 +2,22 @@
 
 Coordinates are percents of the image; a brush is a packed run-length code of four channels, whose
 last one is the mask. Of several people's annotations of an image the first is taken, or the one
-that is marked as ground truth.
+that is marked as ground truth. Label Studio knows no objects of several regions; those of one class
+whose ids are ``ID-part1``, ``ID-part2`` ..., as ``rdsnet predict`` writes them, are one object.
 """
 
 from __future__ import annotations
 
+import os
+import re
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 
 from rdsnet.data.findings import shortened
 from rdsnet.data.formats.collecting import Collector, part_of
-from rdsnet.data.formats.outlines import ellipse, flat, mask_rle, rectangle
+from rdsnet.data.formats.outlines import ellipse, flat, mask_rle, rectangle, united
 from rdsnet.data.formats.source import Source
 from rdsnet.data.formats.values import numbers, object_at, objects_in, points_in, size_in
 
@@ -21,6 +25,8 @@ NAME = "Label Studio json"
 WHAT = "Label Studio: its json, or json-min"
 _LABELS = ("polygonlabels", "brushlabels", "rectanglelabels", "ellipselabels", "labels")
 _MOST_PIXELS = 1 << 28
+_PART = re.compile(r"(.+)-part\d+")
+_SERVED = re.compile(r"/data/local-files/\?d=([^&#]+)$")
 
 
 def is_mine(source: Source) -> bool:
@@ -45,7 +51,8 @@ def read(sources: list[Source], given: Source, export: Collector) -> None:
                 name, source.folder, next((size for size in sizes if size), None), part
             )
             labels = _labels_by_id(regions)
-            for region, size in zip(regions, sizes):
+            objects: dict[tuple, list] = {}
+            for number, (region, size) in enumerate(zip(regions, sizes)):
                 value = region.get("value") if isinstance(region.get("value"), dict) else region
                 kind = _kind(region, value)
                 if kind is None:
@@ -53,11 +60,16 @@ def read(sources: list[Source], given: Source, export: Collector) -> None:
                 label = _label(value) or labels.get(region.get("id"))
                 shape = size and _shape(kind, value, size)
                 if shape:
-                    photo.add(label, shape)
+                    part_of_object = _PART.fullmatch(str(region.get("id")))
+                    key = part_of_object[1] if part_of_object else number
+                    found = shape if isinstance(shape, list) else [shape]
+                    objects.setdefault((label, key), []).extend(found)
                 else:
                     text = shortened({key: value[key] for key in value if key != "rle"})
                     what = f"broken shapes ({kind})"
                     export.leave_out(what, f"{name}: {text}")
+            for (label, _), found in objects.items():
+                photo.add(label, united(found, photo.size))
 
 
 def _is_min(task: dict) -> bool:
@@ -83,9 +95,16 @@ def _image_name(data: dict) -> str | None:
     texts = {key: value for key, value in data.items() if isinstance(value, str)}
     for key in ("image", "img", "photo", "picture", "ocr"):
         if key in texts:
-            return texts[key]
+            return _local(texts[key])
     paths = [value for value in texts.values() if "/" in value or "." in value]
-    return paths[0] if len(paths) == 1 else None
+    return _local(paths[0]) if len(paths) == 1 else None
+
+
+def _local(name: str) -> str:
+    """The path of a file that Label Studio serves from this machine's root; else the name."""
+    served = _SERVED.search(name)
+    path = os.fsdecode(b"/" + unquote_to_bytes(served[1]).lstrip(b"/")) if served else name
+    return path if os.path.isfile(path) else name
 
 
 def _min_regions(value: Any) -> list[dict]:

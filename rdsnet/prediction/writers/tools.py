@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import uuid
-from xml.sax.saxutils import quoteattr
+from urllib.parse import quote
+from xml.sax.saxutils import escape, quoteattr
 
 from detectron2.structures import Instances
 
@@ -22,8 +24,9 @@ class CvatWriter(Writer):
     """``cvat.xml``: polygons in CVAT's own format, "CVAT for images 1.1".
 
     CVAT finds an image by its file's name; labels of the task must have the names of the classes.
-    Parts of one object share a ``group_id``. Holes and scores are lost: polygons have none, and an
-    attribute that a task does not declare is refused. Objects lie above those that are surer.
+    CVAT does not read those in the file's head, but datumaro does, and refuses a file without a
+    head. Parts of one object share a ``group_id``. Holes and scores are lost: polygons have none,
+    and an attribute that a task does not declare is refused. Objects lie above surer ones.
     """
 
     files = ("cvat.xml",)
@@ -32,6 +35,8 @@ class CvatWriter(Writer):
         self._file = open(self.output / "cvat.xml", "w", encoding="utf-8")
         self._file.write('<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n')
         self._file.write("  <version>1.1</version>\n")
+        named = "".join(f"<label><name>{escape(k)}</name></label>" for k in _labels(self))
+        self._file.write(f"  <meta><task><labels>{named}</labels></task></meta>\n")
         self._count = self._groups = 0
         self._write("")
 
@@ -67,17 +72,25 @@ class CvatWriter(Writer):
 
 
 class LabelStudioWriter(Writer):
-    """``label_studio.json``: tasks with predictions, for a labelling config with
-    ``<Image name="image" value="$image"/>`` and ``<PolygonLabels name="label" toName="image">``.
+    """``label_studio.json``: tasks with predictions, and ``label_studio.xml``: the labelling config
+    of the project that takes them.
 
-    Points are percents of the image. A region has the score of its object, and a prediction the
-    lowest of them, by which Label Studio's list of tasks shows the uncertain images first. Holes
-    are lost, since its polygons have none.
+    Images stay where they are: their addresses are those by which Label Studio serves files of its
+    own machine. Points are percents of the image. A region has the score of its object, and a
+    prediction the lowest of them, by which Label Studio's list of tasks shows the uncertain images
+    first. Parts of one object are regions ``ID-part1``, ``ID-part2`` ..., which
+    :mod:`rdsnet.data.formats.label_studio` joins. Holes are lost, since its polygons have none.
     """
 
-    files = ("label_studio.json",)
+    files = ("label_studio.json", "label_studio.xml")
 
     def begin(self) -> None:
+        labels = "".join(f"    <Label value={quoteattr(label)}/>\n" for label in _labels(self))
+        (self.output / "label_studio.xml").write_text(
+            '<View>\n  <Image name="image" value="$image"/>\n'
+            f'  <PolygonLabels name="label" toName="image">\n{labels}  </PolygonLabels>\n</View>\n',
+            encoding="utf-8",
+        )
         self._tasks = JsonList(self.output / "label_studio.json")
 
     def end(self) -> None:
@@ -88,10 +101,11 @@ class LabelStudioWriter(Writer):
         scores = [round(score, 4) for score in instances.scores.tolist()]
         result = []
         for n, (label, polygons) in enumerate(_named_polygons(instances, self.names)):
+            unique = uuid.uuid5(_IDS, f"{frame.name} {n}").hex[:10]
             for k, polygon in enumerate(polygons):
                 points = [[100 * x / width, 100 * y / height] for x, y in polygon.tolist()]
                 region = {
-                    "id": uuid.uuid5(_IDS, f"{frame.name} {n} {k}").hex[:10],
+                    "id": f"{unique}-part{k + 1}" if len(polygons) > 1 else unique,
                     "type": "polygonlabels",
                     "from_name": "label",
                     "to_name": "image",
@@ -105,8 +119,19 @@ class LabelStudioWriter(Writer):
         prediction = {"model_version": "rdsnet", "result": result}
         if scores:
             prediction["score"] = min(scores)
-        image = str(frame.path) if not frame.is_one_of_many else _image_name(frame)
+        image = _image_name(frame) if frame.is_one_of_many else _served(frame)
         self._tasks.extend([{"data": {"image": image}, "predictions": [prediction]}])
+
+
+def _labels(writer: Writer) -> list[str]:
+    """Names of all classes, in their order."""
+    count = len(writer.category_ids)
+    return list(dict.fromkeys(class_name(writer.names, k) for k in range(count)))
+
+
+def _served(frame: Frame) -> str:
+    """The address of a file that Label Studio serves when its document root is "/"."""
+    return "/data/local-files/?d=" + quote(os.fsencode(os.path.abspath(frame.path)[1:]))
 
 
 def _named_polygons(instances: Instances, names: list[str] | None) -> list[tuple[str, list]]:
