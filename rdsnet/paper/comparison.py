@@ -160,8 +160,8 @@ def _cell(image: np.ndarray, error: EdgeError, found: Found | None, title: str) 
         canvas[chosen] = (1 - _OPACITY) * canvas[chosen] + _OPACITY * np.array(REFINED)
         outlines, _ = cv2.findContours(inside, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(canvas, outlines, -1, REFINED, 1, cv2.LINE_AA)
-    draw_boxes(canvas, error.true, [(error.true, TRUE)])
+    draw_boxes(canvas, error.true, image.shape, [(error.true, TRUE)])
     if found:
-        draw_boxes(canvas, error.true, [(found.box, REFINED)])
+        draw_boxes(canvas, error.true, image.shape, [(found.box, REFINED)])
     said = f"{found.box_iou:.0%}, {found.mask_iou:.0%}" if found else "not found"
     return captioned(canvas, f"{title}: {said}", WIDTH, FONT_SIZE)

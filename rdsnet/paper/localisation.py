@@ -114,14 +114,14 @@ def _draw_error(image: np.ndarray, error: EdgeError) -> np.ndarray:
     """The three boxes on the surroundings of the object."""
     boxes = (error.true, TRUE), (error.regressed, REGRESSED), (error.refined, REFINED)
     canvas = surroundings(image, error.true)
-    draw_boxes(canvas, error.true, boxes)
+    draw_boxes(canvas, error.true, image.shape, boxes)
     text = f"off by {error.before:.0%}, then {error.after:.0%}"
     return captioned(canvas, text, WIDTH, FONT_SIZE)
 
 
 def surroundings(image: np.ndarray, box: Sequence[float]) -> np.ndarray:
     """What is around a box, (WIDTH, WIDTH, 3); white where the image has ended."""
-    left, top, side = _view(box)
+    left, top, side = _view(box, image.shape)
     scale = WIDTH / side
     # OpenCV counts from the centre of the first pixel.
     matrix = np.array(
@@ -135,20 +135,28 @@ def surroundings(image: np.ndarray, box: Sequence[float]) -> np.ndarray:
 def draw_boxes(
     canvas: np.ndarray,
     around: Sequence[float],
+    shape: Sequence[int],
     boxes: Sequence[tuple[Sequence[float], tuple[int, int, int]]],
 ) -> None:
-    """Draw (box, colour) onto :func:`surroundings` of the box ``around``."""
-    left, top, side = _view(around)
+    """Draw (box, colour) onto :func:`surroundings` of the box ``around`` in an image (H, W, 3)."""
+    left, top, side = _view(around, shape)
     for box, color in boxes:
         corners = [round((v - s) * WIDTH / side) for v, s in zip(box, (left, top) * 2)]
         cv2.rectangle(canvas, corners[:2], corners[2:], color, 2, cv2.LINE_AA)
 
 
-def _view(box: Sequence[float]) -> tuple[float, float, float]:
-    """Left, top and side of the square that is shown, pixels of the image."""
+def _view(box: Sequence[float], shape: Sequence[int]) -> tuple[float, float, float]:
+    """Left, top and side of the square that is shown, pixels: inside the image where it can be."""
     x1, y1, x2, y2 = box
-    side = _AROUND * max(x2 - x1, y2 - y1, 8)
-    return (x1 + x2 - side) / 2, (y1 + y2 - side) / 2, side
+    height, width = shape[:2]
+    side = min(_AROUND * max(x2 - x1, y2 - y1, 8), max(height, width))
+    left, top = (
+        min(max((start + end - side) / 2, 0), length - side)
+        if side < length
+        else (length - side) / 2
+        for start, end, length in ((x1, x2, width), (y1, y2, height))
+    )
+    return left, top, side
 
 
 def write_jpeg(sheet: np.ndarray, path: Path) -> None:
