@@ -65,6 +65,8 @@ def sizes_table(runs: Runs) -> PaperTable:
     return PaperTable("sizes", title, Table(headers, rows), _on_sizes(sizes))
 
 
+# Of a size, for a sentence about it.
+_FEWEST = 20
 _METHODS = ("regressed", "direct", "MBRM")
 
 
@@ -73,9 +75,10 @@ def _pixels(error: float, side: float) -> str:
 
 
 def _on_sizes(sizes: dict[str, dict[str, float]]) -> list[str]:
-    """What the smallest and the largest objects say."""
+    """What the smallest and the largest objects say, of which there are enough."""
+    sizes = {size: of for size, of in sizes.items() if of["objects"] >= _FEWEST}
     if len(sizes) < 2:
-        return ["Objects of one size only were found: these data cannot answer the question."]
+        return [f"Not {_FEWEST} objects of two sizes were found: that cannot answer the question."]
     (small, first), *_, (large, last) = sizes.items()
     grown = {name: last[name] / max(first[name], 1e-9) for name in ("side", *_METHODS)}
     sentences = [
@@ -195,6 +198,8 @@ def _survives(runs: Runs, name: str, title: str) -> str | None:
     if len(change) > 1 and abs(mean(change)) < 2 * standard_error(change):
         return f"{shown}: no change beyond two standard errors."
     more = "in one seed" if len(change) == 1 else f"over {len(change)} seeds"
+    if mean(own) < NO_DIFFERENCE:
+        return f"{shown}: RDSNet itself gains nothing, {more}."
     if mean(other) < NO_DIFFERENCE:
         return f"{shown}: no gain is left, {more}."
     return f"{shown}: a change of {decimal(mean(change), signed=True)}, {more}."

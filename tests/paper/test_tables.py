@@ -138,7 +138,7 @@ def sized(small, large):
 
 
 def test_why_large_objects_gain_most_is_said_by_how_errors_grow():
-    result = sized((10, 20.0, 1.0, 2.0, 1.0), (4, 200.0, 10.0, 4.0, 6.0))
+    result = sized((100, 20.0, 1.0, 2.0, 1.0), (40, 200.0, 10.0, 4.0, 6.0))
     result["table4"] = {
         "none": {"APs": 20.0, "APl": 50.0},
         "direct": {"APs": 15.0, "APl": 52.0},
@@ -146,7 +146,7 @@ def test_why_large_objects_gain_most_is_said_by_how_errors_grow():
     }
     table = sizes_table({"rdsnet": [result]})
     small, large = table.table.rows
-    assert small[:4] == ["small", "10", "20 px", "1.00 px (5.0%)"]
+    assert small[:4] == ["small", "100", "20 px", "1.00 px (5.0%)"]
     assert small[-2:] == ["-5.0", "0.0"] and large[-2:] == ["+2.0", "+3.0"]
     text = " ".join(table.sentences)
     assert "sides grow 10.0-fold, the error of regressed edges 10.0-fold" in text
@@ -156,10 +156,12 @@ def test_why_large_objects_gain_most_is_said_by_how_errors_grow():
 
 
 def test_where_masks_are_no_better_on_large_objects_that_is_said():
-    table = sizes_table({"rdsnet": [sized((10, 20.0, 2.0, 1.0, 1.5), (4, 200.0, 4.0, 4.0, 4.0))]})
+    table = sizes_table({"rdsnet": [sized((100, 20.0, 2.0, 1.0, 1.5), (40, 200.0, 4.0, 4.0, 4.0))]})
     assert "does not hold here" in " ".join(table.sentences)
-    only = sized((10, 20.0, 2.0, 1.0, 1.5), (0, NAN, NAN, NAN, NAN))
-    assert "cannot answer" in sizes_table({"rdsnet": [only]}).sentences[0]
+    only = sized((100, 20.0, 2.0, 1.0, 1.5), (0, NAN, NAN, NAN, NAN))
+    few = sized((100, 20.0, 1.0, 2.0, 1.0), (19, 200.0, 10.0, 4.0, 6.0))
+    for result in (only, few):
+        assert "cannot answer" in sizes_table({"rdsnet": [result]}).sentences[0]
 
 
 def test_what_is_lost_without_the_expansion():
@@ -187,6 +189,8 @@ def test_whether_the_gain_survives_a_better_detector():
         "+2.0: a change of -1.5, in one seed."
     )
     assert finer.endswith("no gain is left, in one seed.")
+    runs["rdsnet"] = [run(38, 38, 31)]
+    assert "RDSNet itself gains nothing" in detectors_table(runs, titles).sentences[0]
 
 
 def test_what_the_paper_leaves_open_is_shown_where_there_are_results():
