@@ -57,8 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--only",
         metavar="LIST",
-        help="of table1, table2, table3, table4, fig1, fig3, fig5, beyond (what the paper leaves "
-        "open), by commas (default: all)",
+        help="of table1, table2, table3, table4, fig1, fig3, fig4, fig5, beyond and detectors "
+        "(what the paper leaves open: by the same trainings, by more of them), by commas (default: "
+        "all)",
     )
     parser.add_argument("--output", required=True, type=Path, metavar="DIR")
     parser.add_argument(
@@ -71,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from rdsnet.paper import document, runs
+    from rdsnet.paper.comparison import write_fig_4
     from rdsnet.paper.speed import images_per_second
 
     paper = _planned(args)
@@ -85,8 +87,10 @@ def run(args: argparse.Namespace) -> None:
     except ValueError as error:
         failed = error
     done = all(runs.finished(paper, t, paper.seeds[0]) for t in paper.trainings)
-    shown = {"table1", "table2"} & set(paper.tables)
-    fps = images_per_second(paper) if done and shown and not interrupted else {}
+    has_speed = done and {"table1", "table2"} & set(paper.tables)
+    fps = images_per_second(paper) if has_speed and not interrupted else {}
+    if "fig4" in paper.tables and not interrupted:
+        write_fig_4(paper, paper.folder / document.PICTURES / "fig4.jpg")
     print(f"Written: {document.write(paper, fps)}")
     if interrupted:
         print("Interrupted; the same command goes on.")
@@ -97,12 +101,16 @@ def run(args: argparse.Namespace) -> None:
 def _planned(args: argparse.Namespace) -> Paper:
     """All decisions, made now or kept in the folder."""
 
-    from rdsnet.paper.plan import COCO, Paper
+    from rdsnet.paper.plan import COCO, Paper, require_coco
     from rdsnet.paper.trainings import TABLES
 
     if not args.data:
         raise ValueError("give --data ANNOTATIONS IMAGES, or --data coco")
     on_coco = args.data[0] == COCO
+    if on_coco:
+        if args.val or args.data[1]:
+            raise ValueError("--data coco is train2017 and val2017: give no images and no --val")
+        require_coco()
     if not (on_coco or args.budget or args.iterations):
         raise ValueError("give --budget HOURS, or --iterations N")
     tables = [word.strip() for word in args.only.split(",")] if args.only else list(TABLES)
@@ -124,13 +132,15 @@ def _planned(args: argparse.Namespace) -> Paper:
     missing = [t for t in paper.trainings if t.name not in paper.seconds_per_iteration]
     if missing:
         print(f"Measuring an iteration of {len(missing)} models in turns ...", flush=True)
-        paper.seconds_per_iteration |= _measured(paper, missing)
+        # Of trainings that take seconds, not much longer than they do.
+        number = min(_MEASURED, max(1, (args.iterations or 100) // 10))
+        paper.seconds_per_iteration |= _measured(paper, missing, number)
     paper.decide_on_iterations()
     paper.keep()
     return paper
 
 
-def _measured(paper: Paper, trainings: list[Training]) -> dict[str, float]:
+def _measured(paper: Paper, trainings: list[Training], iterations: int) -> dict[str, float]:
     """{training: seconds of an iteration}, with all that a machine has."""
     from rdsnet.training.timing import seconds_per_iteration
 
@@ -138,7 +148,8 @@ def _measured(paper: Paper, trainings: list[Training]) -> dict[str, float]:
         configs = {training.name: paper.config(training, 1) for training in trainings}
         for cfg in configs.values():
             cfg.OUTPUT_DIR, cfg.DATALOADER.NUM_WORKERS = folder, 0
-        return seconds_per_iteration(configs, _MEASURED, time.perf_counter)
+            cfg.SOLVER.BASE_LR = 0.0  # without the warm-up some would diverge
+        return seconds_per_iteration(configs, iterations, time.perf_counter)
 
 
 def _plan_text(paper: Paper) -> str:

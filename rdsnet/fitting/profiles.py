@@ -104,19 +104,26 @@ class ImageProfiles:
         return packed.dense(torch.arange(len(self.boxes)), length)
 
 
+class NothingFound(ValueError):
+    """A model has found no object, so that there is nothing to fit MBRM to."""
+
+
 class ObjectProfiles:
     """All detections of a data set that have found an object, to draw batches from.
 
     Args:
         images: what :func:`collect_profiles` returns.
         device: where batches are made.
+
+    Raises:
+        NothingFound: there is none.
     """
 
     def __init__(self, images: Sequence[ImageProfiles], device: torch.device | str = "cpu") -> None:
         found = [~image.gt_boxes.isnan().any(1) for image in images]
         keep = torch.cat(found) if found else torch.zeros(0, dtype=torch.bool)
         if not keep.any():
-            raise ValueError(
+            raise NothingFound(
                 f"none of the {len(keep)} detections in {len(images)} images has found an object "
                 f"(same class, IoU at least {_MATCH_IOU}). MBRM is fitted to a model that is "
                 "trained already: check MODEL.WEIGHTS and DATASETS.TRAIN."

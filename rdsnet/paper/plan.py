@@ -7,12 +7,14 @@ interruption, and another one is refused.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 
 import rdsnet
 from rdsnet.checkpoint.configs import merge_config_file, naming
@@ -31,11 +33,8 @@ _STEPS = (8 / 12, 11 / 12)
 # What the data decide for all models alike; anchors are each model's own.
 _OF_THE_DATA = ("DATASETS.", "INPUT.", "TEST.DETECTIONS_PER_IMAGE", "DATALOADER.")
 _CLASSES = "MODEL.RETINANET.NUM_CLASSES"
-_ANCHORS = (
-    "MODEL.ANCHOR_GENERATOR.SIZES",
-    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS",
-    "MODEL.RETINANET.IN_FEATURES",
-)
+_SIZES, _LEVELS = "MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.RETINANET.IN_FEATURES"
+_ANCHORS = (_SIZES, "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", _LEVELS)
 
 
 @dataclass
@@ -81,6 +80,16 @@ class Paper:
         cfg = _merged(rdsnet_config(self.family), self.data_options, self.options)
         return min(cfg.INPUT.MIN_SIZE_TRAIN) > 0 and cfg.INPUT.MIN_SIZE_TEST > 0
 
+    @property
+    def batch(self) -> int | None:
+        """Images of an iteration of every model, RDSNet's; None: each config's own, as where each
+        has its own schedule.
+        """
+        if self.is_coco and self.budget is None and self.iterations is None:
+            return None
+        cfg = _merged(rdsnet_config(self.family), self.data_options, self.options)
+        return cfg.SOLVER.IMS_PER_BATCH
+
     def runs(self) -> list[tuple[Training, int]]:
         """Trainings and seeds; seeds last, so that the first one fills all tables."""
         return [(training, seed) for seed in self.seeds for training in self.trainings]
@@ -92,7 +101,9 @@ class Paper:
         """The config of a run, with ``DATASETS.TEST``."""
         options = {**training.options, **self._of_data(training)}
         cfg = _merged(training.config, options, self.options)
-        _set_schedule(cfg, self.iterations, self.data_options.get("SOLVER.IMS_PER_BATCH"))
+        own = _merged(training.config, options, ()).SOLVER
+        _set_batch(cfg, own, self.batch, scale_rate="SOLVER.BASE_LR" not in self.options)
+        _set_iterations(cfg, self.iterations)
         for key in ("MIN_SIZE_TRAIN", "MAX_SIZE_TRAIN", "MIN_SIZE_TEST", "MAX_SIZE_TEST"):
             size = cfg.INPUT[key]
             scaled = tuple(map(training.scaled, size)) if isinstance(size, tuple) else None
@@ -106,12 +117,19 @@ class Paper:
         if training.own_input:
             options = {k: v for k, v in options.items() if not k.startswith("INPUT.")}
         if training.config == rdsnet_config(self.family):
-            options |= {k: self.data_options[k] for k in _ANCHORS if k in self.data_options}
+            options |= self._anchors(training)
         if _CLASSES in self.data_options:
             options |= dict.fromkeys(
                 (_CLASSES, "MODEL.ROI_HEADS.NUM_CLASSES"), self.data_options[_CLASSES]
             )
         return options
+
+    def _anchors(self, training: Training) -> dict[str, object]:
+        """Those that suit the data, as far as a model has none of its own."""
+        keys = [key for key in _ANCHORS if key not in training.options]
+        if _SIZES in training.options:  # one for each of the config's levels
+            keys = [key for key in keys if key != _LEVELS]
+        return {key: self.data_options[key] for key in keys if key in self.data_options}
 
     # ------------------------------------------------------------------------- kept
 
@@ -222,15 +240,50 @@ def _merged(config: str, options: dict[str, object], words: Sequence[str]) -> Cf
     return cfg
 
 
-def _set_schedule(cfg: CfgNode, iterations: int | None, batch: object) -> None:
-    """So many iterations with the batch of the data, in the proportions of the paper's schedule."""
+def _set_batch(cfg: CfgNode, own: CfgNode, batch: int | None, *, scale_rate: bool) -> None:
+    """So many images per iteration, and SGD's learning rate in proportion.
+
+    Args:
+        own: ``SOLVER`` of the model without the user's options.
+        batch: None: as it is.
+        scale_rate: the user has not given the rate.
+    """
+    cfg.SOLVER.IMS_PER_BATCH = batch or cfg.SOLVER.IMS_PER_BATCH
+    if scale_rate and cfg.SOLVER.OPTIMIZER == "SGD":
+        cfg.SOLVER.BASE_LR = own.BASE_LR * cfg.SOLVER.IMS_PER_BATCH / own.IMS_PER_BATCH
+
+
+def _set_iterations(cfg: CfgNode, iterations: int | None) -> None:
+    """So many, in the proportions of the paper's schedule; None: the config's schedule."""
+    if iterations is None:
+        return
     solver = cfg.SOLVER
-    if batch is not None and int(batch) != solver.IMS_PER_BATCH:
-        if solver.OPTIMIZER == "SGD":
-            solver.BASE_LR = solver.BASE_LR * int(batch) / solver.IMS_PER_BATCH
-        solver.IMS_PER_BATCH = int(batch)
-    if iterations is not None:
-        solver.MAX_ITER = iterations
-        solver.STEPS = tuple(sorted({round(share * iterations) for share in _STEPS}))
-        solver.WARMUP_ITERS = min(solver.WARMUP_ITERS, iterations // 10)
-        solver.CHECKPOINT_PERIOD = max(1, min(solver.CHECKPOINT_PERIOD, iterations // 10))
+    solver.MAX_ITER = iterations
+    steps = {min(round(share * iterations), iterations - 1) for share in _STEPS}
+    solver.STEPS = tuple(sorted(steps - {0}))  # Detectron2 wants them inside the training
+    solver.WARMUP_ITERS = min(solver.WARMUP_ITERS, iterations // 10)
+    solver.CHECKPOINT_PERIOD = max(1, min(solver.CHECKPOINT_PERIOD, iterations // 10))
+
+
+def require_coco() -> None:
+    """Check that COCO 2017 is where Detectron2 looks for it.
+
+    Raises:
+        FileNotFoundError: something is missing.
+    """
+    root = os.getenv("DETECTRON2_DATASETS")
+    where = f"is '{root}'" if root else "is not set: that is ./datasets"
+    for part in ("train", "val"):
+        metadata = MetadataCatalog.get(f"coco_2017_{part}")
+        missing = None
+        if not Path(metadata.json_file).is_file():
+            missing = f"there is no file {metadata.json_file}"
+        elif not any(Path(metadata.image_root).glob("*.jpg")):
+            missing = f"there are no images in {metadata.image_root}"
+        if missing:
+            raise FileNotFoundError(
+                f"--data coco: {missing}. The environment variable DETECTRON2_DATASETS names the "
+                "folder that has coco/annotations/instances_train2017.json and "
+                "instances_val2017.json, coco/train2017 and coco/val2017 (links will do); it "
+                f"{where}."
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Callable
@@ -19,14 +20,25 @@ from rdsnet.paper.plan import Paper
 from rdsnet.paper.trainings import Training
 from rdsnet.training.trainer import Trainer
 
+FILE_NAME = "speed.json"
 _IMAGES, _ROUNDS = 10, 3  # the first round warms up
 
 
 def images_per_second(paper: Paper) -> dict[str, float]:
     """{training: 1 / median seconds} of the first seed's models, one image at a time.
 
-    From the image as the network takes it to masks of its size; of "retinanet" to boxes.
+    From the image as the network takes it to masks of its size; of "retinanet" to boxes. Measured
+    once and kept in ``speed.json``; again where it has not all the models.
     """
+    path = paper.folder / FILE_NAME
+    kept = json.loads(path.read_text()) if path.is_file() else {}
+    if not {training.name for training in paper.trainings} <= kept.keys():
+        kept = _measured(paper)
+        path.write_text(json.dumps(kept, indent=1) + "\n")
+    return kept
+
+
+def _measured(paper: Paper) -> dict[str, float]:
     calls = {training.name: _call(paper, training) for training in paper.trainings}
     times: dict[str, list[float]] = {name: [] for name in calls}
     device = "cpu"

@@ -18,7 +18,7 @@ _IN_FIGURE = ("AP", "AP50", "AP75", "AP small", "AP medium", "AP large")
 
 
 # Points of AP that are not shown.
-_NO_DIFFERENCE = 0.05
+NO_DIFFERENCE = 0.05
 
 
 @dataclass
@@ -113,19 +113,20 @@ _TABLE_3 = (
 
 def table_3(runs: Runs) -> PaperTable:
     """Correlation, expanded cropping and hard example mining, one after the other."""
-    values: list[list[float]] = []
+    values: list[dict[int, float]] = []  # by seed
     rows = []
     for number, row in enumerate(_TABLE_3):
-        aps = [run["metrics"][row.expand]["segm"]["AP"] for run in runs.get(row.training, [])]
+        results = runs.get(row.training, [])
+        aps = {run["seed"]: _value(run["metrics"][row.expand], "segm") for run in results}
         values.append(aps)
-        gains = [a - b for a, b in zip(aps, values[0])]
+        gains = _differences(aps, values[0])
         paper = published.TABLE_3[number]
         rows.append(
             [
                 str(number + 1),
                 "correlation" if "C" in row.marks else "linear combination",
                 *("x" if mark in row.marks else "" for mark in "TOI"),
-                mean_and_error(aps),
+                mean_and_error(list(aps.values())),
                 mean_and_error(gains, signed=True) if number else "",
                 f"{paper:.1f}",
                 decimal(paper - published.TABLE_3[0], signed=True) if number else "",
@@ -141,15 +142,22 @@ def table_3(runs: Runs) -> PaperTable:
     sentences = [
         verdict(
             what,
-            [a - b for a, b in zip(values[to], values[start])],
+            _differences(values[to], values[start]),
             published.TABLE_3[to] - published.TABLE_3[start],
             "mask AP",
         )
         for what, to, start in steps
-        if values[to] and values[start]
+        if _differences(values[to], values[start])
     ]
     headers = ["row", "masks", "TE", "OHEM", "IE", "mask AP", "gain", "paper", "gain of the paper"]
     return PaperTable("table3", "Table 3: the cropping module", Table(headers, rows), sentences)
+
+
+_MEANING = {
+    "AP": "box AP",
+    "APs": "box AP of small objects",
+    "APl": "box AP of large objects",
+}
 
 
 def table_4(runs: Runs) -> PaperTable:
@@ -171,12 +179,12 @@ def table_4(runs: Runs) -> PaperTable:
     baseline = published.TABLE_4["none"]
     sentences = []
     for method in ("direct", "MBRM"):
-        for metric in ("AP", "APs", "APl"):
+        for metric in _MEANING:
             gains = [_gain(result, method, metric) for result in results]
             gains = [gain for gain in gains if gain is not None]
             paper = getattr(published.TABLE_4[method], metric) - getattr(baseline, metric)
             if gains:
-                sentences.append(verdict(titles[method], gains, paper, f"box {metric}"))
+                sentences.append(verdict(titles[method], gains, paper, _MEANING[metric]))
     table = Table(["box AP", *_IN_FIGURE], rows)
     return PaperTable("table4", "Table 4: MBRM", table, sentences)
 
@@ -201,25 +209,49 @@ def difference(
     values = []
     for model in (one, other):
         name, own_task = model if isinstance(model, tuple) else (model, task)
-        values.append([_metrics(run)[own_task]["AP"] for run in runs.get(name, [])])
-    differences = [a - b for a, b in zip(*values)]
+        values.append({run["seed"]: _value(_metrics(run), own_task) for run in runs.get(name, [])})
+    differences = _differences(*values)
     kind = "mask AP" if task == "segm" else "box AP"
     return verdict(what, differences, paper, kind) if differences else None
 
 
+def by_seed(one: Sequence[dict], other: Sequence[dict]) -> list[tuple[dict, dict]]:
+    """Pairs of results of the same seed; a seed that one of them lacks is left out."""
+    others = {run["seed"]: run for run in other}
+    return [(run, others[run["seed"]]) for run in one if run["seed"] in others]
+
+
+def _differences(one: dict[int, float], other: dict[int, float]) -> list[float]:
+    """One minus other of every seed that both have, without NaN."""
+    differences = [one[seed] - other[seed] for seed in one if seed in other]
+    return [value for value in differences if value == value]
+
+
+def _value(metrics: dict[str, dict], task: str) -> float:
+    """AP; NaN where a model has found nothing."""
+    return metrics.get(task, {}).get("AP", float("nan"))
+
+
 def verdict(what: str, differences: Sequence[float], paper: float, metric: str) -> str:
     """A difference over seeds beside the paper's, and whether it has the same sign."""
-    mean = statistics.mean(differences)
+    average = mean(differences)
     several = len(differences) > 1
     shown = f"{what}: {mean_and_error(differences, signed=True)} {metric}"
     shown += f" over {len(differences)} seeds" if several else ""
     shown += f"; the paper: {decimal(paper, signed=True)}. "
-    if abs(mean) < _NO_DIFFERENCE:
+    if abs(average) < NO_DIFFERENCE:
         return shown + "No difference here."
-    if several and abs(mean) < 2 * standard_error(differences):
+    if several and abs(average) < 2 * standard_error(differences):
         return shown + "Less than two standard errors: not decided here."
-    direction = "The paper's direction" if (mean > 0) == (paper > 0) else "The opposite direction"
+    direction = (
+        "The paper's direction" if (average > 0) == (paper > 0) else "The opposite direction"
+    )
     return shown + direction + (" shows." if several else ", in one seed.")
+
+
+def mean(values: Sequence[float]) -> float:
+    """NaN of nothing."""
+    return statistics.mean(values) if values else float("nan")
 
 
 def standard_error(values: Sequence[float]) -> float:

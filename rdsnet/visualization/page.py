@@ -34,11 +34,15 @@ class Picture:
 
     uri: str
     caption: str = ""
+    # As wide as the page, however high.
+    large: bool = False
 
 
 @dataclass
 class Table:
     """Rows of texts; the first column is a heading, the others are numbers.
+
+    A row whose heading begins with "…" belongs to the one above it, and steps back.
 
     ``bars``: {column number: largest value}: that column also gets a bar of its value's length.
     """
@@ -61,6 +65,8 @@ class Section:
     tables: Sequence[Table] = ()
     # Rows of pictures (or figures) side by side.
     pictures: Sequence[Sequence[Picture | Figure]] = ()
+    # Sentences below all of it, as a list.
+    points: Sequence[str] = ()
 
 
 @dataclass

@@ -67,19 +67,22 @@ def write_sheet(sheet: np.ndarray, path: str | os.PathLike) -> None:
     path.write_bytes(cv2.imencode(".png", sheet[:, :, ::-1])[1].tobytes())
 
 
-def captioned(picture: np.ndarray, text: str, width: int = 480) -> np.ndarray:
+def captioned(
+    picture: np.ndarray, text: str, width: int = 480, font_size: int | None = None
+) -> np.ndarray:
     """A picture for a contact sheet with a line of text below it.
 
     Args:
         picture: (H, W, 3) uint8 RGB, brought to ``width`` pixels, or to that height where it is
             higher than wide: the sheet then has no rows of mostly white.
         text: is cut off where it is too long.
+        font_size: pixels; None: by the width.
     """
     shape = picture.shape
     picture = _to_width(picture, max(1, round(width * min(1, shape[1] / shape[0]))))
     missing = (0, 0), (0, width - picture.shape[1]), (0, 0)
     picture = np.pad(picture, missing, constant_values=255)
-    font_size = max(12, width // 30)
+    font_size = font_size or max(12, width // 30)
     strip = Image.new("RGB", (width, round(1.6 * font_size)), "white")
     while text and Line(text, font_size).width > width:
         text = text[:-2] + "…" if len(text) > 2 else ""

@@ -1,24 +1,20 @@
 """Fig. 1: which localisation errors are shown."""
 
 import numpy as np
-import torch
+import pytest
+from helpers.image_profiles import image
 
-from rdsnet.evaluation.box_ap import ImageBoxes
-from rdsnet.fitting.profiles import ImageProfiles, PackedProfiles
-from rdsnet.paper.analysis import REFINED, REGRESSED, TRUE, EdgeError, _draw_error, worst_errors
+from rdsnet.paper.localisation import (
+    REFINED,
+    REGRESSED,
+    TRUE,
+    EdgeError,
+    _draw_error,
+    _view,
+    worst_errors,
+)
 
 NAN = float("nan")
-
-
-def image(image_id, boxes, gt_boxes):
-    boxes, gt_boxes = (torch.tensor(x, dtype=torch.float32) for x in (boxes, gt_boxes))
-    n = len(boxes)
-    empty = PackedProfiles(
-        torch.zeros(0), torch.zeros(n, dtype=torch.long), torch.zeros(n + 1, dtype=torch.long)
-    )
-    ones, classes = torch.ones(n), torch.zeros(n, dtype=torch.long)
-    profiles = ImageProfiles(image_id, (100, 100), boxes, ones, classes, gt_boxes, empty, empty)
-    return profiles, ImageBoxes(image_id, gt_boxes.clone(), ones, classes)
 
 
 def test_the_worst_of_every_image_are_chosen_by_the_regressed_boxes_alone():
@@ -33,11 +29,25 @@ def test_the_worst_of_every_image_are_chosen_by_the_regressed_boxes_alone():
     errors = worst_errors(images, refined)
     assert [(e.image_id, round(e.before, 3), e.after) for e in errors] == [(2, 0.4, 0), (1, 0.2, 0)]
     assert errors[0].regressed == [0, 4, 10, 10] and errors[0].true == [0, 0, 10, 10]
-    assert len(worst_errors(images, refined, number=1)) == 1
+    assert [e.image_id for e in worst_errors(images, refined, least_size=10.1)] == []
+
+
+@pytest.mark.parametrize(
+    ("box", "view"),
+    [
+        ([40, 40, 60, 60], (32, 32, 36)),  # around its centre
+        ([0, 0, 20, 20], (0, 0, 36)),  # at the image's corner
+        ([80, 10, 100, 30], (64, 2, 36)),
+        ([0, 0, 100, 60], (0, -20, 100)),  # no more than all of a 100 x 60 px image
+    ],
+)
+def test_what_is_around_an_object_is_shown_inside_the_image(box, view):
+    height = 60 if box[2] - box[0] == 100 else 100
+    assert _view(box, (height, 100, 3)) == pytest.approx(view)
 
 
 def test_a_picture_has_the_three_boxes():
-    error = EdgeError(1, [40, 40, 60, 60], [36, 40, 60, 60], [41, 40, 60, 60], 0.2, 0.05)
+    error = EdgeError(1, 0, [40, 40, 60, 60], [36, 40, 60, 60], [41, 40, 60, 60], 0.2, 0.05)
     picture = _draw_error(np.zeros((100, 100, 3), np.uint8), error)
     for color in (TRUE, REGRESSED, REFINED):
         assert (picture == color).all(-1).sum() > 20

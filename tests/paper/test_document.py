@@ -25,7 +25,8 @@ def finish(paper, name, seed, **more):
     folder = paper.run_folder(training, seed)
     folder.mkdir(parents=True)
     expands = [str(expand) for expand in training.test_expands]
-    result = {"iterations": 50, "batch": 4, "torch": "2", "date": "2026-01-01"}
+    result = {"iterations": 50, "batch": 4, "torch": "2", "date": "2026-01-01", "seed": seed}
+    result["machine"] = "a machine"
     result |= {"metrics": {expand: TASKS for expand in expands}, **more}
     (folder / "result.json").write_text(json.dumps(result))
     return folder
@@ -47,6 +48,16 @@ def test_what_is_finished_is_written_and_what_is_not_is_said(paper):
     assert "| RDSNet " in text and "| 3.2 " in text
     assert "(pictures/fig1.jpg)" in text and (paper.folder / "pictures" / "fig1.jpg").is_file()
     assert "data:image/jpeg" in html and "… the paper" in html
+
+
+def test_lengths_and_kernels_that_differ_are_said(paper):
+    finish(paper, "rdsnet", 1, kernel_not_fitted="nothing found")
+    finish(paper, "mask_rcnn", 1, iterations=90_000, batch=16)
+    finish(paper, "retinanet", 1, machine="another machine")
+    text = " ".join(document.circumstances(paper, document.finished_runs(paper)))
+    assert "50 iterations of 4 images for RDSNet, RetinaNet; 90,000 iterations of 16 images" in text
+    assert "MBRM has the published kernel in RDSNet: the model has found no object" in text
+    assert "torch 2, a machine, another machine." in text
 
 
 def test_nothing_finished_is_no_error(paper):

@@ -32,7 +32,7 @@ def paper(tmp_path, shapes):
 
 def test_a_training_that_several_tables_need_is_planned_once():
     names = [t.name for t in trainings("lite", TABLES, resized=True)]
-    assert len(names) == len(set(names)) == 10
+    assert len(names) == len(set(names)) == 13
     assert [t.name for t in trainings("lite", ["table3"], True)] == [
         *("yolact", "corr", "corr_te", "rdsnet_s")
     ]
@@ -59,6 +59,67 @@ def test_on_coco_without_a_budget_every_model_has_its_own_schedule(tmp_path):
     iterations = {t.name: paper.config(t, 1).SOLVER.MAX_ITER for t in paper.trainings}
     assert iterations["rdsnet"] == 175_899 and iterations["yolact"] == 800_000
     assert iterations["mask_rcnn"] == 90_000
+
+
+def test_peers_on_coco_are_trained_at_one_scale_as_in_the_paper(tmp_path):
+    paper = Paper(tmp_path, "R_101", ["coco", None], None, [1])
+    paper.decide_on_data()
+    for training in paper.trainings:
+        if not training.own_input:
+            assert paper.config(training, 1).INPUT.MIN_SIZE_TRAIN == (training.scaled(800),)
+
+
+@pytest.mark.parametrize(
+    ("options", "batch", "rates"),
+    [
+        ([], 8, {"rdsnet": 0.005, "mask_rcnn": 0.01}),
+        (["SOLVER.IMS_PER_BATCH", "4"], 4, {"rdsnet": 0.0025, "mask_rcnn": 0.005}),
+        (["SOLVER.BASE_LR", "0.1"], 8, {"rdsnet": 0.1, "mask_rcnn": 0.1}),
+    ],
+)
+def test_equal_iterations_on_coco_are_of_equal_batches(tmp_path, options, batch, rates):
+    """Detectron2's configs have 16 images and a rate of 0.02, the paper's RDSNet 8 and 0.005."""
+    paper = Paper(tmp_path, "R_50", ["coco", None], None, [1], iterations=100, options=options)
+    paper.decide_on_data()
+    for training in paper.trainings:
+        solver = paper.config(training, 1).SOLVER
+        assert solver.IMS_PER_BATCH == batch
+        if training.name in rates:
+            assert solver.BASE_LR == pytest.approx(rates[training.name])
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 4, 5, 40])
+def test_a_short_training_has_a_schedule_that_detectron2_accepts(tmp_path, iterations):
+    paper = Paper(tmp_path, "lite", ["coco", None], None, [1], iterations=iterations)
+    paper.decide_on_data()
+    steps = paper.config(paper.trainings[0], 1).SOLVER.STEPS
+    assert all(0 < step < iterations for step in steps) and list(steps) == sorted(set(steps))
+
+
+@pytest.mark.parametrize("family", ["lite", "R_50"])
+def test_variants_differ_from_rdsnet_in_what_they_say(tmp_path, family):
+    """Anchors that suit the data stay, unless assignment by ATSS or IoU needs others."""
+    paper = Paper(tmp_path, family, ["coco", None], None, [1], iterations=40)
+    paper.decide_on_data()
+    sizes = [[10], [20], [40], [80], [160]]
+    levels = ("p3", "p4", "p5", "p6", "p7")
+    paper.data_options["MODEL.ANCHOR_GENERATOR.SIZES"] = sizes
+    paper.data_options["MODEL.RETINANET.IN_FEATURES"] = levels
+    cfgs = {t.name: paper.config(t, 1) for t in paper.trainings if "detectors" in t.needed_for}
+    better = cfgs["rdsnet_better"]
+    assert better.MODEL.RETINANET.BBOX_REG_LOSS_TYPE == "giou"
+    assert better.MODEL.RDSNET.ASSIGNMENT.NAME == "atss"
+    if family == "lite":
+        plainer, coarser = cfgs["rdsnet_plainer"].MODEL, cfgs["rdsnet_coarser"].MODEL
+        assert plainer.RDSNET.ASSIGNMENT.NAME == "iou"
+        assert plainer.ANCHOR_GENERATOR.SIZES == sizes
+        assert plainer.ANCHOR_GENERATOR.ASPECT_RATIOS == [[0.5, 1.0, 2.0]]
+        assert coarser.RDSNET.PIXEL_STREAM.IN_FEATURES == ["p3", "p4", "p5"]
+    else:
+        assert better.MODEL.ANCHOR_GENERATOR.SIZES[0] == [64]
+        finer = cfgs["rdsnet_finer"].MODEL
+        assert finer.RDSNET.PIXEL_STREAM.IN_FEATURES[0] == "p2"
+        assert finer.ANCHOR_GENERATOR.SIZES == sizes
 
 
 def test_all_models_see_the_same_data(paper):
@@ -124,8 +185,28 @@ def test_where_a_training_stands(paper):
     assert runs.state(paper, training, 1) == "trained to iteration 20"
     (folder / "last_checkpoint").write_text("model_final.pth")
     assert runs.state(paper, training, 1) == "trained, to be evaluated"
-    (folder / "result.json").write_text(json.dumps({"name": "rdsnet"}))
-    assert runs.state(paper, training, 1) == "finished"
+    (folder / "result.json").write_text(json.dumps({"analysed": ["table4", "fig1", "fig3"]}))
+    assert runs.state(paper, training, 1) == "trained, without beyond, fig5"
+    assert not runs.is_complete(paper, training, 1)
+    paper.tables = ["table4", "fig3"]  # nothing else is asked for
+    assert runs.state(paper, training, 1) == "finished" and runs.is_complete(paper, training, 1)
+
+
+@pytest.mark.parametrize("code", [130, 143, -2, -15])
+def test_a_run_that_a_signal_has_stopped_ends_the_command(paper, monkeypatch, code):
+    """Also where it was not in its training, and Python itself was ended by the signal."""
+    begun = []
+    monkeypatch.setattr(runs, "_launch", lambda *run: (begun.append(run), (code, None))[1])
+    with pytest.raises(KeyboardInterrupt):
+        runs.run_all(paper)
+    assert len(begun) == 1
+
+
+def test_a_killed_training_is_said_to_be_killed(paper, monkeypatch, tmp_path):
+    paper.tables, paper.seeds = ["fig5"], [1]
+    monkeypatch.setattr(runs, "_launch", lambda *run: (-9, tmp_path / "log"))
+    with pytest.raises(ValueError, match="seed 1: killed .SIGKILL.: the machine may have run out"):
+        runs.run_all(paper, lambda text: None)
 
 
 def test_a_failed_training_is_named_with_its_last_line_and_others_go_on(paper, monkeypatch):
