@@ -201,20 +201,19 @@ class GroupStatistics:
             self._gather(place, norm, x)
         if place not in self._measured:
             return F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
-        mean, variance = self._measured[place]
-        scale = (variance + norm.eps).rsqrt()
-        shift = -mean * scale
         of_group = norm.num_channels // norm.num_groups
-        scale, shift = (v.repeat_interleave(of_group) for v in (scale, shift))
-        if norm.affine:
-            scale, shift = scale * norm.weight, shift * norm.weight + norm.bias
-        # In float32 at least, as PyTorch's own: in bfloat16 the factors would lose their digits.
+        # The factors in float32 at least, as PyTorch's own: in bfloat16 they would lose their
+        # digits.
         wide = widened(x)
-        scale, shift = (v.to(wide.dtype)[:, None, None] for v in (scale, shift))
-        result = torch.addcmul(shift, wide, scale)
-        # Autocast on a GPU lets PyTorch's give float32.
+        mean, variance = (
+            v.repeat_interleave(of_group).to(wide.dtype) for v in self._measured[place]
+        )
+        # Autocast on a GPU lets PyTorch's GroupNorm give float32.
         stays_wide = x.is_cuda and torch.is_autocast_enabled("cuda")
-        return result if stays_wide else result.to(x.dtype)
+        # With given statistics, this is what normalises in one go.
+        return F.batch_norm(
+            wide if stays_wide else x, mean, variance, norm.weight, norm.bias, eps=norm.eps
+        )
 
 
 class _Run(threading.local):
@@ -262,12 +261,13 @@ def _without_rim(x: Tensor, share: float) -> Tensor:
 
 def _sums(x: Tensor, norm: nn.GroupNorm) -> Tensor:
     """(3, groups) float64 of a map (C, h, w), possibly without cells."""
-    per_channel = x.flatten(1).double()
-    # Sums per channel first: of a part of a map, groups are no view.
-    sums = torch.stack(
-        [torch.ones_like(per_channel).sum(1), per_channel.sum(1), per_channel.square().sum(1)]
-    )
-    return sums.view(3, norm.num_groups, -1).sum(2)
+    _, height, width = x.shape
+    # Rows in the precision of the map, and only their sums in float64: a copy of the map would take
+    # as long as a convolution. Channels last, as prepared models on a CPU have them.
+    rows = widened(x).permute(1, 2, 0)
+    sums, squares = (v.sum(1).double().sum(0) for v in (rows, rows.square()))
+    per_channel = torch.stack([torch.full_like(sums, height * width), sums, squares])
+    return per_channel.view(3, norm.num_groups, -1).sum(2)
 
 
 def _all_moments(sums: dict[Place, dict[int, Tensor]]) -> dict[Place, tuple[Tensor, Tensor]]:

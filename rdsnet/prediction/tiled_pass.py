@@ -31,9 +31,9 @@ from rdsnet.prediction.tiles import Box, Seams, Tile, spread_windows, tile_grid
 
 STATISTICS = ("auto", "image", "sample", "tile")
 # Tiles go on together while they are so few, each in a thread, and what is kept of them are so many
-# bytes. That is as much as so many times the features: those themselves, and what the streams are
-# making and have made.
-_MOST_TOGETHER, _KEPT_BYTES, _KEPT_MAPS = 16, 2**31, 3
+# bytes. That is as much as so many times the features: half for those themselves and for what the
+# streams make, half for what the C library keeps for every thread (benchmarks/tiles).
+_MOST_TOGETHER, _KEPT_BYTES, _KEPT_MAPS = 16, 2**31, 6
 # GroupNorm's statistics are estimated on this share of an image, on windows of so many strides a
 # side, so many at least, and no more than have the pixels of a tile.
 _SAMPLED, _SAMPLE_SIDE, _LEAST_SAMPLES = 0.025, 3, 12

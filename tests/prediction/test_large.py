@@ -125,8 +125,8 @@ def test_few_tiles_keep_their_features_while_there_is_room(predictor, monkeypatc
         run = TiledPass(reader, predictor, tile=tile, statistics=statistics, **options)
         return run._seen.__name__, run._samples()
 
-    assert way(3000, 4000, 2048)[0] == "_together"
-    assert way(3000, 4000, 2048, "tile")[0] == way(900, 900, 2048)[0] == "_one_by_one"
+    assert way(2500, 3500, 2048)[0] == "_together"
+    assert way(2500, 3500, 2048, "tile")[0] == way(900, 900, 2048)[0] == "_one_by_one"
     assert way(6000, 6000, 2048)[0] == "_estimated"  # too much to be kept
     assert way(6000, 6000, 2048, "image")[0] == "_measured"
     name, windows = way(3000, 4000, 640)
