@@ -12,14 +12,15 @@ sahi = pytest.importorskip("sahi", reason="SAHI is not installed: pip install sa
 
 
 @pytest.fixture
-def detection_model(model_files, tmp_path):
-    """The model of ``model_files`` as SAHI's class for Detectron2 loads it."""
-    options = ["MODEL.WEIGHTS", model_files["weights"], "MODEL.RETINANET.SCORE_THRESH_TEST", "0.0"]
+def detection_model(model_files, trained_model, tmp_path):
+    """A model as a training leaves it, as SAHI's class for Detectron2 loads it."""
+    weights = str(trained_model / "model_best.pth")
+    options = ["MODEL.WEIGHTS", weights, "MODEL.RETINANET.SCORE_THRESH_TEST", "0.0"]
     cfg = load_config(model_files["config"], options)
     (tmp_path / "config.yaml").write_text(cfg.dump())  # every key, as a training writes it
     return sahi.AutoDetectionModel.from_pretrained(
         "detectron2",
-        model_path=model_files["weights"],
+        model_path=weights,
         config_path=str(tmp_path / "config.yaml"),
         confidence_threshold=0.0,
         device="cpu",
