@@ -67,6 +67,23 @@ class ArrayReader:
         return np.repeat(pixels[:, :, None], 3, axis=2) if pixels.ndim == 2 else pixels
 
 
+class NpyReader:
+    """An ``.npy`` file of what :class:`ArrayReader` takes, opened anew for every window.
+
+    So memory never holds more of it than that: of an open one, what has been read stays.
+    """
+
+    def __init__(self, file_name: str) -> None:
+        self._file_name = file_name
+        self.shape = self._opened().shape
+
+    def read(self, window: Box) -> np.ndarray:
+        return np.array(self._opened().read(window))
+
+    def _opened(self) -> ArrayReader:
+        return ArrayReader(np.load(self._file_name, mmap_mode="r", allow_pickle=False))
+
+
 class ScaledReader:
     """An array (H, W, C) of any type, which may be a ``numpy.memmap``, scaled window by window.
 
@@ -235,9 +252,8 @@ class LargeImage:
         if is_tiff(head):
             return TiffReader(self._stream, page)
         if is_numpy(head):
-            array = np.load(self.file_name, mmap_mode="r", allow_pickle=False)
             try:
-                return ArrayReader(array)
+                return NpyReader(self.file_name)
             except ValueError as error:
                 raise RefusedError(f"cannot be read: {error}") from error
         return ArrayReader(read_image(self.file_name, "BGR", page))

@@ -23,6 +23,9 @@ _SEEN, _TOLERATED = 0.7, 0.25
 # Tiles are resized as the training's images were, unless that is nearly nothing; a tile of four
 # times the side is the largest that is read.
 _WORTH_RESIZING, _SMALLEST_SCALE, _LARGEST_SCALE = 1.1, 0.25, 4.0
+# Tiles of objects that are known to be small overlap by half as much as others, pixels of the
+# network's input, which spares an eighth of the time.
+_LEAST_OVERLAP = OVERLAP // 2
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,9 @@ def chosen_tiles(
         cfg: ``INPUT.MIN_SIZE_TEST`` and ``MAX_SIZE_TEST``.
         sizes: of the training's objects; None: nobody knows.
         size: (H, W) of the image.
-        overlap: as the user wants it; None: to be chosen, at least twice the 95th percentile of
-            the sizes, so that long objects fit, too, and half of a tile at most.
+        overlap: as the user wants it; None: to be chosen, twice the 95th percentile of the sizes,
+            so that long objects fit, too; 128 pixels of the network's input at least, and half of a
+            tile at most.
     """
     scale = scale_at_once(cfg, size)
     too_many_pixels = size[0] * size[1] * scale**2 > TILE**2
@@ -80,7 +84,7 @@ def chosen_tiles(
     if 1 / _WORTH_RESIZING < of_tiles < _WORTH_RESIZING:
         of_tiles = 1.0
     side = round(TILE / of_tiles)
-    chosen = overlap or min(max(round(OVERLAP / of_tiles), round(2 * high)), side // 2)
+    chosen = overlap or min(max(round(_LEAST_OVERLAP / of_tiles), round(2 * high)), side // 2)
     return TileChoice(side, chosen, of_tiles, why)
 
 

@@ -2,14 +2,17 @@
 
 Tiles lie on the grid of the model's coarsest features, see beyond their borders, and share the
 statistics of GroupNorm (:mod:`rdsnet.modeling.group_statistics`), so that what is found is what
-the model finds in the whole.
+the model finds in the whole: exactly those where the features of all tiles can be kept, an
+estimate where they are too many.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,12 +27,16 @@ from rdsnet.modeling import inference_precision
 from rdsnet.modeling.group_statistics import GroupStatistics, Part
 from rdsnet.prediction.predictor import Predictor
 from rdsnet.prediction.thresholds import ScoreThresholds, certain
-from rdsnet.prediction.tiles import Seams, Tile, tile_grid
+from rdsnet.prediction.tiles import Box, Seams, Tile, spread_windows, tile_grid
 
-# Of images with more tiles than this, GroupNorm's statistics are measured on so many samples, whose
-# windows are of so many strides a side. Measuring takes about five runs of the model.
-_MOST_MEASURED, _SAMPLES, _SAMPLE_SIDE = 16, 24, 5
 STATISTICS = ("auto", "image", "sample", "tile")
+# Tiles go on together while they are so few, each in a thread, and what is kept of them are so many
+# bytes. That is as much as so many times the features: half for those themselves and for what the
+# streams make, half for what the C library keeps for every thread (benchmarks/tiles).
+_MOST_TOGETHER, _KEPT_BYTES, _KEPT_MAPS = 16, 2**31, 6
+# GroupNorm's statistics are estimated on this share of an image, on windows of so many strides a
+# side, so many at least, and no more than have the pixels of a tile.
+_SAMPLED, _SAMPLE_SIDE, _LEAST_SAMPLES = 0.025, 3, 12
 # What ends so near to the border of what its tile sees may be a piece of something larger: pixels
 # of the network's input, as the regression of a box errs.
 _NEAR = 8
@@ -73,48 +80,101 @@ class TiledPass:
         self._score_threshold, self._most_objects = score_threshold, most_objects
         self._stride = coarsest_stride(predictor.model)
         self._unit = _unit(self._stride, scale)
-        margin = check_tiles(predictor.model, tile, overlap, scale)
-        self.limit, self.cut_off = 2 * margin, 0
-        self.tiles = tile_grid(reader.shape[:2], tile, margin, self._unit)
+        self._side = tile
+        self.limit, self.cut_off = check_tiles(predictor.model, tile, overlap, scale), 0
+        self.tiles = tile_grid(reader.shape[:2], tile, self.limit, self._unit)
         self._statistics = GroupStatistics(predictor.model)
-        self._measured = self._chosen_for_measuring(statistics)
+        self._seen = self._way_to(statistics)
 
     def __iter__(self) -> Iterator[Instances]:
         self.cut_off = 0
         seams = Seams()
-        if self._measured:
-            with self._computing():
-                self._statistics.measure(self._measuring)
         shown = None if self._reduction == 1 else f"at 1/{self._reduction}"
-        for tile in tqdm(self.tiles, desc=shown, unit="tile", disable=None):
-            found = self._found(tile)
+        tiles = tqdm(self.tiles, desc=shown, unit="tile", disable=None)
+        for tile, instances in zip(tiles, self._seen()):
+            found = self._in_image(tile, instances)
             yield from seams.add(tile, found)
         yield found[:0]  # so that there is a part of an image without objects, too
 
-    def _chosen_for_measuring(self, statistics: str) -> list[Tile]:
-        """The tiles that statistics are measured on; none: every tile has its own."""
-        if not self._statistics or statistics == "tile" or len(self.tiles) == 1:
-            return []
-        if statistics == "image" or (statistics == "auto" and len(self.tiles) <= _MOST_MEASURED):
-            return self.tiles
-        size, unit = self.tiles[0].size, self._unit
-        places = tile_grid(size, _SAMPLE_SIDE * unit, unit, unit)
-        count = min(len(places), _SAMPLES)
-        return [places[n] for n in np.random.default_rng(0).permutation(len(places))[:count]]
+    def _way_to(self, statistics: str) -> Callable[[], Iterator[Instances]]:
+        """How tiles are seen for GroupNorm to have these statistics.
 
-    def _found(self, tile: Tile) -> Instances:
-        """All that the model finds in a tile, in pixels of the image, on the CPU."""
-        with ExitStack() as stack:
-            stack.enter_context(self._computing())
-            stack.enter_context(_without_limits(self._predictor.model, self._most_objects + 1))
-            if self._measured:
-                stack.enter_context(self._statistics.used())
-            instances = self._predictor.model([self._inputs(tile)])[0]["instances"]
-        self.cut_off += len(instances) > self._most_objects
-        instances = certain(instances[: self._most_objects].to("cpu"), self._score_threshold)
-        near = touch_border(instances, tile, _NEAR * self._unit / self._stride)
-        instances.cut = torch.where(reach_border(instances, tile), CUT, near * NEAR_BORDER)
-        return placed(instances, tile)
+        Such a function gives all that the model finds in every tile, in pixels of its window.
+        """
+        if not self._statistics or statistics == "tile" or len(self.tiles) == 1:
+            return self._one_by_one
+        if statistics != "sample" and self._fit_together():
+            return self._together
+        return self._measured if statistics == "image" else self._estimated
+
+    def _fit_together(self) -> bool:
+        shapes = self._predictor.model.backbone.output_shape().values()
+        features = sum(shape.channels / shape.stride**2 for shape in shapes)  # per pixel
+        pixels = sum(math.prod(self._input_size(tile.window)) for tile in self.tiles)
+        kept = torch.float32.itemsize * _KEPT_MAPS * features * pixels
+        return len(self.tiles) <= _MOST_TOGETHER and kept <= _KEPT_BYTES
+
+    def _one_by_one(self) -> Iterator[Instances]:
+        model = self._predictor.model
+        for tile in self.tiles:
+            with self._finding(), self._statistics.used():
+                instances = model([self._inputs(tile.window)])[0]["instances"]
+            yield instances
+
+    def _measured(self) -> Iterator[Instances]:
+        with self._computing():
+            self._statistics.measure(
+                lambda: ((partial(self._streams, tile), self._part(tile)) for tile in self.tiles)
+            )
+        yield from self._one_by_one()
+
+    def _estimated(self) -> Iterator[Instances]:
+        windows = self._samples()
+        with self._computing():
+            run = partial(run_streams, self._predictor.model, [*map(self._inputs, windows)])
+            self._statistics.estimate(run, is_whole=len(windows) == 1)
+        yield from self._one_by_one()
+
+    def _samples(self) -> list[Box]:
+        """Windows that statistics are estimated on; one: the whole image, where that is small."""
+        height, width = size = self.tiles[0].size
+        side = _SAMPLE_SIDE * self._unit
+        count = min(round(_SAMPLED * height * width / side**2), self._side**2 // side**2)
+        count = max(count, _LEAST_SAMPLES)
+        if height * width <= count * side**2:
+            return [(0, 0, width, height)]
+        return spread_windows(size, side, count, self._unit)
+
+    def _together(self) -> Iterator[Instances]:
+        model = self._predictor.model
+        runs = [(partial(self._streams, tile), self._part(tile)) for tile in self.tiles]
+        ready = self._statistics.together(runs)[::-1]
+        while ready:
+            inputs, streams = ready.pop()
+            with self._finding(), _known(model.pixel_stream, streams.psi):
+                found = model.inference(
+                    streams.predictions, streams.features, streams.sizes, [inputs]
+                )
+            yield found[0]["instances"]
+
+    def _streams(self, tile: Tile) -> tuple[dict, Streams]:
+        inputs = self._inputs(tile.window)
+        with self._computing():  # once more, since this may be another thread
+            return inputs, run_streams(self._predictor.model, [inputs])
+
+    def _in_image(self, tile: Tile, found: Instances) -> Instances:
+        """What is kept of a tile, in pixels of the image, on the CPU."""
+        self.cut_off += len(found) > self._most_objects
+        found = certain(found[: self._most_objects].to("cpu"), self._score_threshold)
+        near = touch_border(found, tile, _NEAR * self._unit / self._stride)
+        found.cut = torch.where(reach_border(found, tile), CUT, near * NEAR_BORDER)
+        return placed(found, tile)
+
+    @contextmanager
+    def _finding(self) -> Iterator[None]:
+        """Inside, the model gives the objects of a tile."""
+        with self._computing(), _without_limits(self._predictor.model, self._most_objects + 1):
+            yield
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
@@ -122,34 +182,34 @@ class TiledPass:
         with torch.no_grad(), inference_precision(self._predictor.cfg):
             yield
 
-    def _measuring(self) -> Iterator[tuple[partial, Part]]:
-        for tile in self._measured:
-            inputs = self._inputs(tile)
-            yield partial(run_streams, self._predictor.model, inputs), self._part(tile, inputs)
-
-    def _inputs(self, tile: Tile) -> dict:
-        """What the model is given for a tile."""
-        image = read_reduced(self._reader, tile.window, self._reduction)
+    def _inputs(self, window: Box) -> dict:
+        """What the model is given for a window."""
+        image = read_reduced(self._reader, window, self._reduction)
         image = self._predictor.ordered(image)
-        x1, y1, x2, y2 = tile.window
-        height, width = y2 - y1, x2 - x1
-        size = tuple(max(round(side * self._stride / self._unit), 1) for side in (height, width))
+        size = self._input_size(window)
         if image.shape[:2] != size:
             resize = ResizeTransform(*image.shape[:2], *size)
             image = applied(resize, np.ascontiguousarray(image))
         chw = torch.as_tensor(image.astype("float32").transpose(2, 0, 1))
-        return {"image": chw, "height": height, "width": width}
+        x1, y1, x2, y2 = window
+        return {"image": chw, "height": y2 - y1, "width": x2 - x1}
 
-    def _part(self, tile: Tile, inputs: dict) -> Part:
+    def _input_size(self, window: Box) -> tuple[int, int]:
+        """(H, W) of the network's input for a window."""
+        x1, y1, x2, y2 = window
+        height, width = (max(round(n * self._stride / self._unit), 1) for n in (y2 - y1, x2 - x1))
+        return height, width
+
+    def _part(self, tile: Tile) -> Part:
         """What of the network's input for a tile no other tile counts."""
         height, width = tile.size
         (x1, y1, x2, y2), (left, top, _, _) = tile.core, tile.window
 
         def cells(pixels: int) -> int:
-            return pixels // self._unit * self._stride
+            return pixels * self._stride // self._unit
 
         divisor = max(self._predictor.model.size_divisibility, 1)
-        padded = tuple(-(-side // divisor) * divisor for side in inputs["image"].shape[1:])
+        padded = tuple(-(-side // divisor) * divisor for side in self._input_size(tile.window))
         return Part(
             cells(x1 - left),
             cells(y1 - top),
@@ -160,19 +220,19 @@ class TiledPass:
 
 
 def check_tiles(model: nn.Module, tile: int, overlap: int, scale: float = 1.0) -> int:
-    """The margin of tiles around their cores, pixels; arguments as of :class:`TiledPass`.
+    """The overlap that tiles have, pixels; arguments as of :class:`TiledPass`.
 
     Raises:
         ValueError: the overlap leaves nothing of a tile.
     """
     unit = _unit(coarsest_stride(model), scale)
-    margin = -(-overlap // (2 * unit)) * unit
-    if tile < 2 * margin + unit:
+    overlap = -(-overlap // unit) * unit
+    if tile < overlap + unit:
         raise ValueError(
-            f"tiles of {tile} px are too small: on every side, {margin} px are for their "
-            f"neighbours. Give at least {2 * margin + unit} px, or a smaller overlap."
+            f"tiles of {tile} px are too small: neighbouring tiles both see {overlap} px. Give at "
+            f"least {overlap + unit} px, or a smaller overlap."
         )
-    return margin
+    return overlap
 
 
 def _unit(stride: int, scale: float) -> int:
@@ -180,11 +240,28 @@ def _unit(stride: int, scale: float) -> int:
     return max(round(stride / scale), 1)
 
 
-def run_streams(model: nn.Module, inputs: dict) -> None:
-    """What of the model is run on the whole of an image: all but the detections' own part."""
-    features = model.backbone(model.preprocess_image([inputs]).tensor)
-    model.object_stream(features)
-    model.pixel_stream(features)
+class Streams(NamedTuple):
+    """What a model's two streams have made of images: all that objects are found from.
+
+    Attributes:
+        sizes: (H, W) of the images, without padding.
+        features: of the backbone.
+        predictions: of the object stream.
+        psi: of the pixel stream.
+    """
+
+    sizes: list[tuple[int, int]]
+    features: dict[str, torch.Tensor]
+    predictions: Any
+    psi: torch.Tensor
+
+
+def run_streams(model: nn.Module, batch: list[dict]) -> Streams:
+    """What of the model is run on the whole of images: all but the detections' own part."""
+    images = model.preprocess_image(batch)
+    sizes, features = images.image_sizes, model.backbone(images.tensor)
+    del images  # it may be kept for long what this returns, and what is at work here
+    return Streams(sizes, features, model.object_stream(features), model.pixel_stream(features))
 
 
 def coarsest_stride(model: nn.Module) -> int:
@@ -239,3 +316,13 @@ def _without_limits(model: nn.Module, most: int) -> Iterator[None]:
         yield
     finally:
         stream.max_detections, stream.topk_candidates = before
+
+
+@contextmanager
+def _known(pixel_stream: nn.Module, psi: torch.Tensor) -> Iterator[None]:
+    """Inside, the pixel stream gives what it has made before."""
+    pixel_stream.forward = lambda features: psi
+    try:
+        yield
+    finally:
+        del pixel_stream.forward

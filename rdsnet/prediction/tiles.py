@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import pycocotools.mask as mask_util
 import torch
 from detectron2.structures import Instances
@@ -45,41 +46,64 @@ class Tile:
         return self.core[2] == self.size[1]
 
 
-def tile_grid(size: tuple[int, int], side: int, margin: int, unit: int) -> list[Tile]:
+def tile_grid(size: tuple[int, int], side: int, overlap: int, unit: int) -> list[Tile]:
     """The tiles of an image, row by row.
 
     Args:
         size: (H, W) of the image.
-        side: of the windows at most, pixels; at least ``2 * margin + unit`` all the same.
-        margin: of the windows around their cores, pixels, a multiple of ``unit``.
-        unit: pixels. All borders inside the image are multiples of it, so that the cells of a tile
-            lie where those of the whole image would.
+        side: of the windows at most, pixels; at least ``overlap + unit`` all the same.
+        overlap: of neighbouring windows, pixels, a multiple of ``unit``. Their cores meet in its
+            middle.
+        unit: pixels. All windows begin at multiples of it, so that the cells of a tile lie where
+            those of the whole image would.
     """
-    height, width = size
     return [
-        Tile(
-            (x1, y1, x2, y2),
-            (
-                max(x1 - margin, 0),
-                max(y1 - margin, 0),
-                min(x2 + margin, width),
-                min(y2 + margin, height),
-            ),
-            size,
-        )
-        for y1, y2 in _cuts(height, side, margin, unit)
-        for x1, x2 in _cuts(width, side, margin, unit)
+        Tile((left, top, right, bottom), (x1, y1, x2, y2), size)
+        for (top, bottom), (y1, y2) in _cuts(size[0], side, overlap, unit)
+        for (left, right), (x1, x2) in _cuts(size[1], side, overlap, unit)
     ]
 
 
-def _cuts(length: int, side: int, margin: int, unit: int) -> list[tuple[int, int]]:
-    """Beginnings and ends of cores along an axis, of about equal length."""
-    if length <= max(side, 2 * margin + unit):
-        return [(0, length)]
-    longest = max((side - 2 * margin) // unit, 1) * unit
-    count = -(-length // longest)
-    step = -(-length // (count * unit)) * unit
-    return [(start, min(start + step, length)) for start in range(0, length, step)]
+def _cuts(
+    length: int, side: int, overlap: int, unit: int
+) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Beginnings and ends of cores and of windows along an axis, of about equal length."""
+    if length <= max(side, overlap + unit):
+        return [((0, length), (0, length))]
+    longest = max((side - overlap) // unit, 1) * unit
+    count = -(-(length - overlap) // longest)
+    step = -(-(length - overlap) // (count * unit)) * unit
+    starts = range(0, length - overlap, step)
+    borders = [0, *(start + overlap // 2 for start in starts[1:]), length]
+    windows = [(start, min(start + step + overlap, length)) for start in starts]
+    return list(zip(zip(borders, borders[1:]), windows))
+
+
+def spread_windows(size: tuple[int, int], side: int, count: int, unit: int) -> list[Box]:
+    """About ``count`` windows of one size all over an image, each at random in a field of its own.
+
+    They are the same for every image of a size.
+
+    Args:
+        size: (H, W) of the image.
+        side: of the windows, pixels; less where the image has less.
+        count: at least so many, and less than a row or column of them more.
+        unit: pixels. Windows begin at multiples of it.
+    """
+    height, width = size
+    rows = max(round((count * height / width) ** 0.5), 1)
+    columns = -(-count // rows)
+    chance = np.random.default_rng(0)
+    windows = []
+    for field in range(rows * columns):
+        row, column = divmod(field, columns)
+        places = (row + chance.random()) / rows, (column + chance.random()) / columns
+        y, x = (
+            int(place * (max(length - side, 0) // unit + 1)) * unit
+            for place, length in zip(places, size)
+        )
+        windows.append((x, y, min(x + side, width), min(y + side, height)))
+    return windows
 
 
 class Seams:

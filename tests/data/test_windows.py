@@ -5,6 +5,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from rdsnet.benchmark.measure import extra_peak_mb
 from rdsnet.data.images import read_image
 from rdsnet.data.windows import ArrayReader, LargeImage
 
@@ -70,15 +71,29 @@ def test_of_a_pyramid_and_of_ome_the_full_resolution_is_read(tmp_path):
         assert np.array_equal(image.read((40, 30, 200, 150)), array[30:150, 40:200, ::-1])
 
 
-def test_npy_files_are_mapped_and_other_formats_decoded(tmp_path):
+def test_of_npy_files_a_window_is_read_and_other_formats_are_decoded(tmp_path):
     array = noise(HEIGHT, WIDTH, 3)
     np.save(tmp_path / "large.npy", array)
     with LargeImage(str(tmp_path / "large.npy")) as image:
-        assert isinstance(image._reader._image, np.memmap)
-        assert np.array_equal(image.read((10, 20, 50, 90)), array[20:90, 10:50])
+        window = image.read((10, 20, 50, 90))
+        assert np.array_equal(window, array[20:90, 10:50])
+        assert type(window) is np.ndarray and window.base is None  # of the file nothing is kept
     Image.fromarray(array[:, :, ::-1]).save(tmp_path / "large.png")
     with LargeImage(str(tmp_path / "large.png")) as image:
         assert np.array_equal(image.read((10, 20, 50, 90)), array[20:90, 10:50])
+
+
+def test_memory_depends_on_the_window_and_not_on_the_file(tmp_path):
+    size = (6000, 5000)  # 90 MB
+    np.lib.format.open_memmap(tmp_path / "large.npy", "w+", np.uint8, (*size, 3))[::9] = 7
+
+    def read_all():
+        with LargeImage(str(tmp_path / "large.npy")) as image:
+            for y in range(0, size[0], 500):
+                assert image.read((0, y, size[1], y + 500)).max() == 7
+
+    extra = extra_peak_mb(read_all, "cpu", repeats=1)
+    assert extra is None or extra < 40
 
 
 def test_a_grey_array_has_three_equal_channels():

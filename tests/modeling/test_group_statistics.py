@@ -1,5 +1,9 @@
 """GroupNorm in tiles, with the statistics of the whole image."""
 
+import threading
+from functools import partial
+
+import pytest
 import torch
 from torch import nn
 
@@ -37,13 +41,18 @@ def windows(net, image):
         yield window, part, x1 - left, x2 - x1
 
 
-def test_tiles_give_what_the_whole_gives():
+def net_and_image():
     torch.manual_seed(0)
     net = Net().eval()
     nn.init.normal_(net.first[1].weight)
     nn.init.normal_(net.first[1].bias)
     # The left is darker and calmer than the right: alone, its tiles would be normalised otherwise.
     image = torch.randn(1, 3, 64, 160) * torch.linspace(0.2, 3, 160) + torch.linspace(0, 2, 160)
+    return net, image
+
+
+def test_tiles_give_what_the_whole_gives():
+    net, image = net_and_image()
     with torch.no_grad():
         fine, coarse = net(image)
         statistics = GroupStatistics(net)
@@ -63,6 +72,70 @@ def test_tiles_give_what_the_whole_gives():
     assert torch.allclose(torch.cat([c for _, c in together], -1), coarse, atol=1e-4)
     assert not torch.allclose(torch.cat(alone, -1), fine, atol=0.1)
     assert torch.equal(after, fine)  # outside, the model is as it was
+
+
+def seen(net, window):
+    """Maps of a window, in a thread of its own perhaps."""
+    with torch.no_grad():
+        return net(window)
+
+
+def test_tiles_that_go_on_together_give_the_same_in_one_run():
+    net, image = net_and_image()
+    fine, coarse = seen(net, image)
+    runs = []
+    hook = net.down.register_forward_hook(lambda *_: runs.append(threading.get_ident()))
+    statistics, tiles = GroupStatistics(net), list(windows(net, image))
+    found = statistics.together([(partial(seen, net, w), part) for w, part, _, _ in tiles])
+    hook.remove()
+    assert len(runs) == len(set(runs)) == len(tiles)
+    left = 0
+    for (one, one_coarse), (_, _, start, length) in zip(found, tiles, strict=True):
+        for stride, map_, whole in ((STRIDE, one, fine), (8, one_coarse, coarse)):
+            own = map_[..., start // stride : (start + length) // stride]
+            expected = whole[..., left // stride : (left + length) // stride]
+            assert torch.allclose(own, expected, atol=1e-4)
+        left += length
+    # From then on, they have those statistics.
+    with statistics.used():
+        again = seen(net, tiles[0][0])[0]
+    assert torch.equal(again, found[0][0])
+    assert torch.equal(seen(net, image)[0], fine)
+
+
+def test_an_error_in_one_of_the_tiles_is_raised_and_nothing_hangs():
+    net, image = net_and_image()
+    statistics, tiles = GroupStatistics(net), list(windows(net, image))
+
+    def fails():
+        seen(net.first, net.down(tiles[1][0]))
+        raise OSError("the file ends here")
+
+    runs = [(partial(seen, net, w), part) for w, part, _, _ in tiles]
+    runs[1] = fails, tiles[1][1]
+    with pytest.raises(OSError, match="the file ends here"):
+        statistics.together(runs)
+    assert "forward" not in vars(net.first[1])
+    threads = [t for t in threading.enumerate() if t.name.startswith("ThreadPoolExecutor")]
+    assert not threads
+    # It works the next time.
+    assert len(statistics.together([runs[0]])) == 1
+
+
+def test_an_estimate_on_the_whole_is_exact_and_on_windows_it_is_near():
+    net, image = net_and_image()
+    fine = seen(net, image)[0]
+    statistics = GroupStatistics(net)
+    deviations = []
+    columns = [(0, 160)], [(x, x + 32) for x in range(0, 160, 32)], [(0, 32)]
+    for cut in columns:
+        batch = torch.cat([image[..., x1:x2] for x1, x2 in cut])
+        statistics.estimate(partial(seen, net, batch), is_whole=cut == [(0, 160)])
+        with statistics.used():
+            deviations.append((seen(net, image)[0] - fine).abs().mean().item())
+    whole, spread, one_end = deviations
+    assert whole < 1e-5
+    assert spread < 0.15 * one_end
 
 
 def test_a_model_without_group_norm_has_no_statistics():

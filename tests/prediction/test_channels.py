@@ -114,7 +114,7 @@ def test_tiles_of_an_image_of_channels(model, tmp_path):
     predictor = Predictor(cfg)
     with LargeImage(str(tmp_path / "a.npy"), channels=predictor.channels) as image:
         one = TiledPrediction(image, predictor, tile=2048, score_threshold=0.0)
-        (inputs,) = [one._first._inputs(tile) for tile in one.tiles]
+        (inputs,) = [one._first._inputs(tile.window) for tile in one.tiles]
         assert inputs["image"].shape == (COUNT, 6 * SIZE[0], 6 * SIZE[1])
     photo = np.zeros((*SIZE, 3), np.uint8)
     with pytest.raises(ValueError, match="has 3 channels, the model expects 5"):

@@ -13,6 +13,7 @@ from detectron2.structures import Boxes, Instances
 from helpers.blobs import compact
 from helpers.predicting import load_coco, picture
 
+from rdsnet.benchmark.measure import extra_peak_mb
 from rdsnet.cli import main
 from rdsnet.data.georeference import read_georeference
 from rdsnet.prediction.sources import Frame
@@ -103,6 +104,30 @@ def test_parts_and_overlaps(tmp_path):
         assert labels.shape == size
         assert [int((labels == n).sum()) for n in (1, 2, 3, 4)] == [400, 400, 300, 0]
         assert labels[520, 515] == 1 and labels[599, 1099] == 2 and labels[530, 525] == 3
+
+
+def test_memory_does_not_depend_on_the_image(tmp_path):
+    size = (8000, 6000)  # 192 MB of numbers
+    windows = [(0, y, size[1], y + 100) for y in range(0, size[0], 200)]
+    parts = []
+    for window in windows:
+        masks = compact([window], [np.ones((100, size[1]), bool)], size)
+        classes = torch.zeros(1, dtype=torch.int64)
+        boxes = Boxes(masks.windows.float())
+        parts.append(Instances(size, pred_boxes=boxes, pred_masks=masks, pred_classes=classes))
+    image = np.broadcast_to(np.uint8(0), (*size, 3))
+
+    def write():
+        (writer,) = build_writers(["labels"], tmp_path, (None, [1]))
+        with writer:
+            for part, instances in enumerate(parts):
+                writer.write(Frame("one", Path("nowhere"), image, part=part), instances)
+
+    extra = extra_peak_mb(write, "cpu", repeats=1)
+    assert extra is None or extra < 80
+    with tifffile.TiffFile(tmp_path / "labels" / "one.ome.tif") as file:
+        (labels,) = (page.asarray() for page in file.pages)
+    assert labels[50, ::999].tolist() == [1] * 7 and labels[7850, 1] == len(windows)
 
 
 def test_outlines_on_the_map_are_those_of_the_image(predict_tiles, tmp_path, capsys):

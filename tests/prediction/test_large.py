@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -15,9 +16,10 @@ from helpers.predicting import load_coco
 
 from rdsnet.checkpoint.trained import prediction_config
 from rdsnet.cli import main
-from rdsnet.prediction import Predictor, TiledPrediction, predict_tiled
-from rdsnet.prediction.tiled_pass import reach_border
-from rdsnet.prediction.tiles import Tile
+from rdsnet.data.windows import ArrayReader
+from rdsnet.prediction import Predictor, TiledPrediction, predict_tiled, tiled_pass
+from rdsnet.prediction.tiled_pass import TiledPass, reach_border, run_streams
+from rdsnet.prediction.tiles import Tile, spread_windows
 from rdsnet.prediction.writers.labelme import exact_outlines
 
 NUCLEI = Path(os.environ.get("RDSNET_DATA", "nowhere")) / "nuclei"
@@ -79,9 +81,91 @@ def test_tiled_equals_whole(predictor, small):
     picture, whole = small
     assert len(whole) > 10
     prediction = TiledPrediction(picture, predictor, tile=384, overlap=256)
-    assert len(prediction.tiles) > 2
+    assert len(prediction.tiles) > 1
     assert_equal(Instances.cat(list(prediction)), whole)
     assert prediction.too_large == prediction.cut_off == 0
+
+
+@needs_nuclei
+@pytest.mark.parametrize("statistics", ["image", "sample"])
+def test_tiled_equals_whole_where_features_cannot_be_kept(
+    predictor, small, statistics, monkeypatch
+):
+    """In rounds; and, of an image as small as this, from a look at all of it at once."""
+    picture, whole = small
+    monkeypatch.setattr(tiled_pass, "_KEPT_BYTES", 0)
+    options = {"tile": 384, "overlap": 256, "statistics": statistics}
+    assert_equal(predict_tiled(picture, predictor, **options), whole)
+
+
+@needs_nuclei
+def test_an_image_of_few_tiles_is_one_run_of_the_model(predictor, small):
+    picture, _ = small
+    model, runs, hooks = predictor.model, [], []
+    for part in (model.backbone, model.object_stream.head.cls_subnet[0]):
+        hooks.append(part.register_forward_pre_hook(lambda *_: runs.append(0)))
+    prediction = TiledPrediction(picture, predictor, tile=384, overlap=256)
+    first = list(prediction)
+    for hook in hooks:
+        hook.remove()
+    levels = len(model.object_stream.in_features)
+    assert len(runs) == (1 + levels) * len(prediction.tiles)
+    # Threads take turns in any order, and what is found is the same to the last bit.
+    for one, again in zip(first, prediction, strict=True):
+        assert torch.equal(one.scores, again.scores)
+        assert torch.equal(one.pred_boxes.tensor, again.pred_boxes.tensor)
+        assert one.pred_masks.rle() == again.pred_masks.rle()
+
+
+@needs_nuclei
+def test_few_tiles_keep_their_features_while_there_is_room(predictor, monkeypatch):
+    def way(height, width, tile, statistics="auto"):
+        reader = ArrayReader(np.broadcast_to(np.uint8(0), (height, width, 3)))
+        options = {"score_threshold": 0.5, "scale": 1.0, "most_objects": 9, "overlap": 256}
+        run = TiledPass(reader, predictor, tile=tile, statistics=statistics, **options)
+        return run._seen.__name__, run._samples()
+
+    assert way(2500, 3500, 2048)[0] == "_together"
+    assert way(2500, 3500, 2048, "tile")[0] == way(900, 900, 2048)[0] == "_one_by_one"
+    assert way(6000, 6000, 2048)[0] == "_estimated"  # too much to be kept
+    assert way(6000, 6000, 2048, "image")[0] == "_measured"
+    name, windows = way(3000, 4000, 640)
+    assert name == "_estimated" and 12 <= len(windows) < 20  # too many threads
+    # At most as many pixels as a tile, and no more than a fortieth of a large image.
+    assert len(way(9000, 12000, 2048)[1]) * 384**2 < 0.03 * 9000 * 12000
+    assert len(way(20000, 20000, 2048)[1]) * 384**2 < 1.1 * 2048**2
+    assert way(1000, 900, 384)[1] == [(0, 0, 900, 1000)]
+
+
+@needs_nuclei
+def test_an_estimate_comes_close_to_the_statistics_of_the_image(predictor, large):
+    """Closer than a tile alone: dark and less dark pieces lie beside each other."""
+    picture, _ = large
+    options = {"score_threshold": 0.5, "scale": 1.0, "most_objects": 9}
+    run = TiledPass(
+        ArrayReader(picture), predictor, tile=640, overlap=256, statistics="image", **options
+    )
+    statistics = run._statistics
+
+    def deviations(one):
+        """Of means and standard deviations from those of the image, in standard deviations."""
+        found = []
+        for place, (mean, variance) in exact.items():
+            deviation = variance.sqrt()
+            found.append((one[place][0] - mean).abs() / deviation)
+            found.append((one[place][1].sqrt() - deviation).abs() / deviation)
+        return torch.cat(found).mean()
+
+    next(run._seen())
+    exact = dict(statistics._measured)
+    windows = spread_windows(picture.shape[:2], 384, 4, 128)
+    with run._computing():
+        batch = [run._inputs(window) for window in windows]
+        statistics.estimate(partial(run_streams, predictor.model, batch))
+        estimated = deviations(statistics._measured)
+        statistics.estimate(partial(run_streams, predictor.model, batch[:1]))
+    assert estimated < deviations(statistics._measured)
+    assert estimated < 0.15
 
 
 @needs_nuclei

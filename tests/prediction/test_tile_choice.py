@@ -86,7 +86,7 @@ def test_the_command_says_what_decided(model_files, tmp_path, capsys):
     keys = ("DATASETS.OBJECT_SIZES.IN_IMAGES", "DATASETS.OBJECT_SIZES.IN_INPUT")
     small = ["[9.0, 20.0, 45.0]", "[9.0, 20.0, 45.0]"]
     assert main([*words, *chain.from_iterable(zip(keys, small))]) == 0
-    assert "in tiles of 2048 px that overlap by 256 px, since at once" in capsys.readouterr().err
+    assert "in tiles of 2048 px that overlap by 128 px, since at once" in capsys.readouterr().err
     large = ["[30.0, 90.0, 200.0]", "[7.0, 21.0, 47.0]"]
     assert main([*words, *chain.from_iterable(zip(keys, large))]) == 0
     assert "small enough to be seen at once: most of objects" in capsys.readouterr().err
