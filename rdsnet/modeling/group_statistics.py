@@ -74,6 +74,8 @@ class GroupStatistics:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._norms = [m for m in model.modules() if isinstance(m, nn.GroupNorm)]
+        # Their calls are told apart by number, so that no level may be left out.
+        self._lazy = [head for head in model.modules() if _leaves_out_norms(head)]
         self._calls = [0] * len(self._norms)
         self._measured: dict[Place, tuple[Tensor, Tensor]] = {}  # mean and variance, (groups,)
         self._sums: dict[Place, Tensor] = {}  # count, sum, sum of squares: (3, groups) float64
@@ -108,12 +110,16 @@ class GroupStatistics:
         start = self._model.register_forward_pre_hook(self._begin_run)
         for index, norm in enumerate(self._norms):
             norm.forward = partial(self._normalised, index, norm)
+        for head in self._lazy:
+            head.lazy_subnet = False
         try:
             yield
         finally:
             start.remove()
             for norm in self._norms:
                 del norm.forward
+            for head in self._lazy:
+                head.lazy_subnet = True
 
     def _begin_run(self, *_: object) -> None:
         self._calls = [0] * len(self._norms)
@@ -139,6 +145,13 @@ class GroupStatistics:
         # Autocast on a GPU lets PyTorch's give float32.
         stays_wide = x.is_cuda and torch.is_autocast_enabled("cuda")
         return result if stays_wide else result.to(x.dtype)
+
+
+def _leaves_out_norms(head: nn.Module) -> bool:
+    """Whether it evaluates GroupNorms only where there is an object (:mod:`.lazy_conv`)."""
+    return getattr(head, "lazy_subnet", False) and any(
+        isinstance(module, nn.GroupNorm) for module in head.rep_subnet.modules()
+    )
 
 
 def _sums(x: Tensor, norm: nn.GroupNorm) -> Tensor:
