@@ -104,12 +104,12 @@ def build_models(settings: Settings) -> dict[str, nn.Module]:
     cfg.merge_from_list(settings.options)
     cfg.MODEL.DEVICE, cfg.MODEL.RDSNET.DENSE_MASKS = settings.device, False
     rdsnet = build_model(cfg)
-    _scale_residuals(rdsnet)
+    scale_residuals(rdsnet)
     name = f"COCO-InstanceSegmentation/mask_rcnn_R_{settings.depth}_FPN_3x.yaml"
     mask_cfg = detectron2_zoo.get_config(name)
     mask_cfg.MODEL.DEVICE, mask_cfg.INPUT.MASK_FORMAT = settings.device, "bitmask"
     mask_rcnn = build_model(mask_cfg)
-    _scale_residuals(mask_rcnn)
+    scale_residuals(mask_rcnn)
     return {"RetinaNet": bare_retinanet(cfg, rdsnet), "RDSNet": rdsnet, "Mask R-CNN": mask_rcnn}
 
 
@@ -131,7 +131,7 @@ def bare_retinanet(cfg: CfgNode, rdsnet: nn.Module) -> RetinaNet:
 
 
 @torch.no_grad()
-def _scale_residuals(model: nn.Module) -> None:
+def scale_residuals(model: nn.Module) -> None:
     for block in model.modules():
         if isinstance(block, BottleneckBlock):
             block.conv3.norm.weight.fill_(_RESIDUAL_SCALE)
@@ -195,15 +195,20 @@ def _lite(batch: list[dict], settings: Settings) -> nn.Module:
     cfg.MODEL.DEVICE, cfg.MODEL.RDSNET.DENSE_MASKS = settings.device, False
     cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.RETINANET.NUM_CLASSES = LITE_CLASSES
-    model = build_model(cfg).eval()
+    model = build_model(cfg)
+    calibrate_alone(model, batch, settings)
+    return model
+
+
+def calibrate_alone(rdsnet: nn.Module, batch: list[dict], settings: Settings) -> None:
+    """Set the score threshold of an RDSNet that nothing else is compared with."""
     scores = []
-    hook = model.object_stream.register_forward_hook(
+    hook = rdsnet.eval().object_stream.register_forward_hook(
         lambda module, _, output: scores.append(torch.cat(output.logits, 1).sigmoid())
     )
-    inference_call(model, batch, settings)()
+    inference_call(rdsnet, batch, settings)()
     hook.remove()
-    model.object_stream.score_threshold = _threshold(scores[0], len(batch))
-    return model
+    rdsnet.object_stream.score_threshold = _threshold(scores[0], len(batch))
 
 
 def _as_shipped(model: nn.Module, batch: list[dict], settings: Settings) -> dict:
