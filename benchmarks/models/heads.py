@@ -46,6 +46,8 @@ def heads(convolutions: int) -> dict[str, list]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--size", type=int, metavar="PX", help="default: 800 for R-50, 512 lite")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -53,8 +55,9 @@ def main() -> None:
     print(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items()) + "\n")
     print("| model | head | float32, ms | bf16, ms | of the own head's time: float32 | bf16 |")
     print("| --- " * 6 + "|")
-    for name, (config, size, convolutions) in MODELS.items():
-        settings = Settings("cpu", "float32", 50, size, 1, 1, args.rounds)
+    for name in args.models:
+        config, size, convolutions = MODELS[name]
+        settings = Settings("cpu", "float32", 50, args.size or size, 1, 1, args.rounds)
         batch, calls = make_batch(settings), {}
         for head, options in heads(convolutions).items():
             cfg = model_zoo.get_config(config)
