@@ -24,12 +24,17 @@ _PEAK_RESET = "5"  # what /proc/self/clear_refs takes to forget the highest resi
 
 
 def alternate(
-    calls: Mapping[str, Callable[[], object]], device: str, seconds: float, rounds: tuple[int, int]
+    calls: Mapping[str, Callable[[], object]],
+    device: str,
+    seconds: float,
+    rounds: tuple[int, int],
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, dict[str, float]]:
     """Run all calls in turn: first a round that does not count, then until ``seconds`` are over.
 
     Args:
         rounds: at least and at most so many.
+        clock: gives seconds; ``time.process_time``: those of the CPU, of all threads together.
 
     Returns:
         Per name ``median_ms``, ``min_ms`` and ``rounds``.
@@ -42,11 +47,11 @@ def alternate(
             break
         for name, call in calls.items():
             _finish(device)
-            begin = time.perf_counter()
+            begin = clock()
             call()
             _finish(device)
             if number:
-                times[name].append(1e3 * (time.perf_counter() - begin))
+                times[name].append(1e3 * (clock() - begin))
     return {
         name: {"median_ms": statistics.median(own), "min_ms": min(own), "rounds": len(own)}
         for name, own in times.items()

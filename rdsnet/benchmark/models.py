@@ -43,7 +43,7 @@ from rdsnet.modeling.retinanet_stream import group_norm
 _OBJECTS = 20  # per training image
 _CANDIDATES = 1000  # per image, anchor-class pairs above the score threshold
 _RESIDUAL_SCALE = 0.25
-_LITE_CLASSES = 1  # as of data of one's own
+LITE_CLASSES = 1  # as of data of one's own
 
 
 @dataclass
@@ -71,10 +71,10 @@ def run(settings: Settings, progress: Callable[[str], None] = print) -> dict:
     report["results"] = results = []
     with measure.threads(settings.threads), EventStorage():
         start = time.perf_counter()
-        models, batch = _build_models(settings), _make_batch(settings)
-        counts = _calibrate(models, batch, settings)
+        models, batch = build_models(settings), make_batch(settings)
+        counts = calibrate(models, batch, settings)
         progress(f"models built and calibrated in {time.perf_counter() - start:.0f} s")
-        for phase, prepare in (("inference", _inference_call), ("training", _training_call)):
+        for phase, prepare in (("inference", inference_call), ("training", training_call)):
             calls = {name: prepare(model, batch, settings) for name, model in models.items()}
             rounds = settings.rounds if phase == "inference" else (settings.rounds + 1) // 2
             for model in models.values():
@@ -97,23 +97,23 @@ def run(settings: Settings, progress: Callable[[str], None] = print) -> dict:
     return report
 
 
-def _build_models(settings: Settings) -> dict[str, nn.Module]:
+def build_models(settings: Settings) -> dict[str, nn.Module]:
     """RetinaNet, RDSNet and Mask R-CNN with random weights."""
     torch.manual_seed(0)
     cfg = model_zoo.get_config(f"COCO-InstanceSegmentation/rdsnet_R_{settings.depth}_FPN_1x.yaml")
     cfg.merge_from_list(settings.options)
     cfg.MODEL.DEVICE, cfg.MODEL.RDSNET.DENSE_MASKS = settings.device, False
     rdsnet = build_model(cfg)
-    _scale_residuals(rdsnet)
+    scale_residuals(rdsnet)
     name = f"COCO-InstanceSegmentation/mask_rcnn_R_{settings.depth}_FPN_3x.yaml"
     mask_cfg = detectron2_zoo.get_config(name)
     mask_cfg.MODEL.DEVICE, mask_cfg.INPUT.MASK_FORMAT = settings.device, "bitmask"
     mask_rcnn = build_model(mask_cfg)
-    _scale_residuals(mask_rcnn)
-    return {"RetinaNet": _bare_retinanet(cfg, rdsnet), "RDSNet": rdsnet, "Mask R-CNN": mask_rcnn}
+    scale_residuals(mask_rcnn)
+    return {"RetinaNet": bare_retinanet(cfg, rdsnet), "RDSNet": rdsnet, "Mask R-CNN": mask_rcnn}
 
 
-def _bare_retinanet(cfg: CfgNode, rdsnet: nn.Module) -> RetinaNet:
+def bare_retinanet(cfg: CfgNode, rdsnet: nn.Module) -> RetinaNet:
     """Detectron2's RetinaNet on the backbone and the detection branches of an RDSNet."""
     without_norm = cfg.clone()
     without_norm.MODEL.RETINANET.NORM = ""
@@ -131,13 +131,13 @@ def _bare_retinanet(cfg: CfgNode, rdsnet: nn.Module) -> RetinaNet:
 
 
 @torch.no_grad()
-def _scale_residuals(model: nn.Module) -> None:
+def scale_residuals(model: nn.Module) -> None:
     for block in model.modules():
         if isinstance(block, BottleneckBlock):
             block.conv3.norm.weight.fill_(_RESIDUAL_SCALE)
 
 
-def _make_batch(settings: Settings) -> list[dict]:
+def make_batch(settings: Settings) -> list[dict]:
     """Random images with the objects of the mask path's scenes as ground truth."""
     batch = []
     for seed in range(settings.images):
@@ -156,7 +156,7 @@ def _make_batch(settings: Settings) -> list[dict]:
 
 
 @torch.no_grad()
-def _calibrate(models: dict[str, nn.Module], batch: list[dict], settings: Settings) -> dict:
+def calibrate(models: dict[str, nn.Module], batch: list[dict], settings: Settings) -> dict:
     """Set the score thresholds; returns the number of detections of each model."""
     rdsnet, retinanet, mask_rcnn = models["RDSNet"], models["RetinaNet"], models["Mask R-CNN"]
     scores = []
@@ -170,14 +170,14 @@ def _calibrate(models: dict[str, nn.Module], batch: list[dict], settings: Settin
     for model in models.values():
         model.eval()
     for model in (rdsnet, mask_rcnn):
-        _inference_call(model, batch, settings)()
+        inference_call(model, batch, settings)()
     first.remove()
     second.remove()
     thresholds = [_threshold(s, len(batch)) for s in scores]
     stream.score_threshold = retinanet.test_score_thresh = thresholds[0]
     predictor.test_score_thresh = thresholds[1]
     return {
-        name: sum(len(x["instances"]) for x in _inference_call(model, batch, settings)())
+        name: sum(len(x["instances"]) for x in inference_call(model, batch, settings)())
         for name, model in models.items()
     }
 
@@ -194,16 +194,21 @@ def _lite(batch: list[dict], settings: Settings) -> nn.Module:
     cfg = model_zoo.get_config("lite/rdsnet_lite0_96.yaml")
     cfg.MODEL.DEVICE, cfg.MODEL.RDSNET.DENSE_MASKS = settings.device, False
     cfg.MODEL.WEIGHTS = ""
-    cfg.MODEL.RETINANET.NUM_CLASSES = _LITE_CLASSES
-    model = build_model(cfg).eval()
+    cfg.MODEL.RETINANET.NUM_CLASSES = LITE_CLASSES
+    model = build_model(cfg)
+    calibrate_alone(model, batch, settings)
+    return model
+
+
+def calibrate_alone(rdsnet: nn.Module, batch: list[dict], settings: Settings) -> None:
+    """Set the score threshold of an RDSNet that nothing else is compared with."""
     scores = []
-    hook = model.object_stream.register_forward_hook(
+    hook = rdsnet.eval().object_stream.register_forward_hook(
         lambda module, _, output: scores.append(torch.cat(output.logits, 1).sigmoid())
     )
-    _inference_call(model, batch, settings)()
+    inference_call(rdsnet, batch, settings)()
     hook.remove()
-    model.object_stream.score_threshold = _threshold(scores[0], len(batch))
-    return model
+    rdsnet.object_stream.score_threshold = _threshold(scores[0], len(batch))
 
 
 def _as_shipped(model: nn.Module, batch: list[dict], settings: Settings) -> dict:
@@ -212,14 +217,14 @@ def _as_shipped(model: nn.Module, batch: list[dict], settings: Settings) -> dict
     prepared = prepare_for_inference(model)
     float32, bf16 = replace(settings, dtype="float32"), replace(settings, dtype="bfloat16")
     calls = {
-        "plain": _inference_call(model, batch, float32),
-        "as shipped, float32": _inference_call(prepared, batch, float32),
-        "as shipped, bf16": _inference_call(prepared, batch, bf16),
+        "plain": inference_call(model, batch, float32),
+        "as shipped, float32": inference_call(prepared, batch, float32),
+        "as shipped, bf16": inference_call(prepared, batch, bf16),
     }
     return measure.alternate(calls, settings.device, 0, (settings.rounds, settings.rounds))
 
 
-def _inference_call(
+def inference_call(
     model: nn.Module, batch: list[dict], settings: Settings
 ) -> Callable[[], list[dict]]:
     def infer() -> list[dict]:
@@ -234,7 +239,7 @@ def _inference_call(
     return infer
 
 
-def _training_call(
+def training_call(
     model: nn.Module, batch: list[dict], settings: Settings
 ) -> Callable[[], dict[str, torch.Tensor]]:
     trained = [p for p in model.parameters() if p.requires_grad]

@@ -189,6 +189,36 @@ def models_text(report: dict) -> str:
     )
 
 
+def goals_text(report: dict) -> str:
+    """What :func:`rdsnet.benchmark.goals.run` measured, as Markdown."""
+    rows = [
+        [case, name, f"{own['median_ms']:.0f}", f"{own['min_ms']:.0f}"]
+        + ["" if own.get("extra_peak_mb") is None else f"{own['extra_peak_mb']:.0f}"]
+        for case, times in report["times"].items()
+        for name, own in times.items()
+    ]
+    headers = ("", "model", "median ms", "min ms", "extra MB")
+    goals = [
+        [goal["case"], goal["goal"], goal["measured"], "yes" if goal["reached"] else "no"]
+        for goal in report["goals"]
+    ]
+    return "\n\n".join(
+        [
+            _machine_text(report["machine"]),
+            "Milliseconds of CPU time on one thread, which other work on the machine disturbs "
+            f"little; at inference {report['rounds']} rounds in turn. Ratios are those of the "
+            "least times.",
+            tabulate(rows, headers, tablefmt="github", disable_numparse=True),
+            tabulate(
+                goals,
+                ("", "goal", "measured", "reached"),
+                tablefmt="github",
+                disable_numparse=True,
+            ),
+        ]
+    )
+
+
 def _as_shipped_table(times: dict) -> str:
     rows = [
         [model, name, f"{own['median_ms']:.0f}", f"{own['min_ms']:.0f}"]

@@ -2,13 +2,15 @@
 
 --mask-path compares a straightforward implementation, the PyTorch definition and the compiled
 operators on made-up scenes; --models compares RDSNet with RetinaNet and Mask R-CNN of the same
-backbone, with random weights. What is compared takes turns in one process. Tables, plots and json
-go to --output. On a CPU close everything else first; with default settings it takes minutes.
+backbone, with random weights; --goals holds their times on one thread of a CPU against what this
+project wants to reach. What is compared takes turns in one process. Tables, plots and json go to
+--output. On a CPU close everything else first; with default settings it takes minutes.
 
 Examples:
   rdsnet benchmark --mask-path --output output/mask_path
   rdsnet benchmark --models --depth 50 --size 800 --output output/models
   rdsnet benchmark --models --output output/no_norm MODEL.RETINANET.NORM ""
+  rdsnet benchmark --goals --rounds 2 --output output/goals
   rdsnet benchmark --mask-path --models --quick --output output/quick
 """
 
@@ -22,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what to measure, at least one")
     what.add_argument("--mask-path", action="store_true", help="correlation to masks and boxes")
     what.add_argument("--models", action="store_true", help="RDSNet, RetinaNet, Mask R-CNN")
+    what.add_argument("--goals", action="store_true", help="speed of whole models beside the goals")
     parser.add_argument(
         "--output", required=True, type=Path, metavar="DIR", help="folder for the results"
     )
@@ -45,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="GB",
         help="leave the straightforward implementation out where it would need more (default: 4)",
     )
-    models = parser.add_argument_group("--models")
+    models = parser.add_argument_group("--models (--rounds: --goals, too)")
     models.add_argument("--depth", type=int, choices=(50, 101), default=50, help="of the ResNet")
     models.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     models.add_argument(
@@ -70,8 +73,10 @@ def run(args: argparse.Namespace) -> None:
 
     from rdsnet.benchmark import measure
 
-    if not (args.mask_path or args.models):
-        raise ValueError("nothing to measure: give --mask-path, --models or both")
+    if not (args.mask_path or args.models or args.goals):
+        raise ValueError("nothing to measure: give --mask-path, --models or both, or --goals")
+    if args.goals and args.device != "cpu":
+        raise ValueError(f"--goals are about CPUs, not about --device {args.device}")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch sees no GPU ('rdsnet doctor' says more)")
     for name in ("threads", "objects", "sizes", "size", "images", "rounds", "seconds"):
@@ -85,6 +90,8 @@ def run(args: argparse.Namespace) -> None:
         _mask_path(args)
     if args.models:
         _models(args)
+    if args.goals:
+        _goals(args)
 
 
 def _mask_path(args: argparse.Namespace) -> None:
@@ -128,4 +135,14 @@ def _models(args: argparse.Namespace) -> None:
     results = models.run(settings)
     text = report.models_text(results)
     report.write(results, args.output, "models", text)
+    print(f"\n{text}\n\nWritten to {args.output}")
+
+
+def _goals(args: argparse.Namespace) -> None:
+    from rdsnet.benchmark import goals, report
+
+    sizes = (128, 128) if args.quick else (800, 512)
+    results = goals.run(*sizes, 1 if args.quick else args.rounds)
+    text = report.goals_text(results)
+    report.write(results, args.output, "goals", text)
     print(f"\n{text}\n\nWritten to {args.output}")

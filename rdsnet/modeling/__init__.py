@@ -4,8 +4,8 @@ Then, in this order: ``object_stream`` (what RDSNet asks of a detector) and ``re
 (the paper's) with ``atss``, ``quality``, ``lazy_conv`` and ``padded``; ``pixel_stream``;
 ``cropping``, ``mask_prior`` and ``mask_loss``; ``mbrm`` and ``refinement``; ``backbones``.
 ``precision``, ``processes`` and ``loading`` are what several of them need. ``inference``, with
-``folding``, makes a trained model ready for prediction; ``group_statistics`` is for images that it
-sees in tiles.
+``folding`` and ``winograd``, makes a trained model ready for prediction; ``group_statistics`` is
+for images that it sees in tiles.
 
 ``cropping``, ``mask_loss`` and ``mbrm`` need torch alone; the rest is there when Detectron2 is.
 """

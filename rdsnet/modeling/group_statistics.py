@@ -85,6 +85,8 @@ class GroupStatistics:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._norms = [m for m in model.modules() if isinstance(m, nn.GroupNorm)]
+        # Their calls are told apart by number, so that no level may be left out.
+        self._lazy = [head for head in model.modules() if _leaves_out_norms(head)]
         self._measured: dict[Place, tuple[Tensor, Tensor]] = {}  # mean and variance, (groups,)
         # Of every tile by its number: count, sum, sum of squares: (3, groups) float64.
         self._sums: dict[Place, dict[int, Tensor]] = {}
@@ -155,12 +157,16 @@ class GroupStatistics:
         start = self._model.register_forward_pre_hook(self._begin_run)
         for index, norm in enumerate(self._norms):
             norm.forward = partial(self._normalised, index, norm)
+        for head in self._lazy:
+            head.lazy_subnet = False
         try:
             yield
         finally:
             start.remove()
             for norm in self._norms:
                 del norm.forward
+            for head in self._lazy:
+                head.lazy_subnet = True
 
     @contextmanager
     def _gathering(self, how: Callable[[Place, nn.GroupNorm, Tensor], None]) -> Iterator[None]:
@@ -257,6 +263,13 @@ def _without_rim(x: Tensor, share: float) -> Tensor:
         return slice(rim, cells - rim)
 
     return x[:, :, inner(x.shape[2]), inner(x.shape[3])]
+
+
+def _leaves_out_norms(head: nn.Module) -> bool:
+    """Whether it evaluates GroupNorms only where there is an object (:mod:`.lazy_conv`)."""
+    return getattr(head, "lazy_subnet", False) and any(
+        isinstance(module, nn.GroupNorm) for module in head.rep_subnet.modules()
+    )
 
 
 def _sums(x: Tensor, norm: nn.GroupNorm) -> Tensor:

@@ -1,9 +1,11 @@
 """A trained model made ready for inference: the same results, sooner.
 
 What everybody gets is exact up to rounding: norms with fixed statistics are folded into the
-convolutions (:mod:`rdsnet.modeling.folding`), and on a CPU the maps (B, C, H, W) lie in memory
-with their channels side by side, which its convolutions are quicker with. Lower precision
-(:mod:`rdsnet.modeling.precision`) moves results a little: it is a choice,
+convolutions (:mod:`rdsnet.modeling.folding`), ReLU overwrites what it alone reads, and the
+representation branch is evaluated in those levels alone in which something was found. On a CPU the
+maps (B, C, H, W) lie in memory with their channels side by side, which its convolutions are quicker
+with, and in float32 those of large maps save multiplications (:mod:`rdsnet.modeling.winograd`).
+Lower precision (:mod:`rdsnet.modeling.precision`) moves results a little: it is a choice,
 ``MODEL.RDSNET.INFERENCE.PRECISION``.
 
 Training never meets any of this: what is prepared is a copy.
@@ -21,6 +23,7 @@ from torch import nn
 
 from rdsnet.modeling.folding import fold_norms
 from rdsnet.modeling.precision import PRECISIONS, chosen_precision
+from rdsnet.modeling.winograd import use_winograd
 
 
 def prepare_for_inference(model: nn.Module) -> nn.Module:
@@ -31,9 +34,24 @@ def prepare_for_inference(model: nn.Module) -> nn.Module:
     """
     prepared = copy.deepcopy(model).eval().requires_grad_(False)
     fold_norms(prepared)
+    _overwrite_by_relu(prepared)
+    for head in prepared.modules():
+        # No branch of its own: the shared tower has been evaluated for the others.
+        if hasattr(head, "lazy_subnet") and any(True for _ in head.rep_subnet.parameters()):
+            head.lazy_subnet = True
     if has_channels_last(next(prepared.parameters()).device.type):
         prepared.to(memory_format=torch.channels_last)
+        use_winograd(prepared)
     return prepared
+
+
+def _overwrite_by_relu(model: nn.Module) -> None:
+    """Let ReLU save memory where nothing else sees what it is given."""
+    for layers in model.modules():
+        if isinstance(layers, nn.Sequential):
+            for before, layer in zip(layers, list(layers)[1:]):
+                if isinstance(layer, nn.ReLU) and isinstance(before, (nn.Conv2d, nn.GroupNorm)):
+                    layer.inplace = True
 
 
 def has_channels_last(device: str) -> bool:
@@ -45,7 +63,10 @@ def inference_facts(device: str) -> dict[str, str]:
     """{what: what of it is active on a device, and why} of all this, for people."""
     precision, why = chosen_precision("auto", device)
     if has_channels_last(torch.device(device).type):
-        layout = "channels last, as convolutions on a CPU are faster so"
+        layout = (
+            "channels last, as convolutions on a CPU are faster so; 3x3 ones of large maps in "
+            "float32 save multiplications (Winograd)"
+        )
     else:
         layout = "contiguous: channels last is not measured here"
     return {

@@ -4,8 +4,9 @@ The branch ends in the widest convolution of the head: 256 -> A x 2D channels at
 Only positive anchors (training) and kept detections (inference) need a representation, a few
 hundred of up to 200,000 anchors, so their 3x3 neighbourhoods are gathered and multiplied by the
 rows of their own anchor. Where the convolutions before it have no normalisation over the whole map,
-the same holds for them: each looks at a neighbourhood that is wider by its own reach. Equal to the
-dense convolutions up to rounding, gradients included.
+the same holds for them: each looks at a neighbourhood that is wider by its own reach. Where they
+have one, they are needed on whole maps, but on those alone in which there is an object. Equal to
+the dense convolutions up to rounding, gradients included.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def convolve_at(
         image_index: (N,) int64.
         places: (N,) int64, of the anchors in the order level, y, x, anchor.
         num_anchors: A.
-        tower: layers before ``conv`` that :func:`is_local` is true of; None: there are none.
+        tower: layers before ``conv``, evaluated at neighbourhoods where :func:`is_local` is true of
+            them, else on the maps of images and levels with chosen anchors; None: there are none.
 
     Returns:
         (N, E), attached to every parameter also when N = 0.
@@ -94,6 +96,8 @@ def _tower_at(tower: nn.Sequential, feature: Tensor, locations: Tensor, radius: 
     Arguments as in :func:`_neighbourhoods`. Where the locations are so many that their
     neighbourhoods are more work than the whole map, the whole map is evaluated.
     """
+    if not is_local(tower):
+        return _neighbourhoods(*_whole_maps(tower, feature, locations), radius)[0]
     height, width = feature.shape[-2:]
     # Anchors of one location share it.
     keys, index = ((locations[:, 0] * height + locations[:, 1]) * width + locations[:, 2]).unique(
@@ -118,6 +122,17 @@ def _tower_at(tower: nn.Sequential, feature: Tensor, locations: Tensor, radius: 
     patches = patches.permute(0, 2, 3, 1)
     rows = F.embedding(index, patches.flatten(1))  # see _features_at
     return rows.view(len(locations), *patches.shape[1:])
+
+
+def _whole_maps(tower: nn.Sequential, feature: Tensor, locations: Tensor) -> tuple[Tensor, Tensor]:
+    """The tower's maps of those images that have locations, and the locations in these maps."""
+    images, image = locations[:, 0].unique(return_inverse=True)
+    if torch.is_grad_enabled() or len(images) == len(feature):
+        return tower(feature), locations  # in training every parameter takes part
+    if len(images) == 0:
+        channels = [layer.out_channels for layer in tower if isinstance(layer, nn.Conv2d)]
+        return feature.new_zeros(1, channels[-1], 1, 1), locations
+    return tower(feature[images]), torch.stack([image, locations[:, 1], locations[:, 2]], dim=1)
 
 
 def _neighbourhoods(feature: Tensor, locations: Tensor, radius: int) -> tuple[Tensor, Tensor]:

@@ -108,7 +108,8 @@ def representation_features(head: nn.Module, features: list[Tensor]) -> list[Ten
     """What of the representation branch has to be evaluated everywhere.
 
     ``rep_pred`` is left to be evaluated at chosen anchors (:meth:`ObjectStream.represent`), and
-    ``rep_subnet`` too where it has no normalisation over the whole map.
+    ``rep_subnet`` too where it has no normalisation over the whole map, and in models prepared for
+    inference.
     """
     return features if head.lazy_subnet else [head.rep_subnet(x) for x in features]
 

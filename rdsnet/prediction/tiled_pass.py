@@ -151,7 +151,8 @@ class TiledPass:
         ready = self._statistics.together(runs)[::-1]
         while ready:
             inputs, streams = ready.pop()
-            with self._finding(), _known(model.pixel_stream, streams.psi):
+            # As when the streams ran: no part of them is evaluated later.
+            with self._finding(), self._statistics.used(), _known(model.pixel_stream, streams.psi):
                 found = model.inference(
                     streams.predictions, streams.features, streams.sizes, [inputs]
                 )

@@ -144,13 +144,25 @@ def test_straightforward_is_left_out_with_the_reason_where_it_needs_too_much_mem
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([], "--mask-path, --models or both"),
+        ([], "--mask-path, --models or both, or --goals"),
         (["--mask-path", "--objects", "0"], "--objects must be positive"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message, tmp_path, capsys):
     assert main(["benchmark", "--output", str(tmp_path), *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_goals_report(tmp_path):
+    pytest.importorskip("timm")
+    assert main(["benchmark", "--goals", "--quick", "--output", str(tmp_path)]) == 0
+    report = json.loads((tmp_path / "goals.json").read_text())
+    for times in report["times"].values():
+        assert all(own["median_ms"] >= own["min_ms"] > 0 for own in times.values())
+    assert len(report["goals"]) == 6
+    text = (tmp_path / "goals.md").read_text()
+    assert all(goal["measured"] in text for goal in report["goals"])
 
 
 @pytest.mark.slow

@@ -22,9 +22,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from rdsnet.export.check import objects_of
 from rdsnet.export.exporting import usable_threshold
 from rdsnet.export.graph import ImageToObjects
-from rdsnet.modeling import inference_precision, prepare_for_inference
+from rdsnet.modeling import inference_precision, prepare_for_inference, winograd
 from rdsnet.modeling.backbones import TimmBackbone
 from rdsnet.modeling.folding import fold_norms
+from rdsnet.modeling.group_statistics import GroupStatistics
 
 NORMS = (FrozenBatchNorm2d, _BatchNorm)
 
@@ -71,6 +72,35 @@ def test_the_same_objects_are_found(model, size):
     expected = found_by(exact, image)
     assert len(expected.scores)
     assert_equal(found_by(prepare_for_inference(exact), image), expected)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (75, 61)])
+def test_the_same_objects_are_found_with_fewer_multiplications(model, size, monkeypatch):
+    monkeypatch.setattr(winograd, "_CHANNELS", (1, 512))
+    monkeypatch.setattr(winograd, "_SMALLEST_MAP", 1)
+    exact, image = copy.deepcopy(model).double(), random_image(*size)
+    prepared = prepare_for_inference(exact)
+    quick = [m for m in prepared.modules() if isinstance(m, winograd.WinogradConv2d)]
+    assert quick
+    with torch.no_grad():
+        assert_equal(found_by(prepared, image), found_by(exact, image))
+    assert any(conv.transformed is not None for conv in quick)
+
+
+def test_levels_without_detections_are_not_represented():
+    model = untrained(tiny_config("MODEL.RETINANET.NORM", "GN"))
+    prepared, image = prepare_for_inference(model), random_image(64, 96)
+    assert prepared.object_stream.head.lazy_subnet and not model.object_stream.head.lazy_subnet
+    seen = []
+    tower = prepared.object_stream.head.rep_subnet
+    tower.register_forward_hook(lambda *_: seen.append(1))
+    prepared.object_stream.score_threshold = 1.0
+    assert len(found_by(prepared, image).scores) == 0 and not seen
+    statistics = GroupStatistics(prepared)
+    with statistics.used(), torch.no_grad():  # which tells calls apart by number
+        found_by(prepared, image)
+    assert len(seen) == len(prepared.object_stream.in_features)
+    assert prepared.object_stream.head.lazy_subnet
 
 
 def test_in_float32_they_differ_by_rounding_alone(model):

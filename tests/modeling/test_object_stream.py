@@ -125,6 +125,29 @@ def test_representations_equal_the_dense_branch(norm):
     torch.testing.assert_close(phi, dense[image_index, places])
 
 
+def test_a_tower_with_norms_is_evaluated_where_something_was_found_alone():
+    torch.manual_seed(0)
+    tower = torch.nn.Sequential(
+        torch.nn.Conv2d(4, 6, 3, padding=1, bias=False), torch.nn.GroupNorm(2, 6), torch.nn.ReLU()
+    ).double()
+    conv = torch.nn.Conv2d(6, 3 * 4, 3, padding=1).double()
+    maps = [torch.randn(3, 4, *size, dtype=torch.float64) for size in ((6, 8), (3, 4), (2, 2))]
+    dense = [conv(tower(x)).permute(0, 2, 3, 1).reshape(3, -1, 4) for x in maps]
+    dense = torch.cat(dense, 1)
+    seen = []
+    tower.register_forward_hook(lambda module, inputs, _: seen.append(tuple(inputs[0].shape)))
+    image_index, places = torch.tensor([2, 0, 2]), torch.tensor([143, 7, 184])
+    with torch.no_grad():
+        found = convolve_at(conv, maps, image_index, places, 3, tower)
+        assert seen == [(2, 4, 6, 8), (1, 4, 2, 2)]
+        assert convolve_at(conv, maps, image_index[:0], places[:0], 3, tower).shape == (0, 4)
+        assert len(seen) == 2
+    torch.testing.assert_close(found, dense[image_index, places])
+    # In training every parameter takes part.
+    convolve_at(conv, maps, image_index[:0], places[:0], 3, tower).sum().backward()
+    assert all(p.grad.eq(0).all() for p in (*tower.parameters(), *conv.parameters()))
+
+
 def test_locate_inverts_the_order_of_anchors():
     sizes, index = [(2, 3), (1, 2)], 0
     for level, (h, w) in enumerate(sizes):
