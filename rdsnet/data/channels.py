@@ -277,6 +277,10 @@ def applied(transform: T.Transform, image: np.ndarray) -> np.ndarray:
     Detectron2 resizes uint8 of one and three channels with Pillow, and without its filter all
     others; here these are, too, a channel at a time.
     """
+    if isinstance(transform, T.TransformList):
+        for part in transform.transforms:
+            image = applied(part, image)
+        return image
     is_usual = image.dtype == np.uint8 and image.shape[2] in (1, 3)
     if is_usual or not isinstance(transform, T.ResizeTransform):
         return transform.apply_image(image)

@@ -141,6 +141,13 @@ def test_resizing_any_image_is_that_of_photographs(channels, dtype):
         assert np.abs(found[..., channel] - expected).max() <= 1
 
 
+def test_one_transform_after_another_is_both():
+    image = np.random.default_rng().integers(0, 256, (H, W, 5), np.uint8)
+    resize, crop = T.ResizeTransform(H, W, 60, 88), T.CropTransform(7, 3, W, H, 88, 60)
+    expected = applied(resize, image)[3 : 3 + H, 7 : 7 + W]
+    np.testing.assert_array_equal(applied(T.TransformList([resize, crop]), image), expected)
+
+
 @pytest.mark.parametrize("scaling", ["none", "image"])
 @pytest.mark.parametrize("preset", ["strong", "microscopy"])
 def test_training_images_are_varied_in_place_alone(tmp_path, scaling, preset):
