@@ -128,6 +128,9 @@ def add_rdsnet_config(cfg: CN) -> None:
     # How training images are varied, a name in rdsnet.data.augmentations.PRESETS: "light" as
     # Detectron2 does (INPUT.RANDOM_FLIP, sizes), "none", "strong", "microscopy", "aerial".
     cfg.INPUT.AUGMENTATION = "light"
+    # Probability that a training image becomes a mosaic of parts of four (rdsnet.data.mosaic): for
+    # models that learn from small crops and are to see large images.
+    cfg.INPUT.MOSAIC = 0.0
 
     # Channels of an image. 3, if they are not scaled: photographs, in the order INPUT.FORMAT. Else
     # images are the arrays of their files, channels in the files' order; MODEL.PIXEL_MEAN and

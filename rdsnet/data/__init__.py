@@ -10,7 +10,7 @@ Images and annotations together: ``image_paths`` and ``file_names`` (which file 
 ``image_files`` and ``image_sizes`` (is it whole, and of the declared size), ``equal_images``,
 ``threads`` (many files at once), ``repair``, ``merging`` (corrections come back). Training:
 ``datasets`` (files of the config, as Detectron2 knows them), ``mapper``, ``augmentations``,
-``moved_masks`` and ``masks`` (one image), ``train_loader`` and ``seeding`` (which image comes
-when), ``object_sizes`` (what the model has learnt to see). ``georeference`` says where on a map an
-image lies, ``shapes`` makes up a data set.
+``moved_masks`` and ``masks`` (one image), ``mosaic`` (parts of four), ``train_loader`` and
+``seeding`` (which image comes when), ``object_sizes`` (what the model has learnt to see).
+``georeference`` says where on a map an image lies, ``shapes`` makes up a data set.
 """

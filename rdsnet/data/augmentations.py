@@ -115,7 +115,7 @@ def with_preset(cfg: CfgNode, augmentations: list[T.Augmentation]) -> list[T.Aug
 def cuts_objects(cfg: CfgNode) -> bool:
     """Whether training images may be parts of images, so that boxes are those of cut masks."""
     preset = PRESETS.get(cfg.INPUT.AUGMENTATION, Preset())
-    return cfg.INPUT.CROP.ENABLED or preset.scales is not None
+    return cfg.INPUT.CROP.ENABLED or preset.scales is not None or cfg.INPUT.MOSAIC > 0
 
 
 def check_preset(name: str) -> None:

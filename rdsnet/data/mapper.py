@@ -34,8 +34,8 @@ class RDSNetDatasetMapper(DatasetMapper):
 
     - ``gt_masks`` is always there (with ``MODEL.MASK_ON``), also for an image without objects.
     - ``INPUT.MASK_FORMAT polygon`` holds for images whose objects are all polygons and which are
-      not cut (``INPUT.CROP``, ``INPUT.AUGMENTATION``); others get BitMasks, whatever the format
-      is. So polygons and RLE may be mixed, and ``INPUT.CROP`` does without the package shapely.
+      not cut (``INPUT.CROP``, ``AUGMENTATION``, ``MOSAIC``); others get BitMasks, whatever the
+      format is. So polygons and RLE may be mixed, and ``INPUT.CROP`` does without shapely.
     - Polygons given in whole pixels are not rounded to whole pixels after resizing.
     - ``INPUT.CHANNELS`` and ``INPUT.SCALING`` are followed: ``image`` may be (C, H, W) float32.
     - Errors name the image.

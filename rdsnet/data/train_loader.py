@@ -29,6 +29,7 @@ from detectron2.utils import comm
 from torch import Generator
 from torch.utils.data import DataLoader, Dataset
 
+from rdsnet.data.mosaic import with_mosaics
 from rdsnet.data.seeding import SAMPLE, seeded
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict | None]) -> T
         ) from error
     return TrainLoader(
         dataset,
-        mapper,
+        with_mosaics(cfg, mapper, dataset),
         # Without a seed in the config the processes agree on one; a checkpoint keeps it.
         seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
         batch_size=cfg.SOLVER.IMS_PER_BATCH,

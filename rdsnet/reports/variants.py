@@ -11,6 +11,7 @@ from detectron2.structures import BitMasks, polygons_to_bitmask
 
 from rdsnet.data.channels import Channels, picture_of
 from rdsnet.data.mapper import build_mapper
+from rdsnet.data.mosaic import with_mosaics
 from rdsnet.data.seeding import SAMPLE, seeded
 from rdsnet.visualization.objects import Objects, objects_from_masks
 from rdsnet.visualization.overlay import draw_objects
@@ -38,7 +39,7 @@ def draw_variants(
     records = [r for r in records if any(not a.get("iscrowd", 0) for a in r["annotations"])]
     records.sort(key=lambda record: len(record["annotations"]))
     places = np.linspace(0, len(records) - 1, min(_IMAGES, len(records))).round().astype(int)
-    mapper, rows = build_mapper(cfg, True), []
+    mapper, rows = with_mosaics(cfg, build_mapper(cfg, True), records), []
     for number, place in enumerate(places):
         record, row = records[place], []
         for variant in range(_VARIANTS):
