@@ -171,7 +171,12 @@ def use_winograd(model: nn.Module) -> None:
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if is_suitable(child):
-                setattr(parent, name, WinogradConv2d.of(child))
+                quick = WinogradConv2d.of(child)
+                setattr(parent, name, quick)
+                # Detectron2's FPN calls its layers from lists of its own.
+                for value in vars(parent).values():
+                    if isinstance(value, list):
+                        value[:] = [quick if part is child else part for part in value]
 
 
 def transformed_weights(weight: Tensor) -> Tensor:

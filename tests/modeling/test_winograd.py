@@ -54,6 +54,21 @@ def test_small_maps_half_precision_and_gradients_are_computed_directly():
     assert quick.transformed is None  # no memory was spent
 
 
+def test_layers_that_a_module_calls_from_a_list_are_replaced_there_too():
+    """As those of Detectron2's FPN."""
+
+    class Parent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = convolution(), nn.Conv2d(96, 96, 1)
+            self.layers = [self.two, self.one]
+
+    parent = Parent()
+    use_winograd(parent)
+    assert isinstance(parent.one, WinogradConv2d)
+    assert parent.layers[0] is parent.two and parent.layers[1] is parent.one
+
+
 class OwnWeights(nn.Conv2d):
     """May compute its weights anew in every call."""
 
