@@ -106,6 +106,39 @@ def test_parts_and_overlaps(tmp_path):
         assert labels[520, 515] == 1 and labels[599, 1099] == 2 and labels[530, 525] == 3
 
 
+def empty_frame(name, size=(600, 1100), path="nowhere"):
+    image = np.broadcast_to(np.uint8(0), (*size, 3))
+    masks = compact([], [], size)
+    fields = {"pred_boxes": Boxes(torch.zeros(0, 4)), "pred_masks": masks}
+    instances = Instances(size, **fields, pred_classes=torch.zeros(0, dtype=torch.int64))
+    return Frame(name, Path(path), image, part=0), instances
+
+
+def test_an_image_that_cannot_be_written_is_lost_alone(tmp_path):
+    (writer,) = build_writers(["labels"], tmp_path, (None, [1]))
+    (tmp_path / "labels" / "bad.ome.tif").mkdir(parents=True)  # no file can have this name
+    with writer:
+        writer.write(*empty_frame("bad"))
+        with pytest.raises(OSError, match="bad.ome.tif"):
+            writer.write(*empty_frame("good"))
+        writer.write(*empty_frame("good"))
+    assert {file.name for file in (tmp_path / "labels").iterdir()} == {
+        "bad.ome.tif",
+        "good.ome.tif",
+    }
+
+
+def test_labels_of_an_image_with_damaged_map_coordinates_have_none(tmp_path, caplog):
+    path = tmp_path / "map.tif"
+    damaged = ((33550, "d", 1, (0.5,), True), *TAGS[1:])
+    tifffile.imwrite(path, picture(300, 700), photometric="rgb", extratags=damaged)
+    (writer,) = build_writers(["labels"], tmp_path, (None, [1]))
+    with writer:
+        writer.write(*empty_frame("map", (300, 700), path))
+    assert "cannot be read" in caplog.text and "The label image has none." in caplog.text
+    assert read_georeference(tmp_path / "labels" / "map.ome.tif") is None
+
+
 def test_memory_does_not_depend_on_the_image(tmp_path):
     size = (8000, 6000)  # 192 MB of numbers
     windows = [(0, y, size[1], y + 100) for y in range(0, size[0], 200)]
