@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from detectron2.config import CfgNode
 from detectron2.data.detection_utils import filter_empty_instances
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from torch import Tensor
 
 # Left, top, width and height, pixels.
@@ -44,6 +44,9 @@ class MosaicMapper:
             ``gt_boxes`` and, if there are masks, ``gt_masks`` as BitMasks; or to None.
         dataset: Detectron2's standard dicts, from which the other three come.
         probability: of a mosaic.
+
+    Raises (when called):
+        ValueError: masks are polygons.
     """
 
     def __init__(self, mapper: Callable, dataset: Sequence[dict], probability: float) -> None:
@@ -106,6 +109,10 @@ def _moved(
         elif isinstance(values, BitMasks):
             part = values.tensor[:, top : top + height, left : left + width]
             values = BitMasks(_placed(part, to, size))
+        elif isinstance(values, PolygonMasks):
+            raise ValueError(
+                "INPUT.MOSAIC cuts masks, which polygons cannot be: set INPUT.MASK_FORMAT bitmask"
+            )
         moved.set(name, values)
     if moved.has("gt_masks"):
         moved.gt_boxes = moved.gt_masks.get_bounding_boxes()

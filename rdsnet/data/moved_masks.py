@@ -93,6 +93,7 @@ class MovedMasks:
     ) -> np.ndarray:
         """The mask (H, W) bool, all of which is in ``window``."""
         if isinstance(segmentation, list):
+            segmentation = [points for points in segmentation if len(points)]
             # Detectron2 would clip polygons before drawing them, for which it needs shapely.
             moved = [self.transforms.apply_coords(points).reshape(-1) for points in segmentation]
             return polygons_to_bitmask(moved, *self.size)
@@ -138,8 +139,8 @@ class MovedMasks:
 def _box(segmentation: list | dict | np.ndarray) -> np.ndarray:
     """(4,) XYXY that encloses polygons (P, 2), compressed RLE or a (H, W) mask."""
     if isinstance(segmentation, list):
-        points = np.concatenate(segmentation)
-        return np.concatenate((points.min(0), points.max(0)))
+        points = np.concatenate([np.zeros((0, 2)), *segmentation])
+        return np.concatenate((points.min(0), points.max(0))) if len(points) else np.zeros(4)
     if isinstance(segmentation, dict):
         x, y, w, h = mask_util.toBbox(segmentation)
         return np.array([x, y, x + w, y + h])

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from PIL import Image
 
 from rdsnet import get_cfg
@@ -120,6 +120,17 @@ def test_it_is_a_probability(probability):
     cfg.INPUT.MOSAIC = probability
     with pytest.raises(ValueError, match="INPUT.MOSAIC must be a probability from 0 to 1"):
         with_mosaics(cfg, mapped, [])
+
+
+def test_polygons_are_refused():
+    def mapper(name):
+        result = mapped(name)
+        square = np.array([5.0, 5.0, 9.0, 5.0, 9.0, 9.0, 5.0, 9.0])
+        result["instances"].gt_masks = PolygonMasks([[square]])
+        return result
+
+    with pytest.raises(ValueError, match="set INPUT.MASK_FORMAT bitmask"):
+        MosaicMapper(mapper, "b", 1.0)("a")
 
 
 def test_objects_outside_are_left_out():

@@ -100,6 +100,15 @@ def test_objects_that_are_left_out_are_not_even_decoded(monkeypatch):
     assert mover.move([]) == []
 
 
+@pytest.mark.parametrize("without_points", [[], [[]], [[], []]])
+def test_polygons_without_points_have_no_pixel(without_points):
+    mover = MovedMasks(T.TransformList([]), (10, 10), (10, 10))
+    triangle = [[1.0, 1.0, 8.0, 1.0, 8.0, 8.0]]
+    empty, found, both = mover.move([without_points, triangle, [*without_points, *triangle]])
+    assert empty is None or not empty.any()
+    assert found.any() and np.array_equal(both, found)
+
+
 def test_a_mask_of_another_size_is_refused_wherever_it_lies():
     mover = MovedMasks(T.TransformList([]), (100, 100), (100, 100))
     rle = mask_util.encode(np.zeros((100, 99), dtype=np.uint8, order="F"))
