@@ -187,7 +187,7 @@ class Paper:
             tuple(self.val) if self.val else None,
             config=rdsnet_config(self.family),
             output=str(self.folder),
-            wishes=Wishes(),
+            wishes=Wishes(iterations=self.iterations),
             opts=self.options,
             resume=True,
         )
@@ -214,6 +214,7 @@ class Paper:
                 f"{self.iterations} iterations each. Give at least {needed:.2g} hours, or fewer "
                 "tables (--only), or fewer --seeds."
             )
+        self.decide_on_data()  # how images are varied depends on how often they are seen
 
     def hours(self, training: Training) -> float | None:
         """Of one training, by the time of an iteration; None: not measured."""

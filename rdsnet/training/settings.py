@@ -123,7 +123,7 @@ def _choose_augmentation(
         settings.options["INPUT.AUGMENTATION"] = wishes.augment
         settings.notes.append(("Variation", f'"{wishes.augment}", as asked for'))
     elif cfg.DATASETS.MAPPER == "RDSNetDatasetMapper" and cfg.INPUT.AUGMENTATION == "light":
-        passes = _passes(settings, train)
+        passes = _passes(settings, cfg, train)
         if not train.lies_any_way:
             text = "some objects stand upright, or are too few"
         elif passes < _MANY_PASSES:
@@ -137,15 +137,18 @@ def _choose_augmentation(
         settings.notes.append(("Variation", f"{what}: {text}"))
 
 
-def _passes(settings: Settings, train: DataStatistics) -> float:
+def _passes(settings: Settings, cfg: CfgNode, train: DataStatistics) -> float:
     """How often the chosen schedule shows a pixel of the images with objects, in the mean."""
     shown = settings.options["SOLVER.MAX_ITER"] * settings.options["SOLVER.IMS_PER_BATCH"]
     has_objects = train.objects_per_image > 0
     part = 1.0
-    if "INPUT.CROP.SIZE" in settings.options:
-        side = settings.options["INPUT.CROP.SIZE"][1]
-        part = min(1.0, side**2 / train.image_sizes[has_objects].prod(1).mean())
-    return shown * part / has_objects.sum()
+    if settings.options.get("INPUT.CROP.ENABLED", cfg.INPUT.CROP.ENABLED):
+        height, width = settings.options.get("INPUT.CROP.SIZE", cfg.INPUT.CROP.SIZE)
+        if settings.options.get("INPUT.CROP.TYPE", cfg.INPUT.CROP.TYPE).startswith("absolute"):
+            part = height * width / train.image_sizes[has_objects].prod(1).mean()
+        else:
+            part = height * width
+    return shown * min(1.0, part) / has_objects.sum()
 
 
 def _choose_sampler(settings: Settings, cfg: CfgNode, train: DataStatistics) -> None:

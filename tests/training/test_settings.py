@@ -414,6 +414,14 @@ def test_only_objects_that_lie_in_every_direction_are_turned():
     short = derive_settings(cfg, elongated(any_way, [0] * 300), None, Wishes(epochs=12))
     assert "INPUT.AUGMENTATION" not in short.options
     assert "seen about 12 times" in dict(short.notes)["Variation"]
+    # Nor are 300 of crops that are a sixteenth of the image each, whoever asked for them.
+    cfg.INPUT.CROP.ENABLED = True
+    for kind, size in (("absolute", (50, 50)), ("relative", (0.25, 0.25))):
+        cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE = kind, size
+        wishes = Wishes(epochs=300)
+        crops = derive_settings(cfg, elongated(any_way, [0] * 300), None, wishes)
+        assert "seen about 19 times" in dict(crops.notes)["Variation"]
+    cfg.INPUT.CROP.ENABLED = False
     # People among them, or all of them; and too few to know.
     both = elongated([*any_way, *rng.normal(-0.5, 0.5, 40)], [0] * 300 + [1] * 40)
     upright = elongated(rng.normal(-0.5, 0.5, 300), [0] * 300)
