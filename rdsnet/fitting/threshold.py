@@ -123,9 +123,8 @@ def _mask_ious(
     detections = detections[order]
     objects = [a for a in record["annotations"] if not a.get("iscrowd", 0)]
     gt_boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in objects]
-    boxes = model.output_boxes(detections.pred_boxes.tensor)
     found = match_detections(
-        boxes.float().cpu(),
+        model.output_boxes(detections.pred_boxes.tensor).float().cpu(),
         detections.pred_classes.cpu(),
         torch.tensor(gt_boxes, dtype=torch.float32).view(-1, 4),
         torch.tensor([a["category_id"] for a in objects], dtype=torch.int64),
@@ -135,18 +134,14 @@ def _mask_ious(
     truth = [segmentation_rle(objects[m]["segmentation"], size) for m in found[found >= 0].tolist()]
     if not truth:
         return np.zeros((len(thresholds), 0))
+    boxes, output_size = detections.pred_boxes.tensor, detections.image_size
+    phi, psi = model.located(detections.phi, psi, boxes, images.image_sizes[0], output_size)
     kept = model.mask_threshold
     ious = []
     try:
         for threshold in thresholds:
             model.mask_threshold = threshold
-            masks = model.assemble(
-                detections.phi,
-                psi,
-                detections.pred_boxes.tensor,
-                images.image_sizes[0],
-                detections.image_size,
-            )
+            masks = model.assemble(phi, psi, boxes, images.image_sizes[0], output_size)
             of_pairs = coco_mask.iou(masks.rle(), truth, [0] * len(truth))
             ious.append(of_pairs.diagonal())
     finally:

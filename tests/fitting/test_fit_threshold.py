@@ -10,7 +10,8 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, BoxMode, Instances
+from helpers.exporting import random_image, tiny_config, untrained
 from PIL import Image
 from pycocotools import mask as coco_mask
 from torch.nn import functional as F
@@ -126,6 +127,28 @@ def test_quality_is_the_share_of_ious_that_masks_reach(cfg):
             iou = (found & inside & truth).sum() / (found & inside | truth).sum()
             reached += [iou >= limit for limit in np.linspace(0.5, 0.95, 10)]
         assert fit.quality[threshold] == pytest.approx(np.mean(reached), abs=1e-4)
+
+
+@pytest.mark.parametrize("prior", ["none", "ellipse"])
+def test_masks_are_those_of_inference(prior):
+    """The model's only mask, taken for the truth, is met at the model's own threshold."""
+    cfg = tiny_config("MODEL.RDSNET.MASK_PRIOR", prior, "TEST.DETECTIONS_PER_IMAGE", "1")
+    cfg.MODEL.RETINANET.SCORE_THRESH_TEST = 0.0
+    model = untrained(cfg)
+    inputs = {"image": random_image(64, 96), "height": 64, "width": 96}
+    with torch.no_grad():
+        (found,) = model([inputs])
+    found = found["instances"]
+    mask = found.pred_masks[0].numpy()
+    assert 0 < mask.sum() < mask.size
+    truth = coco_mask.encode(np.asfortranarray(mask))
+    annotation = {"bbox": found.pred_boxes.tensor[0].tolist(), "bbox_mode": BoxMode.XYXY_ABS}
+    annotation |= {"category_id": int(found.pred_classes), "segmentation": truth}
+    record = {"height": 64, "width": 96, "annotations": [annotation]}
+    own, other = model.mask_threshold, 0.9
+    ious = fitting._mask_ious(model, [inputs], record, (own, other))
+    assert ious.shape == (2, 1) and ious[0, 0] == 1 > ious[1, 0]
+    assert model.mask_threshold == own
 
 
 def test_detections_that_have_found_nothing_do_not_count(cfg):
