@@ -35,6 +35,10 @@ def test_the_config_completes_the_model_and_finds_them_all():
     assert cfg.MODEL.RDSNET.FIT_MASK_THRESHOLD and cfg.MODEL.RDSNET.MBRM.FIT.AFTER_TRAINING
     assert cfg.MODEL.RDSNET.FIT_SCORE_THRESHOLDS
     assert "lite0" in cfg.MODEL.WEIGHTS  # it began with ImageNet's
+    last = get_cfg()
+    last.merge_from_file(str(PROJECT / "configs" / "rdsnet_lite0_96_nuclei_mosaic.yaml"))
+    assert last.INPUT.MOSAIC > cfg.INPUT.MOSAIC == 0
+    assert last.MODEL.WEIGHTS == f"{cfg.OUTPUT_DIR}/model_final.pth"
 
 
 def test_the_card_says_what_it_is_made_of_and_what_it_is_not_for():
