@@ -35,9 +35,9 @@ def with_mosaics(cfg: CfgNode, mapper: Callable, dataset: Sequence[dict]) -> Cal
 class MosaicMapper:
     """Another mapper's images, some of them replaced by a mosaic of four, of the same size.
 
-    The image's own part is the upper left quarter; the others are of images drawn at random. Of
-    each a part of the size of its quarter is taken, wherever it happens to lie; what an image is
-    too small for stays black.
+    The image's own part is the upper left quarter; the others are of images drawn at random from
+    all, whatever the sampler prefers. Of each a part of the size of its quarter is taken, wherever
+    it happens to lie; what an image is too small for stays black.
 
     Args:
         mapper: from a dataset dict to a dict with ``image`` (C, H, W) and ``instances`` with
