@@ -21,6 +21,9 @@ from rdsnet.prediction.tiles import SAME, overlapping
 # Two passes do not measure a size alike: from this share of the limit on, objects of the fine pass
 # wait, and those of the coarse one are taken.
 _WAITING, _TAKEN = 0.75, 0.9
+# The least score of a piece that a coarser pass is made for. Less certain ones are everywhere where
+# scores near zero are asked for, as evaluations do; they are pieces of nothing.
+_LEAST_SCORE = 0.2
 # A piece belongs to a larger object that holds more than this share of its pixels.
 _HELD = 0.5
 
@@ -29,7 +32,7 @@ class SizeRanges:
     """Takes one pass after the other, each at half the resolution of the one before.
 
     Attributes:
-        has_cut: whether the last pass has cut an object.
+        has_cut: whether the last pass has cut an object that is worth another pass.
     """
 
     def __init__(self) -> None:
@@ -48,7 +51,7 @@ class SizeRanges:
             sizes = longer_sides(part)
             part, sizes = part[sizes >= self._least], sizes[sizes >= self._least]
             waits = (sizes >= _WAITING * run.limit) | (part.cut > WHOLE) | (part.pass_number > 0)
-            self.has_cut |= bool((part.cut == CUT).any())
+            self.has_cut |= bool(((part.cut == CUT) & (part.scores >= _LEAST_SCORE)).any())
             if waits.any():
                 self._waiting.append(part[waits])
             yield part[~waits]

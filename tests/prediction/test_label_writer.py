@@ -156,8 +156,8 @@ def test_memory_does_not_depend_on_the_image(tmp_path):
             for part, instances in enumerate(parts):
                 writer.write(Frame("one", Path("nowhere"), image, part=part), instances)
 
-    extra = extra_peak_mb(write, "cpu", repeats=1)
-    assert extra is None or extra < 80
+    extra = extra_peak_mb(write, "cpu")
+    assert extra is None or extra < 192  # what it would take to hold them all
     with tifffile.TiffFile(tmp_path / "labels" / "one.ome.tif") as file:
         (labels,) = (page.asarray() for page in file.pages)
     assert labels[50, ::999].tolist() == [1] * 7 and labels[7850, 1] == len(windows)

@@ -86,6 +86,22 @@ def test_where_nothing_is_cut_there_is_no_second_pass():
     assert len(predictor.model.seen) == len(prediction.tiles)
 
 
+@pytest.mark.parametrize(("score", "is_second"), [(0.19, False), (0.21, True)])
+def test_pieces_that_are_hardly_certain_cause_no_second_pass(score, is_second):
+    picture, _ = drawn([((600, 200), (300, 150), RED)])
+    predictor = blob_predictor()
+    forward = predictor.model.forward
+
+    def uncertain(batch):
+        (result,) = forward(batch)
+        result["instances"].scores = torch.full_like(result["instances"].scores, score)
+        return [result]
+
+    predictor.model.forward = uncertain
+    prediction, _ = found_by(picture, predictor, score_threshold=0.05)
+    assert (len(predictor.model.seen) > len(prediction.tiles)) == is_second
+
+
 def test_passes_end_when_the_image_is_one_tile():
     """An object as large as the image: at 1/8, 900 x 1200 px are 113 x 150."""
     picture, masks = drawn([((600, 450), (590, 440), RED)])
