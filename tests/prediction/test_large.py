@@ -68,8 +68,9 @@ def assert_equal(found, whole):
     partner = overlaps.argmax(1)
     assert len(set(partner.tolist())) == len(whole)
     moved = (whole.pred_boxes.tensor - found.pred_boxes.tensor[partner]).abs().amax(1)
-    assert (moved <= 1).float().mean() >= 0.995
-    assert (overlaps.max(1) > 0.98).mean() >= 0.995
+    allowed = max(1, 0.005 * len(whole))  # one pixel more or less of a mask of 40 is 0.975
+    assert (moved > 1).sum() <= allowed
+    assert (overlaps.max(1) <= 0.98).sum() <= allowed and overlaps.max(1).min() > 0.8
     new = np.setdiff1d(np.arange(len(found)), partner)
     assert (found.scores[new] < 0.5 + 1e-3).all()
     among = coco_mask.iou(found_masks, found_masks, [0] * len(found_masks))
