@@ -140,14 +140,18 @@ def test_commands_run(folder):
     """All of them in one test: later commands use what earlier ones have made."""
     for block in blocks():
         if not block.parsed_only:
-            run_block(block, folder)
+            run = run_block(block, folder)
+            name = f"{block.page}.md, block {block.number}: "
+            assert run.returncode == 0, name + (run.stdout + run.stderr)[-3000:]
+            for made in MADE.get((block.page, block.number), ()):
+                assert (folder / made).exists(), made
 
 
-def run_block(block: Block, folder: Path) -> None:
+def run_block(block: Block, folder: Path) -> subprocess.CompletedProcess:
     lines = block.text.replace("\\\n", " ").splitlines()
     script = [f"{s} {SHORT}" if s.startswith("rdsnet train --data") else s for s in lines]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    run = subprocess.run(
+    return subprocess.run(
         ["bash", "-eu", "-c", "\n".join(script)],
         cwd=folder,
         env={**os.environ, "PATH": path, "CUDA_VISIBLE_DEVICES": ""},
@@ -155,10 +159,6 @@ def run_block(block: Block, folder: Path) -> None:
         text=True,
         timeout=HANG,
     )
-    name = f"{block.page}.md, block {block.number}: "
-    assert run.returncode == 0, name + (run.stdout + run.stderr)[-3000:]
-    for made in MADE.get((block.page, block.number), ()):
-        assert (folder / made).exists(), made
 
 
 # What a page promises: files by page and number of the block.
