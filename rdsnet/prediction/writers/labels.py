@@ -75,7 +75,7 @@ class LabelWriter(Writer):
         try:
             self._write_file(frame)
         finally:
-            self._scratch(frame).unlink()
+            self._scratch(frame).unlink(missing_ok=True)
 
     def _write_file(self, frame: Frame) -> None:
         path = self.output / "labels" / f"{frame.name}.ome.tif"
