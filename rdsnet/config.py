@@ -290,7 +290,7 @@ def add_rdsnet_config(cfg: CN) -> None:
     cfg.MODEL.RDSNET.INFERENCE = CN()
     # What rdsnet's Predictor and evaluations compute convolutions in: "float32"; "bf16", "fp16"
     # (results move a little, see docs/predict.md); "auto": bf16 where the processor has
-    # AVX512_BF16 or AMX, or the GPU bfloat16, else float32. "rdsnet predict" and "app" set it by
+    # AVX512_BF16 or AMX, else float32, as on a GPU. "rdsnet predict" and "app" set it by
     # --precision, whose default is auto. Training has SOLVER.AMP.
     cfg.MODEL.RDSNET.INFERENCE.PRECISION = "float32"
 

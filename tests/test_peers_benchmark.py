@@ -162,6 +162,12 @@ def test_tables_pair_models_by_seed(modules, tmp_path):
     assert "at 100: box AP +2.0 ± 1.0; mask AP -1.5 ± 0.5." in text
     assert (tmp_path / "peers.png").is_file()
 
+    on_gpu = [{**run, "device": "GPU X", "precision": "bfloat16"} for run in results]
+    text = report.write_peers(on_gpu, {}, tmp_path, "peers_cuda")
+    assert text.startswith("# RDSNet-lite against Mask R-CNN, same time\n")
+    assert "one GPU X, in bfloat16." in text and "| iterations | s |" in text
+    assert (tmp_path / "peers_cuda.png").is_file() and "](peers_cuda.png)" in text
+
     results += [made_up("focal", 1, 39.5, 29.0)]
     text = report.write_study("recipe", models.RECIPE, results, tmp_path)
     assert (tmp_path / "recipe.md").read_text() == text

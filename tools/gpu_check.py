@@ -2,8 +2,9 @@
 
 Builds the operators with CUDA for the GPU at hand, runs their tests there, runs compute-sanitizer
 (memcheck and racecheck) where it is found, compares CPU with CUDA, times each kernel against its
-goal, and times whole models with ``rdsnet benchmark``. The figures go to benchmarks/gpu. The exit
-status is 1 when something failed, and 2 where there is no GPU: then nothing is touched.
+goal, predicts and trains with whole models, and times them with ``rdsnet benchmark``. The figures
+go to benchmarks/gpu. The exit status is 1 when something failed, and 2 where there is no GPU: then
+nothing is touched.
 
 Example:
   python tools/gpu_check.py --skip models
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import math
 import os
 import re
 import shutil
@@ -25,17 +27,21 @@ from pathlib import Path
 import build_cuda
 
 ROOT = Path(__file__).resolve().parents[1]
-STEPS = ("tests", "sanitizer", "kernels", "models")
+STEPS = ("tests", "sanitizer", "kernels", "system", "models")
 # Sums of float32 in another order; pixels within rounding of a threshold.
 TOLERANCE = 1e-4
+NO_TESTS = 5  # pytest's exit status where none was chosen
+ROUNDS = 20  # of whole models, in turn
+# Of the objects of either, in float32: one at the score threshold may be on either side of it.
+LEAST_MATCHED, LEAST_IOU = 0.99, 0.99
 
 
 class CheckFailed(RuntimeError):
     """A step did not give what it must."""
 
 
-def run(command: list[str], library: Path, seconds: int = 3600) -> str:
-    """Output of a command that uses the library just built; raises when it fails."""
+def execute(command: list[str], library: Path, seconds: int = 3600) -> tuple[int, str]:
+    """Exit status and output of a command that uses the library just built."""
     environment = {**os.environ, "RDSNET_OPS_LIBRARY": str(library)}
     done = subprocess.run(
         command,
@@ -46,20 +52,46 @@ def run(command: list[str], library: Path, seconds: int = 3600) -> str:
         text=True,
         timeout=seconds,
     )
-    if done.returncode != 0:
-        raise CheckFailed(f"{' '.join(command)}\n{done.stdout[-6000:]}")
-    return done.stdout
+    return done.returncode, done.stdout
+
+
+def run(command: list[str], library: Path, seconds: int = 3600) -> str:
+    """The output alone; raises when the command fails."""
+    status, output = execute(command, library, seconds)
+    if status != 0:
+        raise CheckFailed(f"{' '.join(command)}\n{output[-6000:]}")
+    return output
 
 
 def check_tests(library: Path, folder: Path) -> str:
-    """Operators on the GPU. A test that is skipped for want of one would go unnoticed."""
-    command = [sys.executable, "-m", "pytest", "tests/ops", "-q", "-rs", "-k", "cuda"]
-    command.append("--ignore=tests/ops/test_cuda_emulation.py")
-    output = run(command, library)
-    passed = re.search(r"(\d+) passed", output)
-    if passed is None or "no CUDA device" in output or "without CUDA" in output:
-        raise CheckFailed(f"the tests did not run on the GPU:\n{output[-3000:]}")
-    return f"{passed[1]} tests of the operators passed on the GPU"
+    """Operators on the GPU, and their errors on both devices. A process per file: one that crashes
+    hides no other. Tests that are skipped for want of a GPU would go unnoticed.
+    """
+    passed, failures = 0, []
+    for file in sorted((ROOT / "tests" / "ops").glob("test_*.py")):
+        if file.name == "test_cuda_emulation.py":
+            continue
+        command = [sys.executable, "-m", "pytest", str(file), "-q", "-rs", "-k", "cuda or wrong"]
+        status, output = execute(command, library)
+        if "no CUDA device" in output or "without CUDA" in output:
+            raise CheckFailed(f"the tests did not run on the GPU:\n{output[-3000:]}")
+        count = re.search(r"(\d+) passed", output)
+        passed += int(count[1]) if count else 0
+        if status not in (0, NO_TESTS):
+            crash = native_frames(command, library) if status < 0 else ""
+            failures.append(f"{file.name}: exit status {status}\n{output[-2000:]}\n{crash}")
+    if failures or not passed:
+        raise CheckFailed("\n\n".join([f"{passed} tests passed", *failures]))
+    return f"{passed} tests of the operators passed on the GPU"
+
+
+def native_frames(command: list[str], library: Path) -> str:
+    """Where in compiled code a command crashes, if there is a debugger that says it."""
+    for debugger in ("gdb", "cuda-gdb"):
+        if shutil.which(debugger):
+            script = ["-batch", "-ex", "run", "-ex", "bt 40", "--args", *command]
+            return execute([debugger, *script], library, 600)[1][-4000:]
+    return "no gdb and no cuda-gdb to show where"
 
 
 def check_sanitizer(library: Path, folder: Path) -> str:
@@ -122,22 +154,60 @@ def kernel_table(results: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def check_system(library: Path, folder: Path) -> str:
+    """Whole models: the GPU's objects are the CPU's, and training learns."""
+    output = run([sys.executable, "-W", "ignore", "tools/gpu_system.py"], library)
+    results = json.loads(output.splitlines()[-1])
+    (folder / "system.json").write_text(json.dumps(results, indent=2) + "\n")
+    (folder / "system.md").write_text(system_table(results))
+    exact = results["agreement"]["CUDA, float32"]
+    if exact["matched"] < LEAST_MATCHED or exact["mean mask IoU"] < LEAST_IOU:
+        raise CheckFailed(f"the GPU's objects are not the CPU's: {exact}")
+    for name, row in results["training"].items():
+        losses = [*row["first losses"], *row["last losses"]]
+        if not all(map(math.isfinite, losses)) or min(losses[3:]) >= max(losses[:3]):
+            raise CheckFailed(f"{name} does not learn: losses {losses}")
+    return f"CPU and GPU find the same objects; {len(results['training'])} trainings learn"
+
+
+def system_table(results: dict) -> str:
+    """Agreement and trainings as markdown."""
+    lines = []
+    for title, rows in (("predictions", results["agreement"]), ("training", results["training"])):
+        columns = list(next(reversed(rows.values())))
+        lines += [f"| {title} | {' | '.join(columns)} |", "| --- " * (len(columns) + 1) + "|"]
+        for name, row in rows.items():
+            cells = [_cell(row.get(column)) for column in columns]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(f"{one:.2f}" for one in value)
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def check_models(library: Path, folder: Path) -> str:
-    """Images per second of RDSNet beside RetinaNet and Mask R-CNN."""
-    command = [sys.executable, "-W", "ignore", "-m", "rdsnet.cli", "benchmark", "--models"]
-    for depth in (50, 101):
-        for size in (800, 600):
-            for dtype in ("float32", "bfloat16"):
-                output = folder / f"models_R{depth}_{size}_{dtype}"
-                settings = [f"--depth={depth}", f"--size={size}", f"--dtype={dtype}"]
-                run([*command, "--device=cuda", *settings, f"--output={output}"], library)
-    return f"figures in {folder}/models_*"
+    """The mask path beside the straightforward one, RDSNet beside RetinaNet and Mask R-CNN."""
+    benchmark = [sys.executable, "-W", "ignore", "-m", "rdsnet.cli", "benchmark", "--device=cuda"]
+    path = ["--mask-path", "--sizes", "800", "--objects", "1", "100", "300", "--seconds", "1"]
+    run([*benchmark, *path, f"--output={folder / 'mask_path'}"], library)
+    command = [*benchmark, "--models", f"--rounds={ROUNDS}"]
+    for depth, size in ((50, 800), (101, 800), (101, 600)):
+        for dtype in ("float32", "bfloat16"):
+            output = folder / f"models_R{depth}_{size}_{dtype}"
+            settings = [f"--depth={depth}", f"--size={size}", f"--dtype={dtype}"]
+            run([*command, *settings, f"--output={output}"], library)
+    return f"figures in {folder}/mask_path and {folder}/models_*"
 
 
 CHECKS: dict[str, Callable[[Path, Path], str]] = {
     "tests": check_tests,
     "sanitizer": check_sanitizer,
     "kernels": check_kernels,
+    "system": check_system,
     "models": check_models,
 }
 

@@ -36,10 +36,15 @@ def standard_error(values: list[float]) -> float:
     return statistics.stdev(values) / len(values) ** 0.5
 
 
+def unit(results: Results) -> str:
+    """What the seconds of these runs are: of a processor, or on the wall beside a GPU."""
+    return "CPU s" if results[0].get("device", "cpu") == "cpu" else "s"
+
+
 def table(results: Results, times: dict[str, float]) -> str:
     """A data set's runs: a row for every budget and model."""
     rows = [
-        "| time of Mask R-CNN's ... iterations | model | iterations | CPU s | "
+        f"| time of Mask R-CNN's ... iterations | model | iterations | {unit(results)} | "
         "seeds | box AP without MBRM | box AP | mask AP | ms per image |",
         "| --- " * 9 + "|",
     ]
@@ -63,7 +68,7 @@ def table(results: Results, times: dict[str, float]) -> str:
 
 
 def iterations_and_seconds(runs: Results) -> tuple[str, str]:
-    """Of one training: iterations, and CPU seconds by the speed that was measured in turns."""
+    """Of one training: iterations, and seconds by the speed that was measured in turns."""
     seconds = [
         r["iterations"] * r["seconds_per_iteration"] for r in runs if r["seconds_per_iteration"]
     ]
@@ -105,9 +110,16 @@ def circumstances(results: Results) -> str:
     dates = sorted({r["date"] for r in results})
     days = " to ".join(dict.fromkeys((dates[0], dates[-1])))
     seeds = ", ".join(str(seed) for seed in sorted({r["seed"] for r in results}))
+    device = results[0].get("device", "cpu")
+    precisions = sorted({r.get("precision", "float32") for r in results})
+    where = (
+        "one thread on a CPU, RDSNet in bfloat16 where it computes in it, Mask R-CNN in float32"
+        if device == "cpu"
+        else f"one {device}, in {' and '.join(precisions)}"
+    )
     return (
-        "The same EfficientNet-Lite0, images, crops, batches of 4 and AdamW; one thread on a CPU, "
-        "RDSNet in bfloat16 where it computes in it, Mask R-CNN in float32. Every budget is a "
+        "The same EfficientNet-Lite0, images, crops, batches of 4 and AdamW; "
+        f"{where}. Every budget is a "
         "training of its own, with its whole schedule. Times are iterations times seconds per "
         "iteration, measured with the models taking turns on the same batches. AP is COCO's, in "
         "percent: "
@@ -125,22 +137,27 @@ def write_json(results: Results, times: dict, path: Path) -> None:
     path.write_text(json.dumps(document, indent=1) + "\n")
 
 
-def write_peers(results: Results, times: dict[str, dict[str, float]], out: Path) -> str:
-    """peers.json, peers.md and peers.png in ``out``; the text of the tables."""
-    write_json(results, times, out / "peers.json")
-    parts = ["# RDSNet-lite against Mask R-CNN, same CPU time", circumstances(results)]
-    for name, data_set in DATA_SETS.items():
-        own = of(results, data=name)
+def write_peers(
+    results: Results, times: dict[str, dict[str, float]], out: Path, name: str = "peers"
+) -> str:
+    """NAME.json, NAME.md and NAME.png in ``out``; the text of the tables."""
+    write_json(results, times, out / f"{name}.json")
+    title = (
+        f"# RDSNet-lite against Mask R-CNN, same {'CPU ' if unit(results) == 'CPU s' else ''}time"
+    )
+    parts = [title, circumstances(results)]
+    for data, data_set in DATA_SETS.items():
+        own = of(results, data=data)
         if own:
-            parts += [f"## {data_set.title}", table(own, times.get(name, {})), differences(own)]
+            parts += [f"## {data_set.title}", table(own, times.get(data, {})), differences(own)]
     parts.append(
         "ms per image: one thread, the models taking turns on the same images, to masks of the "
-        "image's size.\n\n![AP over CPU seconds](peers.png)\n"
+        f"image's size.\n\n![AP over time]({name}.png)\n"
     )
     text = "\n\n".join(part for part in parts if part)
-    (out / "peers.md").write_text(text)
-    models = {name: m.title for name, m in (PEERS | OTHERS).items() if of(results, model=name)}
-    plot(results, models, out / "peers.png")
+    (out / f"{name}.md").write_text(text)
+    titles = {key: m.title for key, m in (PEERS | OTHERS).items() if of(results, model=key)}
+    plot(results, titles, out / f"{name}.png")
     return text
 
 
@@ -149,7 +166,8 @@ def write_study(name: str, models: dict[str, Model], results: Results, out: Path
     write_json(results, {}, out / f"{name}.json")
     unchanged = next(iter(models))
     rows = [
-        "| RDSNet-lite with | iterations | CPU s | box AP without MBRM | box AP | gain | mask AP | "
+        f"| RDSNet-lite with | iterations | {unit(results)} | box AP without MBRM | box AP "
+        "| gain | mask AP | "
         "gain |",
         "| --- " * 8 + "|",
     ]

@@ -13,11 +13,13 @@ command goes on after an interruption.
     OMP_NUM_THREADS=1 nice python benchmarks/peers/run.py --study recipe
     OMP_NUM_THREADS=1 nice python benchmarks/peers/run.py --study views
     OMP_NUM_THREADS=1 nice python benchmarks/peers/run.py --study variation
+    python benchmarks/peers/run.py --device cuda --jobs 8   # peers_cuda.md: in the time of a GPU
     python benchmarks/peers/run.py --speed        # measure seconds per iteration, and stop
     python benchmarks/peers/run.py --dry-run      # what is finished and what would run
     python benchmarks/peers/run.py --report-only  # tables and plot from finished runs
 
-Writes peers.json, peers.md and peers.png beside this file; with --study STUDY.json and STUDY.md.
+Writes peers.json, peers.md and peers.png beside this file; with --study STUDY.json and STUDY.md;
+on a GPU with "_cuda" in their names.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -104,6 +107,8 @@ def train(run: Run, args: argparse.Namespace) -> dict:
         "cpu_seconds_spent": round(spent, 1),
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
+        "precision": str(trained_in(trainer)).removeprefix("torch."),
         "date": time.strftime("%Y-%m-%d"),
         "AP": {
             task: {key: metrics[task][key] for key in ("AP", "AP50", "AP75")}
@@ -115,12 +120,26 @@ def train(run: Run, args: argparse.Namespace) -> dict:
     return result
 
 
+def trained_in(trainer):
+    """The dtype of convolutions."""
+    import torch
+
+    return getattr(trainer._trainer, "dtype", torch.float32)
+
+
 def speed_file(data: str, args: argparse.Namespace) -> Path:
-    return Path(args.runs) / f"speed-{data}.json"
+    return Path(args.runs) / f"speed-{data}{suffix(args)}.json"
+
+
+def suffix(args: argparse.Namespace) -> str:
+    """What the names of files about another device than the CPU end in."""
+    return "" if args.device == "cpu" else f"_{args.device}"
 
 
 def known_speeds(data: str, args: argparse.Namespace) -> dict[str, float]:
-    """{model: CPU seconds per iteration} as far as they have been measured."""
+    """{model: seconds per iteration} as far as they have been measured: of the CPU, or of the
+    clock on the wall where a GPU does the work.
+    """
     file = speed_file(data, args)
     return json.loads(file.read_text()) if file.is_file() else {}
 
@@ -141,7 +160,8 @@ def measure_speeds(data: str, args: argparse.Namespace) -> None:
     configs = {name: config(Run(data, name, 0, 1), args, folder, 1000) for name in names}
     file = speed_file(data, args)
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(timing.seconds_per_iteration(configs), indent=1) + "\n")
+    clock = {} if args.device == "cpu" else {"clock": time.perf_counter}
+    file.write_text(json.dumps(timing.seconds_per_iteration(configs, **clock), indent=1) + "\n")
 
 
 def config(run: Run, args: argparse.Namespace, folder: Path, iterations: int):
@@ -162,16 +182,17 @@ def config(run: Run, args: argparse.Namespace, folder: Path, iterations: int):
         "DATASETS.TEST": "()",
         "MODEL.RETINANET.NUM_CLASSES": classes,
         "MODEL.ROI_HEADS.NUM_CLASSES": classes,
-        "MODEL.DEVICE": "cpu",
+        "MODEL.DEVICE": args.device,
         **data_set.options,
         "SOLVER.MAX_ITER": iterations,
         "SOLVER.WARMUP_ITERS": iterations // 10,
         "SOLVER.STEPS": (round(0.8 * iterations), round(0.95 * iterations)),  # of variant "steps"
         "SOLVER.CHECKPOINT_PERIOD": 1_000_000,
-        "DATALOADER.NUM_WORKERS": 0,
+        # On the CPU the time of reading would go uncounted.
+        "DATALOADER.NUM_WORKERS": 0 if args.device == "cpu" else 1,
         "SEED": run.seed,
         "OUTPUT_DIR": str(folder),
-        **_precision(model),
+        **_precision(model, args.device),
         **model.options,
     }
     words = ["--config-file", str(ROOT / model.config)]
@@ -179,12 +200,12 @@ def config(run: Run, args: argparse.Namespace, folder: Path, iterations: int):
     return setup(default_argument_parser().parse_args(words))
 
 
-def _precision(model: Model) -> dict[str, object]:
+def _precision(model: Model, device: str) -> dict[str, object]:
     """RDSNet's as ``rdsnet train --data`` chooses it."""
     from rdsnet.modeling.precision import chosen_precision
 
     if model.config != PEERS[CLOCK].config:
-        return {"SOLVER.AMP.ENABLED": chosen_precision("auto", "cpu")[0] == "bf16"}
+        return {"SOLVER.AMP.ENABLED": chosen_precision("auto", device)[0] == "bf16"}
     return {}
 
 
@@ -215,6 +236,8 @@ def milliseconds_per_image(runs: list[Run], args: argparse.Namespace, images: in
                 for name, model in models.items():
                     start = time.perf_counter()
                     model(inputs)
+                    if args.device == "cuda":
+                        torch.cuda.synchronize()
                     if repetition > 0:  # the first warms up
                         times[name].append(1000 * (time.perf_counter() - start))
     return {name: round(statistics.median(values), 1) for name, values in times.items()}
@@ -237,6 +260,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", choices=list(MODELS), help="default: all")
     parser.add_argument("--budgets", nargs="+", type=int, help="iterations of Mask R-CNN")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings side by side")
     parser.add_argument(
         "--iterations", type=int, help="so many instead of the budgets: does it run?"
     )
@@ -305,22 +330,27 @@ def main(argv: list[str] | None = None) -> int:
     if not (args.report_only or args.iterations) or args.speed:
         for name in args.sets:
             measure_speeds(name, args)
-            print(f"{name}, CPU seconds per iteration: {known_speeds(name, args)}", flush=True)
+            seconds = "CPU seconds" if args.device == "cpu" else "seconds"
+            print(f"{name}, {seconds} per iteration: {known_speeds(name, args)}", flush=True)
     if args.speed:
         return 0
-    all_well = args.report_only or all([launch(run, args, argv) for run in to_do])
+    all_well = True
+    if not args.report_only:
+        with ThreadPoolExecutor(max(1, args.jobs)) as pool:
+            all_well = all(list(pool.map(lambda run: launch(run, args, argv), to_do)))
     done = [run for run in wanted if finished(run, args)]
     results = [finished(run, args) for run in done]
     out = Path(args.out)
     if done and args.study:
-        print(write_study(args.study, STUDIES[args.study].models, results, out))
+        study = STUDIES[args.study]
+        print(write_study(args.study + suffix(args), study.models, results, out))
     elif done:
         times = {}
         for name in args.sets:
             largest = {run.model: run for run in done if run.data == name}
             largest = {model: run for model, run in largest.items() if has_weights(run, args)}
             times[name] = milliseconds_per_image(list(largest.values()), args) if largest else {}
-        print(write_peers(results, times, out))
+        print(write_peers(results, times, out, f"peers{suffix(args)}"))
     return 0 if all_well else 1
 
 

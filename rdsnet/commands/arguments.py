@@ -160,7 +160,7 @@ def add_precision(parser: argparse.ArgumentParser, default: str | None, explaine
         choices=("auto", "float32", "bf16", "fp16"),
         default=default,
         help="what convolutions are computed in; auto: bf16 where the processor has AVX512_BF16 or "
-        f"AMX, or the GPU bfloat16, else float32 (default: {explained})",
+        f"AMX, else float32, as on a GPU (default: {explained})",
     )
 
 

@@ -5,8 +5,10 @@ Only positive anchors (training) and kept detections (inference) need a represen
 hundred of up to 200,000 anchors, so their 3x3 neighbourhoods are gathered and multiplied by the
 rows of their own anchor. Where the convolutions before it have no normalisation over the whole map,
 the same holds for them: each looks at a neighbourhood that is wider by its own reach. Where they
-have one, they are needed on whole maps, but on those alone in which there is an object. Equal to
-the dense convolutions up to rounding, gradients included.
+have one, they are needed on whole maps, but on those alone in which there is an object. On a GPU
+the number of operations is what costs, not their size: there all levels are one list of locations,
+in a few large operations that wait for nothing. Equal to the dense convolutions up to rounding,
+gradients included.
 """
 
 from __future__ import annotations
@@ -38,14 +40,15 @@ def convolve_at(
         places: (N,) int64, of the anchors in the order level, y, x, anchor.
         num_anchors: A.
         tower: layers before ``conv``, evaluated at neighbourhoods where :func:`is_local` is true of
-            them, else on the maps of images and levels with chosen anchors; None: there are none.
+            them, else on the maps of images and levels with chosen anchors, on a GPU everywhere;
+            None: there are none.
 
     Returns:
         (N, E), attached to every parameter also when N = 0.
     """
-    if exporting():
+    if exporting() or _launches_cost_most(features[0]):
         features = features if tower is None else [tower(feature) for feature in features]
-        return _convolve_at_any(conv, features, image_index, places, num_anchors)
+        return _convolve_at_once(conv, features, image_index, places, num_anchors)
     level, y, x, anchor = locate(places, [f.shape[-2:] for f in features], num_anchors)
     radius = conv.padding[0]
     patches, order = [], []
@@ -71,6 +74,11 @@ def convolve_at(
         for a, rows in enumerate(patches[by_anchor].split(counts))
     ]
     return torch.cat(outputs)[order[by_anchor].argsort()]
+
+
+def _launches_cost_most(feature: Tensor) -> bool:
+    """Measured on an H200 (benchmarks/gpu): level by level took 5 times as long as everywhere."""
+    return feature.is_cuda
 
 
 def is_local(layers: Iterable[nn.Module]) -> bool:
@@ -156,14 +164,14 @@ def _neighbourhoods(feature: Tensor, locations: Tensor, radius: int) -> tuple[Te
     return patches * inside[..., None], inside
 
 
-def _convolve_at_any(
+def _convolve_at_once(
     conv: nn.Conv2d, features: list[Tensor], image_index: Tensor, places: Tensor, num_anchors: int
 ) -> Tensor:
     """:func:`convolve_at` without sizes that depend on how many anchors lie where.
 
     All levels are one list of locations, each level with a rim of zeros; every neighbourhood meets
-    the weights of all A anchors, and its own are chosen. More work, but the same graph for any
-    anchors.
+    the weights of all A anchors, and its own are chosen. More work, but in a sixth of the
+    operations, and the same graph for any anchors.
     """
     level, y, x, anchor = locate(places, [f.shape[-2:] for f in features], num_anchors)
     reach = conv.padding[0]
@@ -180,7 +188,10 @@ def _convolve_at_any(
     rows = (image_index * heights + y)[:, None] + steps  # (N, k)
     index = (starts[:, None] + rows * widths[:, None] + x[:, None])[:, :, None] + steps
     weights = conv.weight.permute(0, 2, 3, 1).flatten(1)  # (A * E, k * k * C)
-    outputs = F.linear(vectors[index].flatten(1), weights, conv.bias)
+    # An embedding's gradient is the same every time, see _features_at.
+    differentiable = torch.is_grad_enabled() and vectors.requires_grad
+    patches = F.embedding(index, vectors) if differentiable else vectors[index]
+    outputs = F.linear(patches.flatten(1), weights, conv.bias)
     outputs = outputs.view(-1, num_anchors, conv.out_channels // num_anchors)
     return outputs.gather(1, anchor[:, None, None].expand(-1, 1, outputs.shape[2]))[:, 0]
 

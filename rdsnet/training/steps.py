@@ -11,6 +11,8 @@ from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from rdsnet.modeling.precision import device_capabilities
+
 
 def distributed(model: nn.Module) -> nn.Module:
     """The model itself in a single process; otherwise one that averages gradients over all.
@@ -27,10 +29,20 @@ def distributed(model: nn.Module) -> nn.Module:
     )
 
 
-class AMPStep(SimpleTrainer):
-    """Automatic mixed precision: float16 on GPUs (with scaled gradients), bfloat16 on the CPU.
+def amp_dtype(device_type: str) -> torch.dtype:
+    """What mixed precision computes in. Of the two bfloat16 has the range of float32, and does not
+    slow down depthwise convolutions on GPUs, as float16 does (PyTorch's issue 170138; on an H200 a
+    step of RDSNet-lite took twice as long as in float32, benchmarks/gpu).
+    """
+    has_bf16 = device_type != "cuda" or "bfloat16" in device_capabilities("cuda")
+    return torch.bfloat16 if has_bf16 else torch.float16
 
-    Detectron2's AMPTrainer does the former only.
+
+class AMPStep(SimpleTrainer):
+    """Automatic mixed precision: in bfloat16 on the CPU and on GPUs that have it, else in float16
+    (with scaled gradients).
+
+    Detectron2's AMPTrainer does the latter only.
     """
 
     def __init__(
@@ -38,7 +50,7 @@ class AMPStep(SimpleTrainer):
     ) -> None:
         super().__init__(model, data_loader, optimizer)
         self.device_type = next(model.parameters()).device.type
-        self.dtype = torch.float16 if self.device_type == "cuda" else torch.bfloat16
+        self.dtype = amp_dtype(self.device_type)
         # bfloat16 has the range of float32: nothing to scale.
         self.grad_scaler = torch.amp.GradScaler(
             self.device_type, enabled=self.dtype == torch.float16

@@ -16,6 +16,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
 
+from rdsnet.training.steps import amp_dtype
 from rdsnet.training.trainer import Trainer
 
 
@@ -53,8 +54,9 @@ def seconds_per_iteration(
 
 def _step(trainer: Trainer, batch: list[dict]) -> None:
     device = next(trainer.model.parameters()).device
-    dtype = torch.float16 if device.type == "cuda" else torch.bfloat16
-    with torch.autocast(device.type, dtype, enabled=trainer.cfg.SOLVER.AMP.ENABLED):
+    with torch.autocast(
+        device.type, amp_dtype(device.type), enabled=trainer.cfg.SOLVER.AMP.ENABLED
+    ):
         losses = trainer.model(batch)
     trainer.optimizer.zero_grad()
     sum(losses.values()).backward()

@@ -9,6 +9,7 @@ from detectron2.structures import Boxes, Instances, pairwise_iou
 from helpers.rounding import ELEMENTARY, assert_within, gamma
 
 import rdsnet
+from rdsnet.modeling import lazy_conv
 from rdsnet.modeling.lazy_conv import convolve_at, is_local, locate
 from rdsnet.modeling.object_stream import Positives, batch_object_index, build_object_stream
 
@@ -47,7 +48,9 @@ def test_convolution_at_chosen_anchors_equals_the_dense_one_with_gradients():
 
 
 @pytest.mark.parametrize("with_tower", [False, True])
-def test_convolution_at_no_anchor_still_reaches_every_parameter(with_tower):
+@pytest.mark.parametrize("at_once", [False, True])
+def test_convolution_at_no_anchor_still_reaches_every_parameter(with_tower, at_once, monkeypatch):
+    monkeypatch.setattr(lazy_conv, "_launches_cost_most", lambda feature: at_once)
     conv = torch.nn.Conv2d(2, 6, 3, padding=1)
     tower = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 3, padding=1)) if with_tower else None
     features = [torch.randn(1, 2, 4, 4, requires_grad=True)]
@@ -60,8 +63,11 @@ def test_convolution_at_no_anchor_still_reaches_every_parameter(with_tower):
 
 
 # 4 of these anchors are less work than the larger maps, 300 more.
+@pytest.mark.parametrize("at_once", [False, True])
 @pytest.mark.parametrize(("count", "whole_maps"), [(4, False), (300, True)])
-def test_tower_at_chosen_anchors_equals_the_dense_one_with_gradients(count, whole_maps):
+def test_tower_at_chosen_anchors_equals_the_dense_one_with_gradients(
+    count, whole_maps, at_once, monkeypatch
+):
     torch.manual_seed(count)
     layers = [(3, 4, 3), (4, 6, 1), (6, 5, 5)]
     tower = torch.nn.Sequential()
@@ -81,8 +87,9 @@ def test_tower_at_chosen_anchors_equals_the_dense_one_with_gradients(count, whol
     # Corners of the map, and anchors of one location.
     places[:4] = torch.tensor([0, 1, 33 * 40 * 3 - 1, anchors_per_image - 1])
 
+    monkeypatch.setattr(lazy_conv, "_launches_cost_most", lambda feature: at_once)
     lazy = convolve_at(conv, features, image_index, places, 3, tower)
-    assert (sizes[0] in whole, sizes[2] in whole) == (whole_maps, True)
+    assert (sizes[0] in whole, sizes[2] in whole) == (whole_maps or at_once, True)
     maps = [conv(tower(f)).view(2, 3, 4, *f.shape[2:]) for f in features]
     dense = torch.cat([x.permute(0, 3, 4, 1, 2).flatten(1, 3) for x in maps], dim=1)
     expected = dense[image_index, places]
