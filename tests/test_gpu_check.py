@@ -77,11 +77,13 @@ def test_tests_that_were_skipped_are_a_failure(pretended, tmp_path, capsys):
 
 def test_a_crash_is_a_failure_that_says_where(pretended, tmp_path, capsys, monkeypatch):
     pretended["pytest"] = -11
+    pretended["torch.zeros"] = "RuntimeError: shape '[3]' is invalid for input of size 2"
     monkeypatch.setattr(gpu_check.shutil, "which", lambda name: None)
     skip = ["--skip", "sanitizer", "kernels", "system", "models"]
     assert gpu_check.main(["--output", str(tmp_path), *skip]) == 1
     output = capsys.readouterr().out
     assert "test_correlate.py: exit status -11" in output and "no gdb and no cuda-gdb" in output
+    assert "an error of PyTorch's own with it: raised" in output
 
 
 @pytest.mark.parametrize(

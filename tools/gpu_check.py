@@ -78,15 +78,27 @@ def check_tests(library: Path, folder: Path) -> str:
         count = re.search(r"(\d+) passed", output)
         passed += int(count[1]) if count else 0
         if status not in (0, NO_TESTS):
-            crash = native_frames(command, library) if status < 0 else ""
+            crash = explain_crash(command, library) if status < 0 else ""
             failures.append(f"{file.name}: exit status {status}\n{output[-2000:]}\n{crash}")
     if failures or not passed:
         raise CheckFailed("\n\n".join([f"{passed} tests passed", *failures]))
     return f"{passed} tests of the operators passed on the GPU"
 
 
+def explain_crash(command: list[str], library: Path) -> str:
+    """Whether PyTorch's own errors are raised as exceptions on this machine, with our library and
+    without, and where in compiled code a command crashes, if there is a debugger that says it.
+    """
+    said = []
+    for name, imports in (("without the library", ""), ("with it", "from rdsnet import ops; ")):
+        code = f"import torch; {imports}torch.zeros(2, device='cuda').view(3)"
+        status, output = execute([sys.executable, "-c", code], library)
+        raised = "RuntimeError: shape" in output
+        said.append(f"an error of PyTorch's own {name}: {'raised' if raised else status}")
+    return "\n".join([*said, native_frames(command, library)])
+
+
 def native_frames(command: list[str], library: Path) -> str:
-    """Where in compiled code a command crashes, if there is a debugger that says it."""
     for debugger in ("gdb", "cuda-gdb"):
         if shutil.which(debugger):
             script = ["-batch", "-ex", "run", "-ex", "bt 40", "--args", *command]

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from detectron2.structures import Instances
+from torch import Tensor
 
 from rdsnet.data.windows import WindowReader, as_reader
 from rdsnet.prediction.predictor import Predictor
@@ -88,7 +89,7 @@ class TiledPrediction:
         self.tiles = self._first.tiles
         self.cut_off = self.too_large = self.found_coarser = 0
 
-    def _pass(self, reduction: int) -> TiledPass:
+    def _pass(self, reduction: int, pieces: Tensor | None = None) -> TiledPass:
         return TiledPass(
             self._reader,
             self._predictor,
@@ -96,6 +97,7 @@ class TiledPrediction:
             overlap=self._overlap * reduction,
             scale=self._scale / reduction,
             reduction=reduction,
+            pieces=pieces,
             **self._options,
         )
 
@@ -109,7 +111,7 @@ class TiledPrediction:
             if not (self._coarser and ranges.has_cut and len(now.tiles) > 1):
                 break
             reduction *= 2
-            now = self._pass(reduction)
+            now = self._pass(reduction, ranges.pieces)
         for part in ranges.decided():
             yield self._counted(part)
 

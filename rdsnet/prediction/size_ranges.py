@@ -37,8 +37,14 @@ class SizeRanges:
 
     def __init__(self) -> None:
         self._waiting: list[Instances] = []
+        self._pieces: list[torch.Tensor] = []
         self._least, self._number = 0.0, 0
         self.has_cut = False
+
+    @property
+    def pieces(self) -> torch.Tensor:
+        """Boxes (N, 4) of what passes have cut and is worth another: where one has to look."""
+        return torch.cat(self._pieces)
 
     def kept(self, run: TiledPass) -> Iterator[Instances]:
         """The objects of a pass that no other pass can see better; the rest waits.
@@ -51,7 +57,9 @@ class SizeRanges:
             sizes = longer_sides(part)
             part, sizes = part[sizes >= self._least], sizes[sizes >= self._least]
             waits = (sizes >= _WAITING * run.limit) | (part.cut > WHOLE) | (part.pass_number > 0)
-            self.has_cut |= bool(((part.cut == CUT) & (part.scores >= _LEAST_SCORE)).any())
+            worth = (part.cut == CUT) & (part.scores >= _LEAST_SCORE)
+            self.has_cut |= bool(worth.any())
+            self._pieces.append(part.pred_boxes.tensor[worth])
             if waits.any():
                 self._waiting.append(part[waits])
             yield part[~waits]

@@ -9,16 +9,17 @@ estimate where they are too many.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from detectron2.data.transforms import ResizeTransform
 from detectron2.structures import Boxes, Instances
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from rdsnet.data.channels import applied
@@ -55,12 +56,15 @@ class TiledPass:
             :class:`~rdsnet.prediction.TiledPrediction`.
         reduction: the image is read at 1/reduction of its resolution; ``scale`` is that of the
             image all the same, ``1 / reduction`` where the network resizes no further.
+        pieces: boxes (N, 4): what lies in no tile with any of them is not asked for, and not looked
+            at where that saves time; None: everything is.
 
     Attributes:
         tiles: the grid.
         limit: an object whose longer side is below this, pixels of the image, is seen whole by the
             tile that it belongs to.
         cut_off: tiles with more than ``most_objects``.
+        asked: those of the tiles that are looked at.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class TiledPass:
         statistics: str,
         most_objects: int,
         reduction: int = 1,
+        pieces: Tensor | None = None,
     ) -> None:
         self._reader, self._predictor, self._reduction = reader, predictor, reduction
         self._score_threshold, self._most_objects = score_threshold, most_objects
@@ -85,16 +90,24 @@ class TiledPass:
         self.tiles = tile_grid(reader.shape[:2], tile, self.limit, self._unit)
         self._statistics = GroupStatistics(predictor.model)
         self._seen = self._way_to(statistics)
+        self.asked = self.tiles
+        if pieces is not None and self._seen != self._together:  # together all have been seen
+            self.asked = [tile for tile in self.tiles if sees_some(tile, pieces)]
 
     def __iter__(self) -> Iterator[Instances]:
         self.cut_off = 0
         seams = Seams()
         shown = None if self._reduction == 1 else f"at 1/{self._reduction}"
-        tiles = tqdm(self.tiles, desc=shown, unit="tile", disable=None)
-        for tile, instances in zip(tiles, self._seen()):
-            found = self._in_image(tile, instances)
-            yield from seams.add(tile, found)
-        yield found[:0]  # so that there is a part of an image without objects, too
+        asked = tqdm(self.asked, desc=shown, unit="tile", disable=None)
+        found = None
+        for tile, instances in with_skipped(self.tiles, zip(asked, self._seen())):
+            if instances is None:
+                yield from seams.skip(tile)
+            else:
+                found = self._in_image(tile, instances)
+                yield from seams.add(tile, found)
+        if found is not None:
+            yield found[:0]  # so that there is a part of an image without objects, too
 
     def _way_to(self, statistics: str) -> Callable[[], Iterator[Instances]]:
         """How tiles are seen for GroupNorm to have these statistics.
@@ -116,7 +129,7 @@ class TiledPass:
 
     def _one_by_one(self) -> Iterator[Instances]:
         model = self._predictor.model
-        for tile in self.tiles:
+        for tile in self.asked:
             with self._finding(), self._statistics.used():
                 instances = model([self._inputs(tile.window)])[0]["instances"]
             yield instances
@@ -218,6 +231,24 @@ class TiledPass:
             cells(y2 - top) if y2 < height else None,
             padded,
         )
+
+
+def sees_some(tile: Tile, boxes: Tensor) -> bool:
+    """Whether any of the boxes (N, 4), pixels of the image, reaches into a tile's window."""
+    x1, y1, x2, y2 = tile.window
+    low, high = boxes.new_tensor([x1, y1]), boxes.new_tensor([x2, y2])
+    return bool(((boxes[:, :2] < high) & (boxes[:, 2:] > low)).all(1).any())
+
+
+def with_skipped(
+    tiles: list[Tile], seen: Iterable[tuple[Tile, Instances]]
+) -> Iterator[tuple[Tile, Instances | None]]:
+    """All tiles in order, those that are not among the seen ones with None."""
+    left = iter(tiles)
+    for tile, instances in seen:
+        yield from ((other, None) for other in takewhile(lambda one, to=tile: one is not to, left))
+        yield tile, instances
+    yield from ((other, None) for other in left)
 
 
 def check_tiles(model: nn.Module, tile: int, overlap: int, scale: float = 1.0) -> int:

@@ -132,6 +132,10 @@ class Seams:
             yield found[~on_border]
         for n in on_border.nonzero()[:, 0].tolist():
             self._waiting.append(_OnBorder(tile, found[n], float(outside[n]) > 0))
+        yield from self.skip(tile)
+
+    def skip(self, tile: Tile) -> Iterator[Instances]:
+        """A tile without anything, in its place in the order; gives what is decided by then."""
         if tile.is_last_of_row:
             yield from self._decide(tile)
 

@@ -9,7 +9,7 @@ from detectron2.structures import Boxes, Instances
 from helpers.blobs import blob_predictor, compact
 
 from rdsnet.data.windows import ArrayReader, read_reduced
-from rdsnet.prediction import TiledPrediction
+from rdsnet.prediction import TiledPrediction, tiled_pass
 from rdsnet.prediction.size_ranges import once
 from rdsnet.prediction.tiled_pass import CUT, WHOLE
 
@@ -100,6 +100,21 @@ def test_pieces_that_are_hardly_certain_cause_no_second_pass(score, is_second):
     predictor.model.forward = uncertain
     prediction, _ = found_by(picture, predictor, score_threshold=0.05)
     assert (len(predictor.model.seen) > len(prediction.tiles)) == is_second
+
+
+def test_a_coarser_pass_looks_only_where_something_is_cut(monkeypatch):
+    picture, masks = drawn([((210, 200), (200, 150), RED), *small_ones()])
+    predictor = blob_predictor()
+    prediction, found = found_by(picture, predictor)
+    assert_once(found, masks)
+    looked_at = len(predictor.model.seen)
+    assert prediction.found_coarser == 1
+
+    everywhere = blob_predictor()
+    monkeypatch.setattr(tiled_pass, "sees_some", lambda tile, boxes: True)
+    _, same = found_by(picture, everywhere)
+    assert [rle["counts"] for rle in same] == [rle["counts"] for rle in found]
+    assert looked_at < len(everywhere.model.seen)
 
 
 def test_passes_end_when_the_image_is_one_tile():
