@@ -61,6 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(what the paper leaves open: by the same trainings, by more of them), by commas (default: "
         "all)",
     )
+    parser.add_argument(
+        "--without",
+        metavar="LIST",
+        help="trainings to leave out, with their rows, by commas: names as --dry-run lists them, "
+        "such as the slowest, cascade_mask_rcnn",
+    )
     parser.add_argument("--output", required=True, type=Path, metavar="DIR")
     parser.add_argument(
         "--dry-run",
@@ -126,6 +132,7 @@ def _planned(args: argparse.Namespace) -> Paper:
         iterations=args.iterations,
         options=list(args.opts),
         tables=tables,
+        without=[word.strip() for word in args.without.split(",")] if args.without else [],
     )
     if not paper.take_up():
         paper.decide_on_data()

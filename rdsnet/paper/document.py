@@ -162,6 +162,8 @@ def circumstances(paper: Paper, runs: Runs) -> list[str]:
             f"MBRM has the published kernel in {', '.join(unfitted)}: the model has found no "
             "object in the training images, so there was nothing to fit one to."
         )
+    if paper.without:
+        sentences.append(f"Left out, for their time: {', '.join(paper.without)}.")
     if left:
         sentences.append(f"Not finished with all seeds: {', '.join(left)}.")
     return sentences

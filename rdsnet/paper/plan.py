@@ -51,6 +51,7 @@ class Paper:
         options: config keys and values of the data, then those of the user, as words.
         seconds_per_iteration: {training: seconds}, as far as measured.
         tables: asked for in this command; not kept.
+        without: trainings that this command leaves out, with their rows; not kept.
     """
 
     folder: Path
@@ -64,6 +65,7 @@ class Paper:
     options: list[str] = field(default_factory=list)
     seconds_per_iteration: dict[str, float] = field(default_factory=dict)
     tables: Sequence[str] = TABLES
+    without: Sequence[str] = ()
 
     @property
     def is_coco(self) -> bool:
@@ -71,8 +73,16 @@ class Paper:
 
     @cached_property
     def trainings(self) -> list[Training]:
-        """What the tables need."""
-        return trainings(self.family, self.tables, self.resized)
+        """What the tables need, but for those that are left out.
+
+        Raises:
+            ValueError: what is to be left out is none of them, or RDSNet.
+        """
+        needed = trainings(self.family, self.tables, self.resized)
+        names = [training.name for training in needed if training.name != "rdsnet"]
+        if unknown := [name for name in self.without if name not in names]:
+            raise ValueError(f"--without {', '.join(unknown)}: there are {', '.join(names)}")
+        return [training for training in needed if training.name not in self.without]
 
     @property
     def resized(self) -> bool:
@@ -136,7 +146,7 @@ class Paper:
     def keep(self) -> None:
         """Write ``paper.json``."""
         content = asdict(self)
-        del content["folder"], content["tables"]
+        del content["folder"], content["tables"], content["without"]
         self.folder.mkdir(parents=True, exist_ok=True)
         unfinished = self.folder / f"{FILE_NAME}.unfinished"
         unfinished.write_text(json.dumps(content, indent=1) + "\n")

@@ -50,6 +50,14 @@ def test_what_is_finished_is_written_and_what_is_not_is_said(paper):
     assert "data:image/jpeg" in html and "… the paper" in html
 
 
+def test_what_is_left_out_is_said_and_nobody_waits_for_it(paper):
+    paper.without = ["cascade_mask_rcnn", "mask_rcnn"]
+    finish(paper, "rdsnet", 1)
+    text = " ".join(document.circumstances(paper, document.finished_runs(paper)))
+    assert "Left out, for their time: cascade_mask_rcnn, mask_rcnn." in text
+    assert "Not finished" in text and "Mask R-CNN" not in text.partition("Not finished")[2]
+
+
 def test_lengths_and_kernels_that_differ_are_said(paper):
     finish(paper, "rdsnet", 1, kernel_not_fitted="nothing found")
     finish(paper, "mask_rcnn", 1, iterations=90_000, batch=16)

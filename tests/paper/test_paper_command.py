@@ -29,6 +29,10 @@ SIZE = ["INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64"]
     ("more", "message"),
     [
         (["--iterations", "5", "--only", "table9"], "--only table9: there are table1, table2"),
+        (
+            ["--iterations", "5", "--without", "rdsnet,htc"],
+            "--without rdsnet, htc: there are retinanet, mask_rcnn",
+        ),
         ([], "give --budget HOURS, or --iterations N"),
         (["--iterations", "5", "SEED", "x"], "config options 'SEED x' cannot be used"),
     ],
@@ -47,6 +51,14 @@ def test_a_dry_run_says_what_would_be_trained(words, tmp_path, capsys):
     assert "rdsnet" in printed and "not begun" in printed and "mask_rcnn" not in printed
     assert "hours of training are left" in printed
     assert not (tmp_path / "paper" / "runs").exists()
+
+
+def test_what_is_left_out_is_not_trained(words, tmp_path, capsys):
+    more = ["--iterations", "6", "--only", "table2", "--without", "cascade_mask_rcnn, mask_rcnn"]
+    assert main(["paper", *words, *more, "--dry-run", "--output", str(tmp_path), *SIZE]) == 0
+    printed = capsys.readouterr().out
+    assert "retinanet" in printed and "mask_rcnn" not in printed
+    assert "without" not in json.loads((tmp_path / "paper.json").read_text())
 
 
 class Command:
