@@ -1,8 +1,8 @@
 """RDSNet as a whole on a GPU against itself on the CPU; a part of ``tools/gpu_check.py``.
 
 The model of nuclei in projects/Nuclei predicts images: on the CPU in float32, and on the GPU in
-every precision. Then a small model is trained there for a few steps, in float32 and with automatic
-mixed precision, as `rdsnet train` does, and Mask R-CNN beside it. Prints one line of JSON.
+every precision. Then two models are trained there for a few steps, in float32 and with automatic
+mixed precision, as `rdsnet train` does. Prints one line of JSON.
 """
 
 from __future__ import annotations

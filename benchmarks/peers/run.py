@@ -71,10 +71,12 @@ class Run:
     model: str
     budget: int
     seed: int
+    device: str = "cpu"
 
     @property
     def name(self) -> str:
-        return f"{self.data}-{self.model}-{self.budget}-{self.seed}"
+        name = f"{self.data}-{self.model}-{self.budget}-{self.seed}"
+        return name if self.device == "cpu" else f"{name}-{self.device}"
 
 
 # ------------------------------------------------------------------------- one run
@@ -157,7 +159,8 @@ def measure_speeds(data: str, args: argparse.Namespace) -> None:
 
     torch.set_num_threads(1)
     folder = Path(args.runs) / "speed"
-    configs = {name: config(Run(data, name, 0, 1), args, folder, 1000) for name in names}
+    runs = {name: Run(data, name, 0, 1, args.device) for name in names}
+    configs = {name: config(run, args, folder, 1000) for name, run in runs.items()}
     file = speed_file(data, args)
     file.parent.mkdir(parents=True, exist_ok=True)
     clock = {} if args.device == "cpu" else {"clock": time.perf_counter}
@@ -308,7 +311,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     if args.one:
         data, model, budget, seed = args.one
-        train(Run(data, model, int(budget), int(seed)), args)
+        train(Run(data, model, int(budget), int(seed), args.device), args)
         return 0
     for name in args.sets:
         if not (Path(args.data) / name).is_dir():
@@ -318,7 +321,7 @@ def main(argv: list[str] | None = None) -> int:
             )
     # Seeds last: after the first, every cell of the tables has a figure.
     wanted = [
-        Run(*key)
+        Run(*key, args.device)
         for seed, data, budget in product(args.seeds, args.sets, args.budgets)
         for key in ((data, model, budget, seed) for model in args.models)
     ]

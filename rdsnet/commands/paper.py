@@ -64,8 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--without",
         metavar="LIST",
-        help="trainings to leave out, with their rows, by commas: names as --dry-run lists them, "
-        "such as the slowest, cascade_mask_rcnn",
+        help="trainings to leave out, by commas: names as --dry-run lists them, such as the "
+        "slowest, cascade_mask_rcnn; the tables are made without them",
     )
     parser.add_argument("--output", required=True, type=Path, metavar="DIR")
     parser.add_argument(

@@ -7,8 +7,7 @@ rows of their own anchor. Where the convolutions before it have no normalisation
 the same holds for them: each looks at a neighbourhood that is wider by its own reach. Where they
 have one, they are needed on whole maps, but on those alone in which there is an object. On a GPU
 the number of operations is what costs, not their size: there all levels are one list of locations,
-in a few large operations that wait for nothing. Equal to the dense convolutions up to rounding,
-gradients included.
+in a few large operations. Equal to the dense convolutions up to rounding, gradients included.
 """
 
 from __future__ import annotations
@@ -77,7 +76,9 @@ def convolve_at(
 
 
 def _launches_cost_most(feature: Tensor) -> bool:
-    """Measured on an H200 (benchmarks/gpu): level by level took 5 times as long as everywhere."""
+    """On an H200 (benchmarks/gpu) level by level took 2 to 5 times as long as the convolution
+    everywhere. How long it takes at once was not measured.
+    """
     return feature.is_cuda
 
 

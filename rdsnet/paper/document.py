@@ -163,7 +163,7 @@ def circumstances(paper: Paper, runs: Runs) -> list[str]:
             "object in the training images, so there was nothing to fit one to."
         )
     if paper.without:
-        sentences.append(f"Left out, for their time: {', '.join(paper.without)}.")
+        sentences.append(f"Left out (--without): {', '.join(paper.without)}.")
     if left:
         sentences.append(f"Not finished with all seeds: {', '.join(left)}.")
     return sentences

@@ -43,7 +43,7 @@ class SizeRanges:
 
     @property
     def pieces(self) -> torch.Tensor:
-        """Boxes (N, 4) of what passes have cut and is worth another: where one has to look."""
+        """Boxes (N, 4) of what passes have cut, or may have: where another one has to look."""
         return torch.cat(self._pieces)
 
     def kept(self, run: TiledPass) -> Iterator[Instances]:
@@ -57,9 +57,9 @@ class SizeRanges:
             sizes = longer_sides(part)
             part, sizes = part[sizes >= self._least], sizes[sizes >= self._least]
             waits = (sizes >= _WAITING * run.limit) | (part.cut > WHOLE) | (part.pass_number > 0)
-            worth = (part.cut == CUT) & (part.scores >= _LEAST_SCORE)
-            self.has_cut |= bool(worth.any())
-            self._pieces.append(part.pred_boxes.tensor[worth])
+            certain = part.scores >= _LEAST_SCORE
+            self.has_cut |= bool(((part.cut == CUT) & certain).any())
+            self._pieces.append(part.pred_boxes.tensor[(part.cut > WHOLE) & certain])
             if waits.any():
                 self._waiting.append(part[waits])
             yield part[~waits]

@@ -56,8 +56,8 @@ class TiledPass:
             :class:`~rdsnet.prediction.TiledPrediction`.
         reduction: the image is read at 1/reduction of its resolution; ``scale`` is that of the
             image all the same, ``1 / reduction`` where the network resizes no further.
-        pieces: boxes (N, 4): what lies in no tile with any of them is not asked for, and not looked
-            at where that saves time; None: everything is.
+        pieces: boxes (N, 4): tiles that see none of them are not looked at, unless all tiles go on
+            together; None: all are.
 
     Attributes:
         tiles: the grid.

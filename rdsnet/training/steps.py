@@ -31,8 +31,7 @@ def distributed(model: nn.Module) -> nn.Module:
 
 def amp_dtype(device_type: str) -> torch.dtype:
     """What mixed precision computes in. Of the two bfloat16 has the range of float32, and does not
-    slow down depthwise convolutions on GPUs, as float16 does (PyTorch's issue 170138; on an H200 a
-    step of RDSNet-lite took twice as long as in float32, benchmarks/gpu).
+    slow down depthwise convolutions on some GPUs, as float16 seems to (benchmarks/gpu).
     """
     has_bf16 = device_type != "cuda" or "bfloat16" in device_capabilities("cuda")
     return torch.bfloat16 if has_bf16 else torch.float16

@@ -54,7 +54,7 @@ def test_what_is_left_out_is_said_and_nobody_waits_for_it(paper):
     paper.without = ["cascade_mask_rcnn", "mask_rcnn"]
     finish(paper, "rdsnet", 1)
     text = " ".join(document.circumstances(paper, document.finished_runs(paper)))
-    assert "Left out, for their time: cascade_mask_rcnn, mask_rcnn." in text
+    assert "Left out (--without): cascade_mask_rcnn, mask_rcnn." in text
     assert "Not finished" in text and "Mask R-CNN" not in text.partition("Not finished")[2]
 
 

@@ -10,8 +10,8 @@ from helpers.blobs import blob_predictor, compact
 
 from rdsnet.data.windows import ArrayReader, read_reduced
 from rdsnet.prediction import TiledPrediction, tiled_pass
-from rdsnet.prediction.size_ranges import once
-from rdsnet.prediction.tiled_pass import CUT, WHOLE
+from rdsnet.prediction.size_ranges import SizeRanges, once
+from rdsnet.prediction.tiled_pass import CUT, NEAR_BORDER, WHOLE
 
 SIZE = (900, 1200)
 RED, BLUE = (0, 0, 200), (200, 0, 0)
@@ -115,6 +115,25 @@ def test_a_coarser_pass_looks_only_where_something_is_cut(monkeypatch):
     _, same = found_by(picture, everywhere)
     assert [rle["counts"] for rle in same] == [rle["counts"] for rle in found]
     assert looked_at < len(everywhere.model.seen)
+
+
+@pytest.mark.parametrize("cut", [CUT, NEAR_BORDER])
+@pytest.mark.parametrize(("score", "counts"), [(0.1, False), (0.3, True)])
+def test_where_to_look_is_all_that_may_be_cut_and_is_certain_to_some_degree(cut, score, counts):
+    boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [50.0, 50.0, 90.0, 90.0]])
+    windows = boxes.long().tolist()
+    masks = compact(windows, [np.ones((9, 9), bool), np.ones((40, 40), bool)], (100, 100))
+    found = Instances((100, 100), pred_boxes=Boxes(boxes), pred_masks=masks)
+    found.scores = torch.tensor([0.9, score])
+    found.pred_classes, found.cut = torch.zeros(2).long(), torch.tensor([WHOLE, cut])
+
+    class Run(list):
+        limit = 64
+
+    ranges = SizeRanges()
+    list(ranges.kept(Run([found])))
+    assert ranges.pieces.tolist() == boxes[1:].tolist() * counts
+    assert ranges.has_cut == (counts and cut == CUT)
 
 
 def test_passes_end_when_the_image_is_one_tile():
