@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 
 import build_cuda
 import gpu_check
@@ -73,6 +74,12 @@ def test_tests_that_were_skipped_are_a_failure(pretended, tmp_path, capsys):
     skip = ["--skip", "sanitizer", "kernels", "system", "models"]
     assert gpu_check.main(["--output", str(tmp_path), *skip]) == 1
     assert "the tests did not run on the GPU" in capsys.readouterr().out
+
+
+def test_what_takes_too_long_is_stopped_and_the_rest_goes_on(tmp_path):
+    command = [sys.executable, "-c", "import time; print('begun', flush=True); time.sleep(600)"]
+    status, output = gpu_check.execute(command, tmp_path, seconds=5)
+    assert status == gpu_check.TOO_LONG and "timed out after 5 seconds" in output
 
 
 def test_a_crash_is_a_failure_that_says_where(pretended, tmp_path, capsys, monkeypatch):

@@ -55,7 +55,8 @@ def execute(command: list[str], library: Path, seconds: int = 3600) -> tuple[int
             timeout=seconds,
         )
     except subprocess.TimeoutExpired as error:
-        return TOO_LONG, f"{error}\n{(error.stdout or b'').decode(errors='replace')}"
+        said = error.stdout or b""  # bytes, whatever text= says
+        return TOO_LONG, f"{error}\n{said.decode(errors='replace')}"
     return done.returncode, done.stdout
 
 

@@ -118,9 +118,8 @@ def circumstances(results: Results) -> str:
         else f"one {device}, in {' and '.join(precisions)}"
     )
     return (
-        "The same EfficientNet-Lite0, images, crops, batches of 4 and AdamW; "
-        f"{where}. Every budget is a "
-        "training of its own, with its whole schedule. Times are iterations times seconds per "
+        f"The same EfficientNet-Lite0, images, crops, batches of 4 and AdamW; {where}. Every "
+        "budget is a training of its own, with its whole schedule. Times are iterations times seconds per "
         "iteration, measured with the models taking turns on the same batches. AP is COCO's, in "
         "percent: "
         f"mean ± standard error over as many of the seeds {seeds} as are named. MBRM has the "
@@ -142,10 +141,8 @@ def write_peers(
 ) -> str:
     """NAME.json, NAME.md and NAME.png in ``out``; the text of the tables."""
     write_json(results, times, out / f"{name}.json")
-    title = (
-        f"# RDSNet-lite against Mask R-CNN, same {'CPU ' if unit(results) == 'CPU s' else ''}time"
-    )
-    parts = [title, circumstances(results)]
+    kind = "CPU time" if unit(results) == "CPU s" else "time"
+    parts = [f"# RDSNet-lite against Mask R-CNN, same {kind}", circumstances(results)]
     for data, data_set in DATA_SETS.items():
         own = of(results, data=data)
         if own:
@@ -167,8 +164,7 @@ def write_study(name: str, models: dict[str, Model], results: Results, out: Path
     unchanged = next(iter(models))
     rows = [
         f"| RDSNet-lite with | iterations | {unit(results)} | box AP without MBRM | box AP "
-        "| gain | mask AP | "
-        "gain |",
+        "| gain | mask AP | gain |",
         "| --- " * 8 + "|",
     ]
     for key, model in models.items():

@@ -110,7 +110,8 @@ def train(run: Run, args: argparse.Namespace) -> dict:
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
-        "precision": str(trained_in(trainer)).removeprefix("torch."),
+        # of convolutions; only mixed precision names it
+        "precision": str(getattr(trainer._trainer, "dtype", "float32")).removeprefix("torch."),
         "date": time.strftime("%Y-%m-%d"),
         "AP": {
             task: {key: metrics[task][key] for key in ("AP", "AP50", "AP75")}
@@ -120,13 +121,6 @@ def train(run: Run, args: argparse.Namespace) -> dict:
     }
     (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n")
     return result
-
-
-def trained_in(trainer):
-    """The dtype of convolutions."""
-    import torch
-
-    return getattr(trainer._trainer, "dtype", torch.float32)
 
 
 def speed_file(data: str, args: argparse.Namespace) -> Path:

@@ -171,7 +171,7 @@ def _convolve_at_once(
     """:func:`convolve_at` without sizes that depend on how many anchors lie where.
 
     All levels are one list of locations, each level with a rim of zeros; every neighbourhood meets
-    the weights of all A anchors, and its own are chosen. More work, but in a sixth of the
+    the weights of all A anchors, and its own are chosen. More work, but in fewer
     operations, and the same graph for any anchors.
     """
     level, y, x, anchor = locate(places, [f.shape[-2:] for f in features], num_anchors)

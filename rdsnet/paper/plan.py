@@ -51,7 +51,7 @@ class Paper:
         options: config keys and values of the data, then those of the user, as words.
         seconds_per_iteration: {training: seconds}, as far as measured.
         tables: asked for in this command; not kept.
-        without: trainings that this command leaves out, with their rows; not kept.
+        without: trainings that this command leaves out; not kept.
     """
 
     folder: Path

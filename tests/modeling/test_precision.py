@@ -22,9 +22,9 @@ def test_auto_is_bf16_where_the_processor_has_instructions_for_it(has, name, rea
 
 
 @pytest.mark.parametrize("has", [{"float16"}, {"float16", "bfloat16"}])
-def test_auto_on_a_gpu_is_what_was_measured_to_be_quicker(has):
+def test_auto_on_a_gpu_is_float32_whatever_it_has(has):
     chosen, why = chosen_precision("auto", "cuda:1", frozenset(has))
-    assert chosen == "float32" and "quicker on a GPU" in why
+    assert chosen == "float32" and "on a GPU" in why
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
