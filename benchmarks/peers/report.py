@@ -119,9 +119,9 @@ def circumstances(results: Results) -> str:
     )
     return (
         f"The same EfficientNet-Lite0, images, crops, batches of 4 and AdamW; {where}. Every "
-        "budget is a training of its own, with its whole schedule. Times are iterations times seconds per "
-        "iteration, measured with the models taking turns on the same batches. AP is COCO's, in "
-        "percent: "
+        "budget is a training of its own, with its whole schedule. Times are iterations times "
+        "seconds per iteration, measured with the models taking turns on the same batches. AP is "
+        "COCO's, in percent: "
         f"mean ± standard error over as many of the seeds {seeds} as are named. MBRM has the "
         f"published kernel, the mask threshold is the paper's. {days}, torch "
         f"{results[0]['torch']}. Made by "

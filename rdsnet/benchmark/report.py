@@ -150,7 +150,9 @@ def plot_mask_path(report: dict, path: Path) -> None:
     for ax in axes[:, 0]:
         ax.set_ylabel("ms per image")
     axes[0, 0].legend(fontsize=8)
-    figure.suptitle(f"Mask path, {_threads(threads)}, {report['machine']['cpu']}", fontsize=10)
+    machine = report["machine"]
+    where = machine.get("gpu") or f"{_threads(threads)}, {machine['cpu']}"
+    figure.suptitle(f"Mask path, {where}", fontsize=10)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -5,7 +5,8 @@ convolutions (:mod:`rdsnet.modeling.folding`), ReLU overwrites what it alone rea
 representation branch is evaluated in those levels alone in which something was found (on a GPU in
 all: there the number of operations costs, not their size). On a CPU the maps (B, C, H, W) lie in
 memory with their channels side by side, which its convolutions are quicker with, and in float32
-those of large maps save multiplications (:mod:`rdsnet.modeling.winograd`). Lower precision (:mod:`rdsnet.modeling.precision`) moves results a little: it is a choice,
+those of large maps save multiplications (:mod:`rdsnet.modeling.winograd`). Lower precision
+(:mod:`rdsnet.modeling.precision`) moves results a little: it is a choice,
 ``MODEL.RDSNET.INFERENCE.PRECISION``.
 
 Training never meets any of this: what is prepared is a copy.
