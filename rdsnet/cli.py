@@ -83,11 +83,17 @@ def _run(argv: Sequence[str] | None) -> int:
         return _INTERRUPTED
     except BrokenPipeError:
         raise
-    except (OSError, ValueError, ModuleNotFoundError) as error:
-        if show_traceback:
+    except (OSError, ValueError, ImportError) as error:
+        if show_traceback or not _is_for_the_user(error):
             raise
         print(f"rdsnet {args.command}: {_message(error)}", file=sys.stderr)
         return _USER_ERROR
+
+
+def _is_for_the_user(error: Exception) -> bool:
+    """Whether an error tells what is missing; names that a module does not have are our mistake."""
+    is_module = isinstance(error, ModuleNotFoundError)
+    return is_module or not isinstance(error, ImportError) or ".so" in str(error)
 
 
 def _message(error: Exception) -> str:
@@ -99,6 +105,8 @@ def _message(error: Exception) -> str:
                 "(in a checkout of rdsnet) or from its repository, facebookresearch/detectron2."
             )
         return f"{error}. 'rdsnet doctor' lists what is installed."
+    if isinstance(error, ImportError):
+        return f"{error}. 'rdsnet doctor' says which package needs this library, and the remedy."
     return str(error) or type(error).__name__
 
 

@@ -35,9 +35,15 @@ _PACKAGES = (
     ("opencv-python", "cv2"),
     ("pillow", "PIL"),
 )
+_SMOKE_PACKAGES = {"torch", "torchvision", "detectron2", "opencv-python"}
 _INSTALL_DETECTRON2 = (
     "Install it with 'python tools/install_detectron2.py' (in a checkout of rdsnet) or from its "
     "repository, facebookresearch/detectron2."
+)
+# opencv-python is linked to libraries for windows on a screen, which bare systems do not have.
+_INSTALL_LIBRARIES = (
+    "Install the system's libraries (Debian, Ubuntu: apt-get install libgl1 libglib2.0-0 libxcb1), "
+    "or the build that needs none: pip uninstall opencv-python; pip install opencv-python-headless"
 )
 _SMOKE_HEIGHT, _SMOKE_WIDTH = 240, 320
 
@@ -53,15 +59,16 @@ def run(args: argparse.Namespace) -> int:
         *(_describe_package(*names) for names in _PACKAGES),
     ]
     installed = {name for name, _, healthy in rows if healthy}
-    if "torch" in installed:
+    if {"torch", "opencv-python"} <= installed:
         rows += _describe_devices()
         rows.append(_describe_operators())
         rows += _check_operators()
-    if {"torch", "torchvision", "detectron2"} <= installed:
+    if _SMOKE_PACKAGES <= installed:
         rows += _describe_inference()
         rows += _smoke_runs()
     else:
-        rows.append(("smoke run", "left out: it needs torch, torchvision and Detectron2", False))
+        missing = ", ".join(sorted(_SMOKE_PACKAGES - installed))
+        rows.append(("smoke run", f"left out: it needs {missing}", False))
     for name, text, healthy in rows:
         print(f"{name:<14} {'' if healthy else 'PROBLEM: '}{text}")
     problems = sum(not healthy for *_, healthy in rows)
@@ -79,7 +86,10 @@ def _describe_package(distribution: str, module: str) -> tuple[str, str, bool]:
         remedy = _INSTALL_DETECTRON2 if module == "detectron2" else f"pip install {distribution}"
         return distribution, f"not installed. {remedy}", False
     except Exception as error:  # a broken installation can raise anything
-        return distribution, f"cannot be imported: {type(error).__name__}: {error}", False
+        text = f"cannot be imported: {type(error).__name__}: {error}"
+        if module == "cv2" and isinstance(error, ImportError):
+            text += f". {_INSTALL_LIBRARIES}"
+        return distribution, text, False
     try:
         version = importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

@@ -174,3 +174,39 @@ def test_every_command_is_listed(capsys):
     parser = build_parser()
     choices = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices
     assert tuple(choices) == COMMANDS
+
+
+def without_libxcb(module):
+    """Code: what a system without a screen's libraries does to OpenCV, then a command."""
+    return f"""
+import importlib.abc, sys
+class Linked(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "cv2":
+            raise ImportError("libxcb.so.1: cannot open shared object file")
+sys.meta_path.insert(0, Linked())
+from rdsnet.cli import main
+sys.exit(main({module!r}))
+"""
+
+
+def test_libraries_of_opencv_that_a_system_lacks():
+    asked = python(without_libxcb(["doctor"]))
+    assert asked.returncode == 1 and "Traceback" not in asked.stderr
+    (opencv,) = (line for line in asked.stdout.splitlines() if line.startswith("opencv-python"))
+    assert "PROBLEM: cannot be imported: ImportError: libxcb.so.1" in opencv
+    assert "libglib2.0-0 libxcb1" in opencv and "pip install opencv-python-headless" in opencv
+    assert "left out: it needs detectron2, opencv-python" in asked.stdout
+
+    tried = python(without_libxcb(["predict", "--weights", "nuclei", "--input", "."]))
+    assert tried.returncode == 2 and "Traceback" not in tried.stderr
+    assert "rdsnet predict: libxcb.so.1" in tried.stderr and "'rdsnet doctor' says" in tried.stderr
+
+
+def test_an_import_that_is_our_mistake_is_shown_whole(monkeypatch):
+    def run(args):
+        from rdsnet import no_such_name  # noqa: F401
+
+    monkeypatch.setattr(doctor, "run", run)
+    with pytest.raises(ImportError, match="no_such_name"):
+        main(["doctor"])
