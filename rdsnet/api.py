@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from rdsnet.export import export
 from rdsnet.export.exporting import ExportSummary
 from rdsnet.prediction.exported import build_predictor
 from rdsnet.prediction.pipeline import predict_image
+from rdsnet.prediction.quantizing import export_int8
 from rdsnet.prediction.result import Result
 from rdsnet.prediction.thresholds import AUTO, ScoreThresholds
 from rdsnet.training import argument_parser, run
@@ -202,12 +204,15 @@ class Model:
         size: tuple[int, int] | None = None,
         max_detections: int | None = None,
         score_threshold: float | None = None,
+        int8: Sequence[str] = (),
     ) -> ExportSummary:
         """Write the model as one file for other runtimes: ``rdsnet export``.
 
         Arguments: see :func:`rdsnet.export.export`. The ending of ``output`` is the format.
+        ``int8``: images to choose ranges by, see :func:`.export_int8`.
         """
-        return export(
+        write = partial(export_int8, int8) if int8 else export
+        return write(
             self._config_file,
             self.weights,
             output,

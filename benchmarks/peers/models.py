@@ -118,4 +118,14 @@ VARIATION = {
         options=_FROM_P3 | {"INPUT.AUGMENTATION": "microscopy"},
     ),
 }
-MODELS = PEERS | OTHERS | RECIPE | VIEWS | VARIATION
+# Heads that take less time (benchmarks/models/heads.py says how much).
+HEADS = {
+    "lite": PEERS["lite"],
+    "shared_tower": RECIPE["shared_tower"],
+    "one_convolution": Model(
+        "three towers of one convolution", options={"MODEL.RETINANET.NUM_CONVS": 1}
+    ),
+    "no_norm": Model("a head without normalisation", options={"MODEL.RETINANET.NORM": ""}),
+    "channels_64": RECIPE["channels_64"],
+}
+MODELS = PEERS | OTHERS | RECIPE | VIEWS | VARIATION | HEADS

@@ -117,11 +117,15 @@ def circumstances(results: Results) -> str:
         if device == "cpu"
         else f"one {device}, in {' and '.join(precisions)}"
     )
+    time = (
+        "Every budget is a training of its own, with its whole schedule. Times are iterations "
+        "times seconds per iteration, measured with the models taking turns on the same batches."
+        if any(r["seconds_per_iteration"] for r in results)
+        else "All are trained for as many iterations, whatever the time."
+    )
     return (
-        f"The same EfficientNet-Lite0, images, crops, batches of 4 and AdamW; {where}. Every "
-        "budget is a training of its own, with its whole schedule. Times are iterations times "
-        "seconds per iteration, measured with the models taking turns on the same batches. AP is "
-        "COCO's, in percent: "
+        f"The same EfficientNet-Lite0, images, crops, batches of 4 and AdamW; {where}. {time} AP "
+        "is COCO's, in percent: "
         f"mean ± standard error over as many of the seeds {seeds} as are named. MBRM has the "
         f"published kernel, the mask threshold is the paper's. {days}, torch "
         f"{results[0]['torch']}. Made by "

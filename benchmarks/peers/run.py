@@ -13,6 +13,7 @@ command goes on after an interruption.
     OMP_NUM_THREADS=1 nice python benchmarks/peers/run.py --study recipe
     OMP_NUM_THREADS=1 nice python benchmarks/peers/run.py --study views
     OMP_NUM_THREADS=1 nice python benchmarks/peers/run.py --study variation
+    OMP_NUM_THREADS=1 nice python benchmarks/peers/run.py --study heads
     python benchmarks/peers/run.py --device cuda --jobs 8   # peers_cuda.md: in the time of a GPU
     python benchmarks/peers/run.py --speed        # measure seconds per iteration, and stop
     python benchmarks/peers/run.py --dry-run      # what is finished and what would run
@@ -37,7 +38,7 @@ from itertools import product
 from pathlib import Path
 
 from data import DATA_SETS
-from models import MODELS, PEERS, RECIPE, VARIATION, VIEWS, Model
+from models import HEADS, MODELS, PEERS, RECIPE, VARIATION, VIEWS, Model
 from report import write_peers, write_study
 
 HERE = Path(__file__).resolve().parent
@@ -60,6 +61,7 @@ STUDIES = {
     "recipe": Study("nuclei", 75, RECIPE),
     "views": Study("waste", 500, VIEWS),
     "variation": Study("waste", 250, VARIATION),
+    "heads": Study("nuclei", 75, HEADS),
 }
 
 

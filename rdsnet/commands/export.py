@@ -10,11 +10,16 @@ rdsnet eval take an ONNX or OpenVINO file as --weights.
 ONNX needs onnx and onnxscript: pip install 'rdsnet[export]'. An ending .xml writes OpenVINO's
 files, FILE.xml and FILE.bin, which belong together: pip install 'rdsnet[export,openvino]'.
 
+--int8 photos/ writes OpenVINO's files with convolutions in 8 bits, quantized by NNCF to images
+like those that the model will see: pip install 'rdsnet[export,int8]'. What that costs, 'rdsnet
+eval' tells.
+
 Examples:
   rdsnet export --weights output/mine/model_best.pth --output model.onnx
   rdsnet export --weights output/mine/model_best.pth --output model.pt2 --size 480 640
   rdsnet export --weights output/mine/model_best.pth --output model.xml
   rdsnet export --weights nuclei --output nuclei.onnx --compact
+  rdsnet export --weights nuclei --output nuclei_int8.xml --int8 my_images/
   rdsnet export --config-file output/mine/config.yaml --weights output/mine/model_final.pth \\
       --output model.onnx --max-detections 20 --score-threshold 0.3
 """
@@ -22,6 +27,7 @@ Examples:
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 from rdsnet.commands.arguments import add_config_options, add_model_arguments, positive, score
 
@@ -50,6 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="give what masks are made from instead of masks; docs/export.md has the decoder",
     )
     parser.add_argument(
+        "--int8",
+        nargs="+",
+        metavar="IMAGES",
+        help="convolutions in 8 bits, their ranges chosen by these images, folders or patterns "
+        "(.xml only)",
+    )
+    parser.add_argument(
         "--max-detections",
         type=positive(int),
         metavar="N",
@@ -67,8 +80,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from rdsnet.export import export
+    from rdsnet.prediction.quantizing import export_int8
 
-    summary = export(
+    write = partial(export_int8, args.int8) if args.int8 else export
+    summary = write(
         args.config_file,
         args.weights,
         args.output,

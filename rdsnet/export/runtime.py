@@ -46,7 +46,7 @@ class ExportedModel(nn.Module):
         super().__init__()
         path = cfg.MODEL.WEIGHTS
         stored, texts = read_config(path), read_texts(path)
-        _check_settings(cfg, stored, path)
+        _check_settings(cfg, stored, path, texts.get("precision", "float32"))
         self.path = path
         takes = json.loads(texts["input"])
         self.size, self.dtype = takes["shape"][1:], getattr(torch, takes["dtype"])
@@ -101,7 +101,7 @@ class ExportedModel(nn.Module):
         return instances[scores > self.score_threshold][: self.max_detections]
 
 
-def _check_settings(cfg: CfgNode, stored: CfgNode, path: str) -> None:
+def _check_settings(cfg: CfgNode, stored: CfgNode, path: str, own_precision: str) -> None:
     """Raise ValueError for what the config asks for and the file cannot do."""
     own = get_cfg()
     own.merge_from_other_cfg(stored)  # with its types
@@ -117,8 +117,8 @@ def _check_settings(cfg: CfgNode, stored: CfgNode, path: str) -> None:
     precision = now["MODEL.RDSNET.INFERENCE.PRECISION"]
     if precision not in ("auto", "float32"):
         raise ValueError(
-            f"'{path}' computes in float32, not in {precision} (--precision): leave it out, or "
-            "take the checkpoint"
+            f"'{path}' computes in {own_precision}, not in {precision} (--precision): leave it "
+            "out, or take the checkpoint"
         )
     for key, option, is_beyond in (
         ("MODEL.RETINANET.SCORE_THRESH_TEST", "--score-threshold", lambda new, old: new < old),

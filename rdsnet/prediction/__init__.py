@@ -2,15 +2,16 @@
 
 Read in this order: ``pipeline`` (the whole way), ``sources`` and ``output_names`` (what a command
 line names, and what its outputs are called), ``predictor`` (the model) and ``exported`` (a file of
-``rdsnet export`` in its place), ``selection`` and ``thresholds`` (which objects are kept),
-``uploads`` (images from whoever reaches a page or a service), ``writers`` (one file per format),
-``ordering`` (what is uncertain comes first), ``threads`` (how reading and writing go on while the
-model computes), ``result`` (the objects of one image, in Python). Large images: ``large``
-(predicted in tiles), ``tiled_pass`` (once over an image), ``tiles`` (which tile an object belongs
-to), ``size_ranges`` (which pass), ``tile_choice`` (whether tiles are needed), ``large_files`` (the
-way of the command line). On several machines: ``ray_engine`` (the way of the command line),
-``listing`` and ``addresses`` (what is to be predicted, in object stores too), ``ray_predictor``
-(what a worker does), ``rows`` (what it answers), ``shards`` (what is done already).
+``rdsnet export`` in its place; ``quantizing``: such a file in 8 bits), ``selection`` and
+``thresholds`` (which objects are kept), ``uploads`` (images from whoever reaches a page or a
+service), ``writers`` (one file per format), ``ordering`` (what is uncertain comes first),
+``threads`` (how reading and writing go on while the model computes), ``result`` (the objects of
+one image, in Python). Large images: ``large`` (predicted in tiles), ``tiled_pass`` (once over an
+image), ``tiles`` (which tile an object belongs to), ``size_ranges`` (which pass), ``tile_choice``
+(whether tiles are needed), ``large_files`` (the way of the command line). On several machines:
+``ray_engine`` (the way of the command line), ``listing`` and ``addresses`` (what is to be
+predicted, in object stores too), ``ray_predictor`` (what a worker does), ``rows`` (what it
+answers), ``shards`` (what is done already).
 """
 
 from importlib import import_module

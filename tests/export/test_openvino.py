@@ -21,6 +21,8 @@ from rdsnet.export.check import objects_of
 from rdsnet.export.ir import loops_instead_of_scans
 from rdsnet.prediction.exported import build_predictor
 
+pytestmark = pytest.mark.slow  # three files are written
+
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "export.md"
 
 
