@@ -204,14 +204,15 @@ class Model:
         size: tuple[int, int] | None = None,
         max_detections: int | None = None,
         score_threshold: float | None = None,
-        int8: Sequence[str] = (),
+        int8: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
     ) -> ExportSummary:
         """Write the model as one file for other runtimes: ``rdsnet export``.
 
         Arguments: see :func:`rdsnet.export.export`. The ending of ``output`` is the format.
-        ``int8``: images to choose ranges by, see :func:`.export_int8`.
+        ``int8``: images to choose ranges by, or a folder of them, see :func:`.export_int8`.
         """
-        write = partial(export_int8, int8) if int8 else export
+        images = [int8] if isinstance(int8, str | os.PathLike) else int8
+        write = export if images is None else partial(export_int8, images)
         return write(
             self._config_file,
             self.weights,

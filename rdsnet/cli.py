@@ -93,7 +93,12 @@ def _run(argv: Sequence[str] | None) -> int:
 def _is_for_the_user(error: Exception) -> bool:
     """Whether an error tells what is missing; names that a module does not have are our mistake."""
     is_module = isinstance(error, ModuleNotFoundError)
-    return is_module or not isinstance(error, ImportError) or ".so" in str(error)
+    return is_module or not isinstance(error, ImportError) or _lacks_library(error)
+
+
+def _lacks_library(error: ImportError) -> bool:
+    """Whether the system could not load a library that a package is linked to."""
+    return "cannot open shared object file" in str(error)
 
 
 def _message(error: Exception) -> str:
@@ -106,7 +111,7 @@ def _message(error: Exception) -> str:
             )
         return f"{error}. 'rdsnet doctor' lists what is installed."
     if isinstance(error, ImportError):
-        return f"{error}. 'rdsnet doctor' says which package needs this library, and the remedy."
+        return f"{error}. 'rdsnet doctor' says which of the main packages cannot be loaded."
     return str(error) or type(error).__name__
 
 

@@ -1,7 +1,7 @@
 """A trained model in PyTorch and as exported files, side by side.
 
     pip install 'rdsnet[export,int8]'
-    python benchmarks/models/exported.py --calibration photos/ --image photos/one.png
+    python benchmarks/models/exported.py --calibration photos/ --image another.png
 
 PyTorch as `rdsnet predict` has it, in float32 and bfloat16; the ONNX file by onnxruntime; the
 OpenVINO files by OpenVINO, in float32 and in 8 bits. All are given the same image and make masks of
@@ -12,6 +12,7 @@ process which loads one of them and predicts the image. What 8 bits cost in AP, 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import subprocess
 import sys
 import time
@@ -74,7 +75,8 @@ def main() -> None:
     parser.add_argument("--memory-of", choices=_WAYS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    folder = Path(args.files)
+    folder = Path(args.files) / f"{Path(args.weights).stem}-{args.score_threshold}"
+    folder.mkdir(parents=True, exist_ok=True)
     if args.memory_of:
         call_of(args.memory_of, args, folder)()
         # Not getrusage's, which begins with that of the process that started this one.
@@ -88,7 +90,12 @@ def main() -> None:
     facts = measure.describe_machine("cpu")
     height, width = read_image(args.image, "BGR").shape[:2]
     print(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items()))
-    print(f"\n{args.weights}, {height} x {width} px, one thread, {args.rounds} rounds in turn\n")
+    names = "onnxruntime", "openvino", "nncf"
+    print(", ".join(f"{name} {importlib.metadata.version(name)}" for name in names))
+    print(
+        f"\n{args.weights}, {height} x {width} px, score threshold {args.score_threshold}, one "
+        f"thread, {args.rounds} rounds in turn\n"
+    )
     print("| | objects | ms, least | median | times PyTorch's float32 | peak MiB | files, MB |")
     print("| --- " * 7 + "|")
     own = times["PyTorch, float32"]["min_ms"]

@@ -13,7 +13,8 @@ command goes on after an interruption.
     OMP_NUM_THREADS=1 nice python benchmarks/peers/run.py --study recipe
     OMP_NUM_THREADS=1 nice python benchmarks/peers/run.py --study views
     OMP_NUM_THREADS=1 nice python benchmarks/peers/run.py --study variation
-    OMP_NUM_THREADS=1 nice python benchmarks/peers/run.py --study heads
+    OMP_NUM_THREADS=1 nice python benchmarks/peers/run.py --study heads --iterations 300 \\
+        --runs output/heads
     python benchmarks/peers/run.py --device cuda --jobs 8   # peers_cuda.md: in the time of a GPU
     python benchmarks/peers/run.py --speed        # measure seconds per iteration, and stop
     python benchmarks/peers/run.py --dry-run      # what is finished and what would run
@@ -107,7 +108,7 @@ def train(run: Run, args: argparse.Namespace) -> dict:
     result = {
         **vars(run),
         "iterations": iterations,
-        "seconds_per_iteration": speeds.get(run.model),
+        "seconds_per_iteration": None if args.iterations else speeds.get(run.model),
         "cpu_seconds_spent": round(spent, 1),
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "torch": torch.__version__,
@@ -262,7 +263,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--jobs", type=int, default=1, help="trainings side by side")
     parser.add_argument(
-        "--iterations", type=int, help="so many instead of the budgets: does it run?"
+        "--iterations", type=int, help="so many for every model, instead of as much time"
     )
     parser.add_argument(
         "--speed", action="store_true", help="measure seconds per iteration, and stop"
@@ -299,7 +300,11 @@ def has_weights(run: Run, args: argparse.Namespace) -> bool:
 
 def finished(run: Run, args: argparse.Namespace) -> dict | None:
     file = Path(args.runs) / run.name / "result.json"
-    return json.loads(file.read_text()) if file.is_file() else None
+    if not file.is_file():
+        return None
+    result = json.loads(file.read_text())
+    is_another = args.iterations is not None and result["iterations"] != args.iterations
+    return None if is_another else result
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -79,6 +79,7 @@ def run_one(args: argparse.Namespace, sampler: str, seed: int, folder: Path) -> 
     import torch
 
     from rdsnet.checkpoint import load_config, load_model
+    from rdsnet.checkpoint.atomic import write_atomically
     from rdsnet.cli import build_parser
     from rdsnet.commands.train import use_own_data
     from rdsnet.training import Trainer
@@ -115,11 +116,11 @@ def run_one(args: argparse.Namespace, sampler: str, seed: int, folder: Path) -> 
         "seconds": round(seconds, 1),
         "date": time.strftime("%Y-%m-%d"),
         "AP": {
-            task: {name: found[task].get(f"AP-{name}", 0.0) for name in CLASSES}
-            for task in ("bbox", "segm")
+            task: {name: found[task][f"AP-{name}"] for name in CLASSES} for task in ("bbox", "segm")
         },
     }
-    (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+    text = json.dumps(result, indent=1) + "\n"
+    write_atomically(folder / "result.json", lambda file: file.write(text.encode()))
 
 
 def table(results: dict[str, dict], args: argparse.Namespace) -> str:
@@ -192,7 +193,9 @@ def main(argv: list[str] | None = None) -> int:
             if not kept.is_file() or not same.items() <= json.loads(kept.read_text()).items():
                 command = [sys.executable, __file__, *argv, "--one", arm, str(seed)]
                 with open(folder / "log.txt", "w") as log:
-                    subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
+                    done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT)
+                if done.returncode:
+                    raise SystemExit(f"{arm}-{seed} failed, see '{folder / 'log.txt'}'")
             results[f"{arm}-{seed}"] = json.loads(kept.read_text())
             print(arm, seed, results[f"{arm}-{seed}"]["AP"], flush=True)
     Path(args.out, "rare.json").write_text(json.dumps(results, indent=1) + "\n")

@@ -87,7 +87,7 @@ def _describe_package(distribution: str, module: str) -> tuple[str, str, bool]:
         return distribution, f"not installed. {remedy}", False
     except Exception as error:  # a broken installation can raise anything
         text = f"cannot be imported: {type(error).__name__}: {error}"
-        if module == "cv2" and isinstance(error, ImportError):
+        if module == "cv2" and "cannot open shared object file" in str(error):
             text += f". {_INSTALL_LIBRARIES}"
         return distribution, text, False
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -77,16 +78,21 @@ def test_a_file_in_8_bits(photos, tmp_path, capsys, monkeypatch):
     overlaps = pairwise_iou(expected.pred_boxes, found.pred_boxes).amax(1)
     assert (overlaps > 0.7).float().mean() > 0.7
 
-    with pytest.raises(ValueError, match="computes in int8, not in bfloat16"):
-        options = ("MODEL.RDSNET.INFERENCE.PRECISION", "bfloat16")
+    with pytest.raises(ValueError, match="computes in int8, not in bf16"):
+        options = ("MODEL.RDSNET.INFERENCE.PRECISION", "bf16")
         build_predictor(prediction_config(None, str(path), None, options))
 
     # What finds too little is not kept, and what was there stays.
     before = path.read_bytes(), weights_of(path).read_bytes()
     monkeypatch.setattr(quantizing, "_FEWEST_FOUND", 1.1)
-    monkeypatch.setattr(quantizing, "export", lambda *args, **_: copied(exact, args[2]))
-    with pytest.raises(ValueError, match=r"finds \d+ of \d+ objects in 4 images .* is not kept"):
-        load("nuclei").export(path, int8=[str(photos)])
+
+    def exported_before(*args, **_):
+        copied(exact, args[2])
+        return SimpleNamespace(size=None)
+
+    monkeypatch.setattr(quantizing, "export", exported_before)
+    with pytest.raises(ValueError, match=r"finds \d+ of \d+ objects in 4 images, and"):
+        load("nuclei").export(path, int8=photos)
     assert (path.read_bytes(), weights_of(path).read_bytes()) == before
     assert sorted(file.name for file in path.parent.iterdir()) == ["small.bin", "small.xml"]
 
@@ -112,6 +118,13 @@ def test_mistakes_are_named(weights, photos, tmp_path, capsys, monkeypatch):
     assert "none' does not exist" in refused("model.xml", tmp_path / "none")
     (tmp_path / "film.mp4").write_bytes(b"")
     assert "no images in" in refused("model.xml", tmp_path / "film.mp4")
+    assert "leave --format out" in refused("model.xml", photos, options=("--format", "onnx"))
+    with pytest.raises(FileNotFoundError, match="no images in an empty list"):
+        load(weights).export(tmp_path / "model.xml", int8=[])
+    (photos / "damaged.png").write_bytes(b"nothing")
+    assert "damaged.png cannot be read" in refused("model.xml", photos)
+    (tmp_path / "folder.xml").mkdir()
+    assert "folder.xml' is a folder" in refused("folder.xml", photos)
 
 
 def test_calibration_images_are_spread_evenly(tmp_path):
