@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What showing a rare class more often gains: `rdsnet train --data` with and without it.
 
-Nuclei of at most 320 px in two classes: on dark ground (250 images) and on bright ground, stained,
+Nuclei of at most 320 px in two classes: on dark ground (254 images) and on bright ground, stained,
 of which training has only so many (`--rare`). The other images of the rare class are validation
 images. Every seed draws other ones; both trainings of a seed see the same images, so their
 difference is paired. Runs that are finished are skipped.
@@ -145,10 +145,10 @@ def table(results: dict[str, dict], args: argparse.Namespace) -> str:
     return "\n".join(
         [
             "# What showing a rare class more often gains\n",
-            f"Nuclei of at most {LARGEST} px, 250 images on dark ground and {args.rare} of stained "
-            f"tissue; `rdsnet train --data --config lite`, {args.iterations} iterations of 4 "
-            f"crops of {CROP} px, nothing fitted afterwards, seeds {', '.join(map(str, seeds))}; "
-            "AP in percent, mean ± standard error. "
+            f"Nuclei of at most {LARGEST} px, those on dark ground and {args.rare} images of "
+            f"stained tissue; `rdsnet train --data --config lite`, {args.iterations} iterations "
+            f"of 4 crops of {CROP} px, nothing fitted afterwards, seeds "
+            f"{', '.join(map(str, seeds))}; AP in percent, mean ± standard error. "
             f"Made by `benchmarks/rare/run.py`.\n",
             *rows,
             "",

@@ -110,8 +110,13 @@ def _calibration_images(inputs: Sequence[str | os.PathLike]) -> list[str]:
     found = [str(s.path) for s in find_sources(names).sources if not s.is_video]
     if not found:
         raise FileNotFoundError(f"--int8: no images in {', '.join(names) or 'an empty list'}")
-    places = np.linspace(0, len(found) - 1, min(len(found), CALIBRATION_IMAGES))
-    return [found[place] for place in places.round().astype(int)]
+    return _spread(found, CALIBRATION_IMAGES)
+
+
+def _spread(paths: Sequence[str], most: int) -> list[str]:
+    """So many of them, or all, evenly spread."""
+    places = np.linspace(0, len(paths) - 1, min(len(paths), most))
+    return [paths[place] for place in places.round().astype(int)]
 
 
 def quantize(path: Path, output: Path, images: Sequence[str]) -> None:
@@ -163,10 +168,9 @@ def _check(exact: Path, quantized: Path, images: Sequence[str]) -> str:
     """Of the objects that a file in float32 finds in some images, how many the other finds.
 
     Raises:
-        ValueError: too few.
+        ValueError: too few, or there are none to be found.
     """
-    places = np.linspace(0, len(images) - 1, min(len(images), _COMPARED_IMAGES))
-    some = [images[place] for place in places.round().astype(int)]
+    some = _spread(images, _COMPARED_IMAGES)
     predictors = _predictor(exact), _predictor(quantized)
     number = same = others = 0
     for file_name in some:
