@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,11 +11,8 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer, TrainerBase, hooks
-from detectron2.solver import build_optimizer, get_default_optimizer_params
-from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils import comm
 from torch import nn
-from torch.nn.utils import clip_grad_norm_
 
 from rdsnet.checkpoint import Checkpointer, read_checkpoint
 from rdsnet.checkpoint.changes import refuse_other_run
@@ -35,22 +31,13 @@ from rdsnet.training.interruption import (
     StopOnSignal,
 )
 from rdsnet.training.non_finite import StopOnNonFiniteLoss
+from rdsnet.training.optimizer import build_optimizer
 from rdsnet.training.resuming import (
     ConfiguredRates,
     require_fitting_state,
     require_fitting_weights,
 )
 from rdsnet.training.steps import AMPStep, distributed
-
-
-def _clip_total_norm(clip: CfgNode) -> Callable[..., None]:
-    """Hook that scales all gradients of an optimizer to a total norm of at most CLIP_VALUE."""
-
-    def hook(optimizer: torch.optim.Optimizer, *_) -> None:
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        clip_grad_norm_(parameters, clip.CLIP_VALUE, clip.NORM_TYPE)
-
-    return hook
 
 
 class Trainer(DefaultTrainer):
@@ -203,36 +190,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer that ``SOLVER.OPTIMIZER`` names, with Detectron2's parameter groups.
-
-        Adds the clip type "full_model" to Detectron2's "value" and "norm": all gradients are scaled
-        together so that their total norm is at most ``SOLVER.CLIP_GRADIENTS.CLIP_VALUE``.
-
-        Raises:
-            ValueError: for a name other than "SGD" and "AdamW".
-        """
-        solver = cfg.SOLVER
-        clip_all = solver.CLIP_GRADIENTS.ENABLED and solver.CLIP_GRADIENTS.CLIP_TYPE == "full_model"
-        if solver.OPTIMIZER == "SGD":
-            cfg = cfg.clone()
-            cfg.defrost()
-            cfg.SOLVER.CLIP_GRADIENTS.ENABLED = solver.CLIP_GRADIENTS.ENABLED and not clip_all
-            optimizer = build_optimizer(cfg, model)
-        elif solver.OPTIMIZER == "AdamW":
-            groups = get_default_optimizer_params(model, weight_decay_norm=solver.WEIGHT_DECAY_NORM)
-            # On a CPU one pass over each parameter takes a third of the time of several.
-            optimizer = torch.optim.AdamW(
-                groups,
-                lr=solver.BASE_LR,
-                weight_decay=solver.WEIGHT_DECAY,
-                fused=torch.device(cfg.MODEL.DEVICE).type == "cpu" or None,
-            )
-            optimizer = maybe_add_gradient_clipping(cfg, optimizer) if not clip_all else optimizer
-        else:
-            raise ValueError(f"SOLVER.OPTIMIZER must be SGD or AdamW, got '{solver.OPTIMIZER}'")
-        if clip_all:
-            optimizer.register_step_pre_hook(_clip_total_norm(solver.CLIP_GRADIENTS))
-        return optimizer
+        return build_optimizer(cfg, model)
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators=None) -> OrderedDict:
