@@ -151,7 +151,7 @@ def add_rdsnet_config(cfg: CN) -> None:
     # "SGD" (with momentum; the paper's) or "AdamW".
     cfg.SOLVER.OPTIMIZER = "SGD"
     # Learning rate of the backbone below the FPN, as a share of BASE_LR: with less than 1 it keeps
-    # more of its pretrained weights.
+    # more of what it brings. Random weights (MODEL.WEIGHTS "") learn at BASE_LR.
     cfg.SOLVER.BACKBONE_LR_FACTOR = 1.0
     cfg.SOLVER.EMA = CN()
     # Exponential moving average of the weights over iterations: what is evaluated and kept as

@@ -128,4 +128,24 @@ HEADS = {
     "no_norm": Model("a head without normalisation", options={"MODEL.RETINANET.NORM": ""}),
     "channels_64": RECIPE["channels_64"],
 }
-MODELS = PEERS | OTHERS | RECIPE | VIEWS | VARIATION | HEADS
+# How quickly pretrained weights may change, in photographs.
+PACE = {
+    "lite_p3": OTHERS["lite_p3"],
+    "backbone_10": Model(
+        "a tenth of the rate for the backbone, not a quarter",
+        options=_FROM_P3 | {"SOLVER.BACKBONE_LR_FACTOR": 0.1},
+    ),
+    "backbone_100": Model(
+        "the full rate for the backbone",
+        options=_FROM_P3 | {"SOLVER.BACKBONE_LR_FACTOR": 1.0},
+    ),
+    "half_rate": Model(
+        "half the rate for all",
+        options=_FROM_P3 | {"SOLVER.BACKBONE_LR_FACTOR": 1.0, "SOLVER.BASE_LR": 0.0005},
+    ),
+    "double_rate": Model(
+        "twice the rate, a tenth of it for the backbone",
+        options=_FROM_P3 | {"SOLVER.BACKBONE_LR_FACTOR": 0.1, "SOLVER.BASE_LR": 0.002},
+    ),
+}
+MODELS = PEERS | OTHERS | RECIPE | VIEWS | VARIATION | HEADS | PACE

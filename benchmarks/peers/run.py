@@ -15,6 +15,8 @@ command goes on after an interruption.
     OMP_NUM_THREADS=1 nice python benchmarks/peers/run.py --study variation
     OMP_NUM_THREADS=1 nice python benchmarks/peers/run.py --study heads --iterations 300 \\
         --runs output/heads
+    OMP_NUM_THREADS=1 nice python benchmarks/peers/run.py --study pace --iterations 250 \\
+        --runs output/pace
     python benchmarks/peers/run.py --device cuda --jobs 8   # peers_cuda.md: in the time of a GPU
     python benchmarks/peers/run.py --speed        # measure seconds per iteration, and stop
     python benchmarks/peers/run.py --dry-run      # what is finished and what would run
@@ -39,7 +41,7 @@ from itertools import product
 from pathlib import Path
 
 from data import DATA_SETS
-from models import HEADS, MODELS, PEERS, RECIPE, VARIATION, VIEWS, Model
+from models import HEADS, MODELS, PACE, PEERS, RECIPE, VARIATION, VIEWS, Model
 from report import write_peers, write_study
 
 HERE = Path(__file__).resolve().parent
@@ -63,6 +65,7 @@ STUDIES = {
     "views": Study("waste", 500, VIEWS),
     "variation": Study("waste", 250, VARIATION),
     "heads": Study("nuclei", 75, HEADS),
+    "pace": Study("waste", 250, PACE),
 }
 
 

@@ -31,6 +31,7 @@ _FIXED = (
     *IMAGES,
     # The optimizer's state is kept by groups of parameters; these make the groups.
     "SOLVER.OPTIMIZER",
+    "SOLVER.BACKBONE_LR_FACTOR",
     "SOLVER.BIAS_LR_FACTOR",
     "SOLVER.WEIGHT_DECAY_BIAS",
     "SOLVER.WEIGHT_DECAY_NORM",

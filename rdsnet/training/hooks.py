@@ -28,6 +28,20 @@ class StopTraining(BaseException):
     """Ends the training loop on purpose. Not an Exception: Detectron2 would log it as an error."""
 
 
+class LRScheduler(hooks.LRScheduler):
+    """Detectron2's, which logs the rate of most parameters; here the highest one, ``BASE_LR``'s.
+
+    They differ with ``SOLVER.BACKBONE_LR_FACTOR``.
+    """
+
+    def before_train(self) -> None:
+        super().before_train()
+        groups = self._optimizer.param_groups
+        self._best_param_group_id = max(
+            range(len(groups)), key=lambda n: (groups[n]["initial_lr"], len(groups[n]["params"]))
+        )
+
+
 class WeightAverage(HookBase):
     """Exponential moving average of a model's parameters (``SOLVER.EMA``).
 

@@ -22,7 +22,7 @@ from rdsnet.data.mapper import build_mapper
 from rdsnet.data.train_loader import TrainLoader, build_train_loader
 from rdsnet.evaluation import RDSNetEvaluator
 from rdsnet.reports.report import ReportHook
-from rdsnet.training.hooks import StopTraining, with_own_hooks
+from rdsnet.training.hooks import LRScheduler, StopTraining, with_own_hooks
 from rdsnet.training.interruption import (
     LOG_PERIOD,
     MetricsHistory,
@@ -84,6 +84,8 @@ class Trainer(DefaultTrainer):
                 after.append(PeriodicWriter(hook._writers, LOG_PERIOD))
             elif isinstance(hook, hooks.EvalHook):
                 after.append(hook)
+            elif isinstance(hook, hooks.LRScheduler):
+                before.append(LRScheduler())
             elif hook is not None:
                 before.append(hook)
         metrics_file = output_dir / "metrics.json" if comm.is_main_process() else None

@@ -69,6 +69,20 @@ def test_lites_detector_begins_where_the_objects_are(sizes, first):
     assert "MODEL.RETINANET.IN_FEATURES" not in learnt.options
 
 
+def test_the_rate_of_a_pretrained_backbone_is_said():
+    data = statistics([(300, 300)] * 25, random_boxes(100, 30, 90, 300))
+    for name, weights, factor in (
+        ("lite", "lite.pth", True),
+        ("lite", "", False),
+        ("small", "small.pth", False),
+    ):
+        cfg = base_config(name)[1]
+        cfg.MODEL.WEIGHTS = weights
+        text = dict(derive_settings(cfg, data, None, Wishes()).notes)["Schedule"]
+        assert "learning rate 0.001 (AdamW)" in text
+        assert (", 0.25 of it for the backbone" in text) == factor
+
+
 def test_large_images_with_small_objects_are_trained_on_crops():
     data = statistics([(2000, 3000)] * 50, random_boxes(5000, 15, 40, 2000))
     options = settings(data)
