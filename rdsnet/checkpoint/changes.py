@@ -31,7 +31,6 @@ _FIXED = (
     *IMAGES,
     # The optimizer's state is kept by groups of parameters; these make the groups.
     "SOLVER.OPTIMIZER",
-    "SOLVER.BACKBONE_LR_FACTOR",
     "SOLVER.BIAS_LR_FACTOR",
     "SOLVER.WEIGHT_DECAY_BIAS",
     "SOLVER.WEIGHT_DECAY_NORM",
@@ -85,6 +84,7 @@ IN_TRAINING = (
     "MODEL.TIMM.NORM",  # whether statistics change in training
 )
 NUM_CLASSES, CLASSES = "MODEL.RETINANET.NUM_CLASSES", "DATASETS.CLASSES"
+_FACTOR, _WEIGHTS = "SOLVER.BACKBONE_LR_FACTOR", "MODEL.WEIGHTS"
 _MOST_SHOWN = 8
 
 Changes = dict[str, tuple[object, object]]  # key -> the value then, the value now
@@ -116,6 +116,7 @@ def refuse_other_run(cfg: CfgNode) -> Changes:
     if stored is None:
         return {}
     changes = _changes(stored, _with_declared_classes(cfg))
+    _refuse_other_groups(stored, cfg, path)
     fixed = {key: values for key, values in changes.items() if is_fixed(key)}
     if fixed:
         raise ValueError(
@@ -127,6 +128,28 @@ def refuse_other_run(cfg: CfgNode) -> Changes:
             "weights, other classes included, if they are of the same model."
         )
     return changes
+
+
+def _refuse_other_groups(stored: CfgNode, cfg: CfgNode, path: str) -> None:
+    """The optimizer's state is kept by groups of parameters, and those of a backbone with a rate of
+    its own are groups of their own (:func:`rdsnet.training.optimizer.build_optimizer`).
+    """
+    then, now = flat(get_cfg()) | flat(stored), flat(cfg)
+    if _has_own_rate(then) == _has_own_rate(now):
+        return
+    keys = [_FACTOR] + [_WEIGHTS] * (bool(then[_WEIGHTS]) != bool(now[_WEIGHTS]))
+    options = " ".join(f"{key} {_short(then[key])}" for key in keys)
+    rates = "a learning rate of its own", "the learning rate of all others"
+    had, would_have = rates if _has_own_rate(then) else rates[::-1]
+    raise ValueError(
+        f"--resume cannot go on with {path}: the backbone had {had}, and now it would have "
+        f"{would_have}. Nothing has been changed in that folder; {options} at the end of the "
+        "command goes on as it began."
+    )
+
+
+def _has_own_rate(flat_cfg: dict[str, object]) -> bool:
+    return bool(flat_cfg[_WEIGHTS]) and flat_cfg[_FACTOR] != 1
 
 
 def check_other_use(cfg: CfgNode, weights: str) -> None:

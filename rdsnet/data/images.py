@@ -24,6 +24,12 @@ from rdsnet.data.pixels import RefusedError
 from rdsnet.data.slides import has_slide_ending
 from rdsnet.data.tiff import TiffPages
 
+_NOT_THE_SLIDE = (".mrxs", ".scn", ".bif")
+_IS_SLIDE = (
+    "is called like a slide. Slides are read in tiles alone, by rdsnet predict --tile auto; for "
+    "all else convert it, or a part of it, to PNG or TIFF."
+)
+
 
 def limit_pixels(pixels: int) -> None:
     """Refuse to read images with more pixels, in this process and those it starts by fork.
@@ -199,10 +205,12 @@ def _open_pages(
     stream.seek(0)
     if not head:
         raise ValueError("it is empty")
+    # The file that MIRAX slides are called by is a small picture of them, and the first page of
+    # such a TIFF may be one.
+    if file_name.lower().endswith(_NOT_THE_SLIDE):
+        raise RefusedError(_IS_SLIDE)
     if is_tiff(head):
         return TiffPages(stream)
-    if has_slide_ending(file_name):  # of some of them the file itself is a small picture
-        raise RefusedError("is a slide, which is read in tiles alone: rdsnet predict --tile auto.")
     try:
         return PillowPages(stream, formats)
     except UnidentifiedImageError:
@@ -212,4 +220,6 @@ def _open_pages(
             ) from None
         if reason := why_refused(head):
             raise RefusedError(reason) from None
+        if has_slide_ending(file_name):
+            raise RefusedError(_IS_SLIDE) from None
         raise ValueError("its content is of no known format") from None

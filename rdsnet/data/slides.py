@@ -1,7 +1,7 @@
 """Whole slides that OpenSlide reads: MIRAX, DICOM, Hamamatsu, Leica, Sakura, Ventana, Zeiss, ...
 
-OpenSlide is two packages more, ``openslide-python`` and ``openslide-bin`` (LGPL-2.1): they are
-loaded where a slide is read and not before. What tifffile gives in full, it reads.
+OpenSlide is two packages more, ``openslide-python`` and ``openslide-bin`` (LGPL-2.1). Without them
+everything else is read as ever. Plain TIFF is left to tifffile, unless it cannot.
 """
 
 from __future__ import annotations
@@ -16,49 +16,57 @@ from PIL import Image
 from rdsnet.data.pixels import RefusedError
 
 INSTALL = "pip install openslide-python openslide-bin"
-ENDINGS = frozenset((".mrxs", ".vms", ".vmu", ".svslide", ".czi"))
-"""Of slides that are no TIFF, one file per slide; other files may belong to it."""
+ENDINGS = frozenset((".mrxs", ".svslide", ".czi"))
+"""Of slides that are no TIFF and a file each, beside which no part of them looks like an image."""
 
-# One file per resolution: any of them is the slide. So in a folder they are no images.
-_ENDINGS_OF_LEVELS = (".dcm",)
-# TIFF whose first page is not the slide, or is not all of it where it lies.
-_ENDINGS_OF_TIFF = (".ndpi", ".scn", ".bif")
-# Formats, as OpenSlide calls them, that are left to tifffile.
-_READ_AS_TIFF = ("aperio", "generic-tiff", "philips-tiff")
+# Of which several files are a slide: images or resolutions. Any of them is named, not the folder.
+_ENDINGS_OF_PARTS = (".dcm", ".vms", ".vmu")
+# TIFF whose first page is not the slide, or holds it in tiles that overlap.
+_ENDINGS_OF_TIFF = (".scn", ".bif")
+# Formats, as OpenSlide calls them, that tifffile gives in full; NDPI where it is not one JPEG.
+_LEFT_TO_TIFFFILE = ("aperio", "generic-tiff", "philips-tiff", "hamamatsu")
 
 
 def has_slide_ending(file_name: str | os.PathLike) -> bool:
-    """Whether a file is called like a slide that only OpenSlide reads."""
+    """Whether a file is called like a slide that only OpenSlide reads, as it is meant."""
     ending = os.path.splitext(file_name)[1].lower()
-    return ending in ENDINGS or ending in _ENDINGS_OF_LEVELS or ending in _ENDINGS_OF_TIFF
+    return ending in ENDINGS or ending in _ENDINGS_OF_PARTS or ending in _ENDINGS_OF_TIFF
 
 
-def open_slide(file_name: str) -> SlideReader | None:
+def open_slide(file_name: str, is_last_resort: bool = False) -> SlideReader | None:
     """The reader of a file that is a slide; None: it is none, or is read without OpenSlide.
 
+    Args:
+        is_last_resort: whether nothing else can read it, so that no format is left to tifffile.
+
     Raises:
-        RefusedError: it is called like a slide, and OpenSlide is not installed or does not know it.
+        RefusedError: it is called like a slide, and OpenSlide is not there or does not know it.
     """
-    openslide = _openslide()
+    openslide, trouble = _openslide()
     vendor = openslide and openslide.OpenSlide.detect_format(file_name)
-    if vendor and vendor not in _READ_AS_TIFF:
+    is_tiff = vendor in _LEFT_TO_TIFFFILE and not file_name.lower().endswith(_ENDINGS_OF_PARTS)
+    if vendor and (is_last_resort or not is_tiff):
         return SlideReader(openslide.OpenSlide(file_name))
     if not vendor and has_slide_ending(file_name):
         if openslide is None:
-            raise RefusedError(f"is a slide, which takes two more packages: {INSTALL}")
+            why = f" ({trouble})" if trouble else ""
+            raise RefusedError(f"is a slide, which takes two more packages: {INSTALL}{why}")
         raise RefusedError(
-            "is called like a slide, and OpenSlide knows no such format. Export it as a TIFF in "
-            "tiles, or, if it is an image of another kind, rename it."
+            f"is called like a slide, and OpenSlide {openslide.__library_version__} knows no such "
+            "format. Export it as a TIFF in tiles, or convert it to PNG or TIFF."
         )
     return None
 
 
-def _openslide() -> ModuleType | None:
-    """The package; None: it is not installed, or lacks its library."""
+def _openslide() -> tuple[ModuleType | None, str]:
+    """The package, or None where it is not installed or lacks its library, and what is wrong."""
     try:
-        return import_module("openslide")
-    except ImportError:
-        return None
+        return import_module("openslide"), ""
+    except ModuleNotFoundError as error:
+        # openslide-python says so, too, of the library of its own.
+        return None, "" if error.name == "openslide" else str(error)
+    except (ImportError, OSError) as error:  # the library is of another system
+        return None, str(error)
 
 
 class SlideReader:

@@ -252,17 +252,25 @@ class LargeImage:
 
     def _opened(self, head: bytes, page: int) -> WindowReader:
         if slide := open_slide(self.file_name):
-            self._stream.close()
-            self._stream = slide
-            return slide
+            return self._instead(slide)
         if is_tiff(head):
-            return TiffReader(self._stream, page)
+            try:
+                return TiffReader(self._stream, page)
+            except RefusedError:
+                if slide := open_slide(self.file_name, is_last_resort=True):
+                    return self._instead(slide)
+                raise
         if is_numpy(head):
             try:
                 return NpyReader(self.file_name)
             except ValueError as error:
                 raise RefusedError(f"cannot be read: {error}") from error
         return ArrayReader(read_image(self.file_name, "BGR", page))
+
+    def _instead(self, slide: SlideReader) -> SlideReader:
+        self._stream.close()
+        self._stream = slide
+        return slide
 
     def reopened(self) -> LargeImage:
         """The same image, open once more."""

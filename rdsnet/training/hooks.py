@@ -29,17 +29,18 @@ class StopTraining(BaseException):
 
 
 class LRScheduler(hooks.LRScheduler):
-    """Detectron2's, which logs the rate of most parameters; here the highest one, ``BASE_LR``'s.
+    """Detectron2's, which logs the rate of most parameters; here that of ``SOLVER.BASE_LR``.
 
-    They differ with ``SOLVER.BACKBONE_LR_FACTOR``.
+    They differ where the backbone has more parameters, and a rate of its own
+    (``SOLVER.BACKBONE_LR_FACTOR``).
     """
 
     def before_train(self) -> None:
         super().before_train()
-        groups = self._optimizer.param_groups
-        self._best_param_group_id = max(
-            range(len(groups)), key=lambda n: (groups[n]["initial_lr"], len(groups[n]["params"]))
-        )
+        groups, base_rate = self._optimizer.param_groups, self._optimizer.defaults["lr"]
+        usual = [n for n, group in enumerate(groups) if group["initial_lr"] == base_rate]
+        if usual:
+            self._best_param_group_id = max(usual, key=lambda n: len(groups[n]["params"]))
 
 
 class WeightAverage(HookBase):

@@ -23,7 +23,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     together so that their total norm is at most ``SOLVER.CLIP_GRADIENTS.CLIP_VALUE``.
 
     Raises:
-        ValueError: for a name other than "SGD" and "AdamW", or a negative factor.
+        ValueError: for a name other than "SGD" and "AdamW"; for a factor that is negative, or where
+            the model has no backbone.
     """
     solver = cfg.SOLVER
     clip_all = solver.CLIP_GRADIENTS.ENABLED and solver.CLIP_GRADIENTS.CLIP_TYPE == "full_model"
@@ -65,6 +66,11 @@ def backbone_lr_factor(cfg: CfgNode) -> float:
 def _scale_backbone_rate(optimizer: torch.optim.Optimizer, model: nn.Module, factor: float) -> None:
     if factor == 1:
         return
+    if not hasattr(model, "backbone"):
+        raise ValueError(
+            f"SOLVER.BACKBONE_LR_FACTOR {factor:g} needs a model with a backbone, and "
+            f"{type(model).__name__} has none: set it to 1"
+        )
     # Without a pyramid all of the backbone.
     slow = set(getattr(model.backbone, "bottom_up", model.backbone).parameters())
     for group in list(optimizer.param_groups):

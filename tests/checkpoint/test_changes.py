@@ -97,6 +97,42 @@ def test_more_and_fewer_classes_are_named_and_not_counted(tmp_path):
         assert said in str(error.value) and "NUM_CLASSES" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("then", "now", "said"),
+    [
+        (
+            {"MODEL__WEIGHTS": "a.pth"},
+            {"MODEL__WEIGHTS": "a.pth", "SOLVER__BACKBONE_LR_FACTOR": 0.25},
+            "had the learning rate of all others.*SOLVER.BACKBONE_LR_FACTOR 1.0 at the end",
+        ),
+        (
+            {"MODEL__WEIGHTS": "a.pth", "SOLVER__BACKBONE_LR_FACTOR": 0.25},
+            {"SOLVER__BACKBONE_LR_FACTOR": 0.25},
+            "had a learning rate of its own.*FACTOR 0.25 MODEL.WEIGHTS a.pth at the end",
+        ),
+        (
+            {"SOLVER__BACKBONE_LR_FACTOR": 0.25},
+            {"MODEL__WEIGHTS": "a.pth", "SOLVER__BACKBONE_LR_FACTOR": 0.25},
+            "had the learning rate of all others.*FACTOR 0.25 MODEL.WEIGHTS '' at the end",
+        ),
+        (
+            {"MODEL__WEIGHTS": "a.pth", "SOLVER__BACKBONE_LR_FACTOR": 0.25},
+            {"MODEL__WEIGHTS": "b.pth", "SOLVER__BACKBONE_LR_FACTOR": 0.1},
+            "",
+        ),
+        ({}, {"SOLVER__BACKBONE_LR_FACTOR": 0.25}, ""),  # random weights
+    ],
+)
+def test_a_backbone_with_a_rate_of_its_own_goes_on_with_one(tmp_path, then, now, said):
+    """Its parameters are groups of their own in the optimizer; the rate itself may change."""
+    save_run(tmp_path, config(tmp_path, **then))
+    if said:
+        with pytest.raises(ValueError, match=f"--resume cannot go on .*{said} of the command"):
+            refuse_other_run(config(tmp_path, **now))
+    else:
+        assert "SOLVER.BACKBONE_LR_FACTOR" in refuse_other_run(config(tmp_path, **now))
+
+
 def test_what_a_resumed_run_may_change_is_told(tmp_path):
     save_run(tmp_path, config(tmp_path))
     values = {

@@ -1,10 +1,10 @@
 """Slides that OpenSlide reads, as a Hamamatsu VMS that is made up, and as a stand-in."""
 
-import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from rdsnet.data.images import read_image
@@ -80,30 +80,66 @@ def test_a_damaged_slide_is_refused_with_its_name(slide):
         LargeImage(str(path))
 
 
-def test_without_openslide_slides_alone_are_refused_and_the_remedy_said(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "openslide", None)  # its import fails
+@pytest.mark.parametrize(
+    "error", [ModuleNotFoundError(name="openslide"), ImportError("no library"), OSError("too old")]
+)
+def test_without_openslide_slides_alone_are_refused_and_the_remedy_said(
+    tmp_path, monkeypatch, error
+):
+    def fails(name):
+        raise error
+
+    monkeypatch.setattr("rdsnet.data.slides.import_module", fails)
     (tmp_path / "scan.mrxs").write_text("a slide")
-    with pytest.raises(ValueError, match=r"scan\.mrxs.*pip install openslide-python openslide-bin"):
+    words = rf"scan\.mrxs.*pip install openslide-python openslide-bin.*{error}"
+    with pytest.raises(ValueError, match=words):
         LargeImage(str(tmp_path / "scan.mrxs"))
     Image.new("RGB", (40, 30)).save(tmp_path / "photo.png")
     with LargeImage(str(tmp_path / "photo.png")) as image:
         assert image.shape == (30, 40, 3)
 
 
+def test_a_tiff_that_cannot_be_read_in_parts_is_left_to_openslide(tmp_path, monkeypatch):
+    pytest.importorskip("openslide", reason="needs openslide-python and openslide-bin")
+    monkeypatch.setattr("rdsnet.data.windows._LARGEST_SEGMENT", 100)
+    pixels = np.random.default_rng(1).integers(0, 256, (96, 128, 3)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "scan.tif", pixels, tile=(32, 32), photometric="rgb")
+    with LargeImage(str(tmp_path / "scan.tif")) as image:
+        assert np.array_equal(image.read((10, 20, 90, 80)), pixels[20:80, 10:90, ::-1])
+    tifffile.imwrite(tmp_path / "strips.tif", pixels, photometric="rgb")  # no slide
+    with pytest.raises(ValueError, match=r"strips\.tif is compressed as one piece.*in tiles"):
+        LargeImage(str(tmp_path / "strips.tif"))
+
+
 def test_a_name_alone_makes_no_slide(tmp_path):
     pytest.importorskip("openslide", reason="needs openslide-python and openslide-bin")
     path = tmp_path / "scan.mrxs"
     Image.new("RGB", (40, 30)).save(path, "JPEG")
-    with pytest.raises(ValueError, match=r"scan\.mrxs is called like a slide.*rename it"):
+    with pytest.raises(ValueError, match=r"scan\.mrxs is called like a slide.*4\..* no such"):
         LargeImage(str(path))
 
 
-def test_the_small_picture_of_a_slide_is_not_taken_for_it(tmp_path):
+@pytest.mark.parametrize(("name", "format"), [("a.mrxs", "JPEG"), ("a.scn", "TIFF"), ("a.dcm", "")])
+def test_what_lies_in_the_place_of_a_slide_is_not_taken_for_it(tmp_path, name, format):
     """The file of a MIRAX slide is a JPEG, with the slide in a folder beside it."""
-    path = tmp_path / "scan.mrxs"
-    Image.new("RGB", (40, 30)).save(path, "JPEG")
-    (tmp_path / "level.dcm").write_bytes(bytes(200))
-    with pytest.raises(ValueError, match=r"scan\.mrxs is a slide, .*predict --tile auto"):
+    path = tmp_path / name
+    path.write_bytes(bytes(200))
+    if format:
+        Image.new("RGB", (40, 30)).save(path, format)
+    with pytest.raises(ValueError, match=rf"{name} is called like a slide.*predict --tile auto"):
         read_image(str(path), "BGR")
-    # Of a DICOM slide every resolution is a file: one is named, the folder is not.
-    assert [source.path for source in find_sources([str(tmp_path)]).sources] == [path]
+
+
+def test_a_picture_may_be_called_like_other_slides(tmp_path):
+    Image.new("RGB", (40, 30)).save(tmp_path / "photo.czi", "PNG")
+    assert read_image(str(tmp_path / "photo.czi"), "BGR").shape == (30, 40, 3)
+
+
+def test_of_a_folder_the_files_that_are_slides_are_taken(tmp_path):
+    """Where several files are one slide, it is named; the folder does not give its parts twice."""
+    for name in ("scan.mrxs", "scan.czi", "level.dcm", "scan.vms"):
+        (tmp_path / name).write_bytes(bytes(200))
+    found = find_sources([str(tmp_path)])
+    assert [source.path.name for source in found.sources] == ["scan.czi", "scan.mrxs"]
+    assert found.left_out == {".dcm": 1, ".vms": 1}
+    assert find_sources([str(tmp_path / "level.dcm")]).sources[0].path.name == "level.dcm"

@@ -146,15 +146,21 @@ def test_a_negative_factor_is_refused():
         Trainer.build_optimizer(config("SOLVER.BACKBONE_LR_FACTOR", -1.0), Model())
 
 
-@pytest.mark.parametrize("factor", [1.0, 0.25])
-def test_the_rate_that_is_logged_is_that_of_the_config(factor):
+def test_a_model_without_a_backbone_is_named():
+    with pytest.raises(ValueError, match="needs a model with a backbone, and Linear has none"):
+        Trainer.build_optimizer(config("SOLVER.BACKBONE_LR_FACTOR", 0.5), nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.25, 2.0])
+@pytest.mark.parametrize("bias", [1.0, 3.0])
+def test_the_rate_that_is_logged_is_that_of_the_config(factor, bias):
     """Also where more parameters are of the backbone, which Detectron2 would log."""
     model = Model()
     model.backbone.bottom_up.append(nn.Sequential(*(nn.Linear(4, 4) for _ in range(9))))
-    optimizer = Trainer.build_optimizer(config("SOLVER.BACKBONE_LR_FACTOR", factor), model)
-    hook = LRScheduler(
-        optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: 1 / (1 + n))
-    )
+    keys = ["SOLVER.BACKBONE_LR_FACTOR", factor, "SOLVER.BIAS_LR_FACTOR", bias]
+    optimizer = Trainer.build_optimizer(config(*keys, "SOLVER.OPTIMIZER", "SGD"), model)
+    falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: 1 / (1 + n))
+    hook = LRScheduler(optimizer, falling)
     logged = []
     hook.trainer = SimpleNamespace(
         storage=SimpleNamespace(put_scalar=lambda name, value, **_: logged.append(value))
