@@ -293,8 +293,8 @@ def add_rdsnet_config(cfg: CN) -> None:
     cfg.MODEL.RDSNET.INFERENCE = CN()
     # What rdsnet's Predictor and evaluations compute convolutions in: "float32"; "bf16", "fp16"
     # (results move a little, see docs/predict.md); "auto": bf16 where the processor has
-    # AVX512_BF16 or AMX, else float32, as on a GPU. "rdsnet predict" and "app" set it by
-    # --precision, whose default is auto. Training has SOLVER.AMP.
+    # AMX, or AVX512_BF16 that is not Intel's, else float32, as on a GPU. "rdsnet predict" and "app"
+    # set it by --precision, whose default is auto. Training has SOLVER.AMP.
     cfg.MODEL.RDSNET.INFERENCE.PRECISION = "float32"
 
     # Whether Instances.pred_masks is a dense (N, H, W) bool tensor, as Detectron2's tools expect,

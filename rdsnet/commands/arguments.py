@@ -159,8 +159,8 @@ def add_precision(parser: argparse.ArgumentParser, default: str | None, explaine
         "--precision",
         choices=("auto", "float32", "bf16", "fp16"),
         default=default,
-        help="what convolutions are computed in; auto: bf16 where the processor has AVX512_BF16 or "
-        f"AMX, else float32, as on a GPU (default: {explained})",
+        help="what convolutions are computed in; auto: bf16 where the processor has AMX, or "
+        f"AVX512_BF16 that is not Intel's, else float32, as on a GPU (default: {explained})",
     )
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Values of ``MODEL.RDSNET.INFERENCE.PRECISION`` beside "auto", and what they mean."""
+
+INTEL = "Intel"
+"""Among the capabilities of a processor: who has made it."""
 
 
 def widened(x: Tensor) -> Tensor:
@@ -24,8 +29,9 @@ def chosen_precision(
     """What inference computes in on a device, a name in :data:`PRECISIONS`, and why, in words.
 
     Args:
-        wanted: one of these names, or "auto": bf16 where the processor has instructions for it, and
-            float32 on a GPU: there it was quicker, image by image (benchmarks/gpu).
+        wanted: one of these names, or "auto": bf16 where the processor has instructions for it
+            (Intel's without AMX were no quicker: docs/results.md), and float32 on a GPU: there it
+            was quicker, image by image (benchmarks/gpu).
         device: as ``MODEL.DEVICE``.
         capabilities: of the device; None: :func:`device_capabilities`.
 
@@ -45,6 +51,8 @@ def chosen_precision(
     if wanted == "auto":
         if is_gpu:
             return "float32", "auto: on a GPU a little quicker than bf16, image by image"
+        if for_bf16 == ["AVX512_BF16"] and INTEL in capabilities:
+            return "float32", "auto: AVX512_BF16 of Intel was no quicker; it takes AMX"
         if for_bf16:
             return "bf16", f"auto: {name} has {' and '.join(for_bf16)}"
         return "float32", f"auto: {name} has no instructions for bfloat16"
@@ -65,7 +73,7 @@ def chosen_precision(
 
 def device_capabilities(device: str) -> frozenset[str]:
     """What a device has instructions for: of a GPU "bfloat16" and "float16"; of a processor those
-    of AVX512_BF16, AVX512_FP16, AMX_BF16 and AMX_FP16 that torch knows of.
+    of AVX512_BF16, AVX512_FP16, AMX_BF16 and AMX_FP16 that torch knows of, and "Intel" (Linux).
     """
     kind = torch.device(device).type
     if kind == "cuda" and torch.cuda.is_available():
@@ -81,4 +89,15 @@ def device_capabilities(device: str) -> frozenset[str]:
     }
     known.update(getattr(torch.cpu, "get_capabilities", dict)())
     names = ("AVX512_BF16", "AVX512_FP16", "AMX_BF16", "AMX_FP16")
-    return frozenset(name for name in names if known.get(name.lower()))
+    return frozenset(name for name in names if known.get(name.lower())) | _maker()
+
+
+@cache
+def _maker() -> frozenset[str]:
+    """Only Linux says it in a file."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            is_intel = any(line.split()[-1:] == ["GenuineIntel"] for line in file)
+    except (OSError, ValueError):
+        is_intel = False
+    return frozenset({INTEL} if is_intel else ())
