@@ -123,6 +123,9 @@ def circumstances(results: Results) -> str:
         if any(r["seconds_per_iteration"] for r in results)
         else "All are trained for as many iterations, whatever the time."
     )
+    factors = {r.get("backbone_lr_factor", 1.0) for r in results}
+    if len(factors) == 1:
+        time += f" The backbone learns at {factors.pop():g} times the rate of all else."
     return (
         f"The same EfficientNet-Lite0, images, crops, batches of 4 and AdamW; {where}. {time} AP "
         "is COCO's, in percent: "

@@ -118,6 +118,7 @@ def train(run: Run, args: argparse.Namespace) -> dict:
         "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
         # of convolutions; only mixed precision names it
         "precision": str(getattr(trainer._trainer, "dtype", "float32")).removeprefix("torch."),
+        "backbone_lr_factor": cfg.SOLVER.BACKBONE_LR_FACTOR,
         "date": time.strftime("%Y-%m-%d"),
         "AP": {
             task: {key: metrics[task][key] for key in ("AP", "AP50", "AP75")}
