@@ -283,7 +283,7 @@ def _usual_batch(cfg: CfgNode, num_gpus: int) -> int:
 
 
 def _choose_precision(settings: Settings, cfg: CfgNode) -> None:
-    """bfloat16 where the processor computes in it: as good (docs/results.md), and sooner."""
+    """bfloat16 where the processor is quicker with it; it is as good (docs/results.md)."""
     if cfg.MODEL.DEVICE == "cpu" and not cfg.SOLVER.AMP.ENABLED:
         name, why = chosen_precision("auto", "cpu")
         settings.options["SOLVER.AMP.ENABLED"] = name == "bf16"
