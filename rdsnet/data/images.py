@@ -21,10 +21,9 @@ from rdsnet.data.findings import printable
 from rdsnet.data.image_formats import HEAD, is_heif, is_tiff, pillow_formats, why_refused
 from rdsnet.data.pillow import PillowPages
 from rdsnet.data.pixels import RefusedError
-from rdsnet.data.slides import has_slide_ending
+from rdsnet.data.slides import has_another_picture, has_slide_ending
 from rdsnet.data.tiff import TiffPages
 
-_NOT_THE_SLIDE = (".mrxs", ".scn", ".bif")
 _IS_SLIDE = (
     "is called like a slide. Slides are read in tiles alone, by rdsnet predict --tile auto; for "
     "all else convert it, or a part of it, to PNG or TIFF."
@@ -205,9 +204,7 @@ def _open_pages(
     stream.seek(0)
     if not head:
         raise ValueError("it is empty")
-    # The file that MIRAX slides are called by is a small picture of them, and the first page of
-    # such a TIFF may be one.
-    if file_name.lower().endswith(_NOT_THE_SLIDE):
+    if has_another_picture(file_name):
         raise RefusedError(_IS_SLIDE)
     if is_tiff(head):
         return TiffPages(stream)

@@ -23,14 +23,24 @@ ENDINGS = frozenset((".mrxs", ".svslide", ".czi"))
 _ENDINGS_OF_PARTS = (".dcm", ".vms", ".vmu")
 # TIFF whose first page is not the slide, or holds it in tiles that overlap.
 _ENDINGS_OF_TIFF = (".scn", ".bif")
+# Of files that are images, but not of the slide: MIRAX's is a small picture in JPEG.
+_NOT_THE_SLIDE = (".mrxs", *_ENDINGS_OF_TIFF)
 # Formats, as OpenSlide calls them, that tifffile gives in full; NDPI where it is not one JPEG.
 _LEFT_TO_TIFFFILE = ("aperio", "generic-tiff", "philips-tiff", "hamamatsu")
 
 
 def has_slide_ending(file_name: str | os.PathLike) -> bool:
     """Whether a file is called like a slide that only OpenSlide reads, as it is meant."""
-    ending = os.path.splitext(file_name)[1].lower()
-    return ending in ENDINGS or ending in _ENDINGS_OF_PARTS or ending in _ENDINGS_OF_TIFF
+    return _ending(file_name) in (*ENDINGS, *_ENDINGS_OF_PARTS, *_ENDINGS_OF_TIFF)
+
+
+def has_another_picture(file_name: str | os.PathLike) -> bool:
+    """Whether what else would be read of a file called like this is not the slide."""
+    return _ending(file_name) in _NOT_THE_SLIDE
+
+
+def _ending(file_name: str | os.PathLike) -> str:
+    return os.path.splitext(file_name)[1].lower()
 
 
 def open_slide(file_name: str, is_last_resort: bool = False) -> SlideReader | None:
@@ -44,7 +54,7 @@ def open_slide(file_name: str, is_last_resort: bool = False) -> SlideReader | No
     """
     openslide, trouble = _openslide()
     vendor = openslide and openslide.OpenSlide.detect_format(file_name)
-    is_tiff = vendor in _LEFT_TO_TIFFFILE and not file_name.lower().endswith(_ENDINGS_OF_PARTS)
+    is_tiff = vendor in _LEFT_TO_TIFFFILE and _ending(file_name) not in _ENDINGS_OF_PARTS
     if vendor and (is_last_resort or not is_tiff):
         return SlideReader(openslide.OpenSlide(file_name))
     if not vendor and has_slide_ending(file_name):

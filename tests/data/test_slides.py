@@ -27,9 +27,15 @@ SourceLens=40
 
 
 @pytest.fixture
-def slide(tmp_path):
+def openslide():
+    return pytest.importorskip(
+        "openslide", reason="needs openslide-python and openslide-bin", exc_type=ImportError
+    )
+
+
+@pytest.fixture
+def slide(openslide, tmp_path):
     """A slide, and its pixels as Pillow decodes them, BGR."""
-    pytest.importorskip("openslide", reason="needs openslide-python and openslide-bin")
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     colours = np.stack([x * 255 // WIDTH, y * 255 // HEIGHT, (x // 32 + y // 16) % 2 * 200], 2)
     picture = Image.fromarray(colours.astype(np.uint8))
@@ -99,8 +105,7 @@ def test_without_openslide_slides_alone_are_refused_and_the_remedy_said(
         assert image.shape == (30, 40, 3)
 
 
-def test_a_tiff_that_cannot_be_read_in_parts_is_left_to_openslide(tmp_path, monkeypatch):
-    pytest.importorskip("openslide", reason="needs openslide-python and openslide-bin")
+def test_a_tiff_that_cannot_be_read_in_parts_is_left_to_openslide(openslide, tmp_path, monkeypatch):
     monkeypatch.setattr("rdsnet.data.windows._LARGEST_SEGMENT", 100)
     pixels = np.random.default_rng(1).integers(0, 256, (96, 128, 3)).astype(np.uint8)
     tifffile.imwrite(tmp_path / "scan.tif", pixels, tile=(32, 32), photometric="rgb")
@@ -111,8 +116,7 @@ def test_a_tiff_that_cannot_be_read_in_parts_is_left_to_openslide(tmp_path, monk
         LargeImage(str(tmp_path / "strips.tif"))
 
 
-def test_a_name_alone_makes_no_slide(tmp_path):
-    pytest.importorskip("openslide", reason="needs openslide-python and openslide-bin")
+def test_a_name_alone_makes_no_slide(openslide, tmp_path):
     path = tmp_path / "scan.mrxs"
     Image.new("RGB", (40, 30)).save(path, "JPEG")
     with pytest.raises(ValueError, match=r"scan\.mrxs is called like a slide.*4\..* no such"):
