@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -58,6 +58,21 @@ def flat(cfg: CN) -> dict[str, object]:
         else:
             values[key] = value
     return values
+
+
+def backbone_lr_factor(values: Mapping[str, object]) -> float:
+    """``SOLVER.BACKBONE_LR_FACTOR`` of a :func:`flat` config; 1 where the backbone brings nothing.
+
+    That is with random weights, and with images that are no photographs, whose first layer is new.
+
+    Raises:
+        ValueError: it is negative.
+    """
+    factor = values["SOLVER.BACKBONE_LR_FACTOR"]
+    if factor < 0:
+        raise ValueError(f"SOLVER.BACKBONE_LR_FACTOR must not be negative, got {factor}")
+    sees_photographs = values["INPUT.CHANNELS"] == 3 and values["INPUT.SCALING"] == "none"
+    return factor if values["MODEL.WEIGHTS"] and sees_photographs else 1.0
 
 
 class _Registered:
@@ -151,7 +166,8 @@ def add_rdsnet_config(cfg: CN) -> None:
     # "SGD" (with momentum; the paper's) or "AdamW".
     cfg.SOLVER.OPTIMIZER = "SGD"
     # Learning rate of the backbone below the FPN, as a share of BASE_LR: with less than 1 it keeps
-    # more of what it brings. Random weights (MODEL.WEIGHTS "") learn at BASE_LR.
+    # more of what it brings. What brings nothing learns at BASE_LR: random weights (MODEL.WEIGHTS
+    # ""), and those for images that are no photographs, since their first layer is new.
     cfg.SOLVER.BACKBONE_LR_FACTOR = 1.0
     cfg.SOLVER.EMA = CN()
     # Exponential moving average of the weights over iterations: what is evaluated and kept as

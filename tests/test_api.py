@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from detectron2.structures import Boxes, Instances
 from helpers.predicting import OBJECTS, load_coco, picture
 from PIL import Image
 from pycocotools import mask as coco_mask
@@ -134,6 +136,18 @@ def test_a_table_has_a_row_per_object(found):
     assert table["class"].tolist() == found.names
     assert (table[["x1", "y1", "x2", "y2"]].to_numpy() == found.boxes).all()
     assert table["area"].tolist() == [int(mask.sum()) for mask in found.masks]
+
+
+def test_a_table_may_have_more_objects_than_a_byte_counts():
+    pytest.importorskip("pandas", reason="pandas is not installed")
+    masks = torch.zeros(300, 20, 20, dtype=torch.bool)
+    for n in range(300):
+        masks[n, n % 20, : 1 + n % 19] = True
+    instances = Instances((20, 20), pred_masks=masks, scores=torch.ones(300))
+    instances.pred_boxes = Boxes(torch.zeros(300, 4))
+    instances.pred_classes = torch.zeros(300, dtype=torch.int64)
+    table = results.Result(np.zeros((20, 20, 3), np.uint8), instances, None).to_pandas()
+    assert table["area"].tolist() == masks.sum((1, 2)).tolist()
 
 
 def test_tables_of_images_without_objects_fit_the_others(model, found):

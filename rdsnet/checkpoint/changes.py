@@ -15,7 +15,7 @@ from detectron2.config import CfgNode
 
 from rdsnet.checkpoint.checkpointer import last_checkpoint
 from rdsnet.checkpoint.description import read_config
-from rdsnet.config import flat, get_cfg
+from rdsnet.config import backbone_lr_factor, flat, get_cfg
 from rdsnet.data.datasets import with_classes, with_num_classes
 
 logger = logging.getLogger(__name__)
@@ -116,7 +116,6 @@ def refuse_other_run(cfg: CfgNode) -> Changes:
     if stored is None:
         return {}
     changes = _changes(stored, _with_declared_classes(cfg))
-    _refuse_other_groups(stored, cfg, path)
     fixed = {key: values for key, values in changes.items() if is_fixed(key)}
     if fixed:
         raise ValueError(
@@ -127,6 +126,7 @@ def refuse_other_run(cfg: CfgNode) -> Changes:
             f"else OUTPUT_DIR DIR), without --resume; MODEL.WEIGHTS {path} starts from these "
             "weights, other classes included, if they are of the same model."
         )
+    _refuse_other_groups(stored, cfg, path)
     return changes
 
 
@@ -135,21 +135,18 @@ def _refuse_other_groups(stored: CfgNode, cfg: CfgNode, path: str) -> None:
     its own are groups of their own (:func:`rdsnet.training.optimizer.build_optimizer`).
     """
     then, now = flat(get_cfg()) | flat(stored), flat(cfg)
-    if _has_own_rate(then) == _has_own_rate(now):
+    had_own = backbone_lr_factor(then) != 1
+    if had_own == (backbone_lr_factor(now) != 1):
         return
     keys = [_FACTOR] + [_WEIGHTS] * (bool(then[_WEIGHTS]) != bool(now[_WEIGHTS]))
     options = " ".join(f"{key} {_short(then[key])}" for key in keys)
     rates = "a learning rate of its own", "the learning rate of all others"
-    had, would_have = rates if _has_own_rate(then) else rates[::-1]
+    had, would_have = rates if had_own else rates[::-1]
     raise ValueError(
         f"--resume cannot go on with {path}: the backbone had {had}, and now it would have "
         f"{would_have}. Nothing has been changed in that folder; {options} at the end of the "
         "command goes on as it began."
     )
-
-
-def _has_own_rate(flat_cfg: dict[str, object]) -> bool:
-    return bool(flat_cfg[_WEIGHTS]) and flat_cfg[_FACTOR] != 1
 
 
 def check_other_use(cfg: CfgNode, weights: str) -> None:

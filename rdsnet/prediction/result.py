@@ -89,7 +89,8 @@ class Result:
         # Text also where there are no objects, so that tables of many images fit together.
         columns = {"class": pandas.Series(self.names, dtype=str), "score": self.scores}
         columns |= dict(zip(("x1", "y1", "x2", "y2"), self.boxes.T))
-        columns["area"] = coco_mask.area(list(self._objects.rles)).astype(np.int64)
+        # One by one: of more than 255 masks at once pycocotools fails with NumPy 2.
+        columns["area"] = np.array([coco_mask.area(r) for r in self._objects.rles], np.int64)
         return pandas.DataFrame(columns)
 
     def to_supervision(self) -> supervision.Detections:

@@ -12,12 +12,14 @@ from detectron2.solver.build import maybe_add_gradient_clipping
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
+from rdsnet.config import backbone_lr_factor, flat
+
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer that ``SOLVER.OPTIMIZER`` names, with Detectron2's parameter groups.
 
-    With ``SOLVER.BACKBONE_LR_FACTOR``, where training begins with weights (``MODEL.WEIGHTS``), each
-    of these groups becomes two, since the backbone's parameters learn at a rate of their own.
+    Where ``SOLVER.BACKBONE_LR_FACTOR`` counts (:func:`rdsnet.config.backbone_lr_factor`), each of
+    these groups becomes two, since the backbone's parameters learn at a rate of their own.
 
     Adds the clip type "full_model" to Detectron2's "value" and "norm": all gradients are scaled
     together so that their total norm is at most ``SOLVER.CLIP_GRADIENTS.CLIP_VALUE``.
@@ -45,22 +47,10 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         optimizer = maybe_add_gradient_clipping(cfg, optimizer) if not clip_all else optimizer
     else:
         raise ValueError(f"SOLVER.OPTIMIZER must be SGD or AdamW, got '{solver.OPTIMIZER}'")
-    _scale_backbone_rate(optimizer, model, backbone_lr_factor(cfg))
+    _scale_backbone_rate(optimizer, model, backbone_lr_factor(flat(cfg)))
     if clip_all:
         optimizer.register_step_pre_hook(_clip_total_norm(solver.CLIP_GRADIENTS))
     return optimizer
-
-
-def backbone_lr_factor(cfg: CfgNode) -> float:
-    """``SOLVER.BACKBONE_LR_FACTOR``; 1 for a backbone that begins with random weights.
-
-    Raises:
-        ValueError: it is negative.
-    """
-    factor = cfg.SOLVER.BACKBONE_LR_FACTOR
-    if factor < 0:
-        raise ValueError(f"SOLVER.BACKBONE_LR_FACTOR must not be negative, got {factor}")
-    return factor if cfg.MODEL.WEIGHTS else 1.0
 
 
 def _scale_backbone_rate(optimizer: torch.optim.Optimizer, model: nn.Module, factor: float) -> None:

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from detectron2.config import CfgNode
 
+from rdsnet.config import backbone_lr_factor, flat
 from rdsnet.data.augmentations import check_preset
 from rdsnet.data.statistics import DataStatistics
 from rdsnet.modeling.precision import chosen_precision
 from rdsnet.training.anchor_fit import fit_anchors, uses_anchors
 from rdsnet.training.input_choice import choose_input
-from rdsnet.training.optimizer import backbone_lr_factor
 
 # Passes over the data (paper: 12), and iterations that are made however few images there are.
 _EPOCHS, _MIN_ITERATIONS = 12, 1500
@@ -262,7 +262,7 @@ def _choose_schedule(
         f"{iterations} iterations of {batch} images ({iterations * batch / images:.3g} epochs), "
         f"learning rate {rate:g} ({solver.OPTIMIZER})"
     )
-    if (factor := backbone_lr_factor(cfg)) != 1:
+    if (factor := backbone_lr_factor(flat(cfg))) != 1:
         text += f", {factor:g} of it for the backbone"
     if cosine:
         text += ", falling to 0"

@@ -61,16 +61,23 @@ def large(predictor):
 
 
 def assert_equal(found, whole):
-    """The same objects; boxes within a pixel; masks of IoU above 0.98 for 99.5 %; no doubles."""
+    """The same objects; boxes within a pixel; masks of IoU above 0.98 for 99.5 %; no doubles.
+
+    One pixel, the least by which masks differ, is no difference: of 44 pixels the IoU is 0.977.
+    """
     whole = whole[whole.scores >= 0.5 + 1e-3]  # what is above the threshold by a hair may fall
     found_masks, whole_masks = found.pred_masks.rle(), whole.pred_masks.rle()
     overlaps = coco_mask.iou(whole_masks, found_masks, [0] * len(found_masks))
     partner = overlaps.argmax(1)
     assert len(set(partner.tolist())) == len(whole)
     moved = (whole.pred_boxes.tensor - found.pred_boxes.tensor[partner]).abs().amax(1)
-    allowed = max(1, 0.005 * len(whole))  # one pixel more or less of a mask of 40 is 0.975
+    allowed = max(1, 0.005 * len(whole))
     assert (moved > 1).sum() <= allowed
-    assert (overlaps.max(1) <= 0.98).sum() <= allowed and overlaps.max(1).min() > 0.8
+    ious = overlaps.max(1)
+    pairs = zip(whole_masks, (found_masks[n] for n in partner), strict=True)
+    areas = [int(coco_mask.area(a)) + int(coco_mask.area(b)) for a, b in pairs]
+    pixels = np.array(areas) * (1 - ious) / (1 + ious)  # that only one of both has
+    assert ((ious <= 0.98) & (pixels > 1.5)).sum() <= allowed and ious.min() > 0.8
     new = np.setdiff1d(np.arange(len(found)), partner)
     assert (found.scores[new] < 0.5 + 1e-3).all()
     among = coco_mask.iou(found_masks, found_masks, [0] * len(found_masks))

@@ -125,10 +125,15 @@ def test_a_backbone_without_a_pyramid_has_the_rate_as_a_whole():
 
 @pytest.mark.parametrize(
     "options",
-    [[], ["SOLVER.BACKBONE_LR_FACTOR", 0.25, "MODEL.WEIGHTS", ""]],
-    ids=["none", "random"],
+    [
+        [],
+        ["SOLVER.BACKBONE_LR_FACTOR", 0.25, "MODEL.WEIGHTS", ""],
+        ["SOLVER.BACKBONE_LR_FACTOR", 0.25, "INPUT.CHANNELS", 5],
+        ["SOLVER.BACKBONE_LR_FACTOR", 0.25, "INPUT.SCALING", "image"],
+    ],
+    ids=["none", "random weights", "channels", "numbers"],
 )
-def test_without_a_factor_or_with_random_weights_the_groups_are_detectron2s(options):
+def test_where_the_backbone_brings_nothing_the_groups_are_detectron2s(options):
     model = Model()
     optimizer = Trainer.build_optimizer(config(*options), model)
     norm = {p for m in model.modules() if isinstance(m, nn.GroupNorm) for p in m.parameters()}
