@@ -9,8 +9,13 @@ INSTALLED_FROM := setup.py pyproject.toml constraints.txt \
 	tools/make_env.py tools/install_detectron2.py tools/pure_detectron2.py \
 	$(wildcard projects/*/*/__init__.py rdsnet/ops/csrc/*.[ch]* rdsnet/ops/csrc/*/*.[ch]*)
 
-# Of tools/test_processors.py: other kernels of PyTorch, and of oneDNN.
-OTHER_PROCESSORS := aten-default onednn-avx2
+# Tests run side by side in so many processes, those of one file in one of them, PyTorch on one thread
+# in each: on two cores in half the time.
+WORKERS ?= auto
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile
+
+# Of tools/test_processors.py: two threads, other kernels of PyTorch, and of oneDNN.
+OTHER_PROCESSORS := two-threads aten-default onednn-avx2
 
 .PHONY: help env demo test test-slow test-random test-numeric test-processors test-matrix benchmark lint format \
 	cuda-build gpu-check clean clean-env
@@ -27,16 +32,16 @@ $(STAMP): $(INSTALLED_FROM)
 demo: env ## train and evaluate a small model on made-up shapes, results in output/demo
 	$(BIN)/python tools/demo.py --output output/demo
 
-test: env ## the test suite (a few minutes)
-	$(BIN)/python -m pytest
+test: env ## the test suite (a few minutes; WORKERS=1: one after the other)
+	$(PYTEST)
 
 test-slow: env ## the long tests
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow --durations=20
 
 test-random: env ## the test suite in random order; the seed is printed (SEED=N repeats it)
 	$(BIN)/python -m pytest -p pytest_randomly $(if $(SEED),--randomly-seed=$(SEED))
 
-test-numeric: env ## the tests whose figures depend on rounding, as on two other processors
+test-numeric: env ## the tests whose figures depend on rounding, as on three other processors
 	$(BIN)/python tools/test_processors.py --numeric --only $(OTHER_PROCESSORS)
 
 test-processors: env ## the test suite as on six other processors (an hour; ONLY="aten-default")

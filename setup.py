@@ -271,6 +271,7 @@ setup(
             "import-linter",  # the rules of docs/architecture.md
             "pytest",
             "pytest-randomly",
+            "pytest-xdist",  # tests side by side
             "ruff",
             "tidecv",
             "playwright",

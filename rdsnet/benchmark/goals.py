@@ -13,17 +13,14 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-import torch
-from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from rdsnet import model_zoo
 from rdsnet.benchmark import measure
 from rdsnet.benchmark.models import (
     LITE_CLASSES,
     Settings,
-    bare_retinanet,
+    build_lite,
     build_models,
     calibrate,
     inference_call,
@@ -53,7 +50,10 @@ def run(
     report: dict = {"machine": measure.describe_machine("cpu"), "rounds": rounds}
     cases = {
         "R-50": (build_models, Settings("cpu", "float32", 50, size, 1, 1, rounds)),
-        "lite": (_build_lite, Settings("cpu", "float32", 50, lite_size, 1, 1, rounds)),
+        "lite": (
+            build_lite,
+            Settings("cpu", "float32", 50, lite_size, 1, 1, rounds, classes=LITE_CLASSES),
+        ),
     }
     times = report["times"] = {}
     with measure.threads(1), EventStorage():
@@ -68,19 +68,6 @@ def run(
                 progress(f"{case}: training is measured")
     report["goals"] = _goals(*times.items())
     return report
-
-
-def _build_lite(settings: Settings) -> dict[str, nn.Module]:
-    """The three models on EfficientNet-Lite0, with random weights."""
-    torch.manual_seed(0)
-    cfg = model_zoo.get_config("lite/rdsnet_lite0_96.yaml")
-    mask_cfg = model_zoo.get_config("paper/mask_rcnn_lite0_96.yaml")
-    for one in (cfg, mask_cfg):
-        one.MODEL.DEVICE, one.MODEL.WEIGHTS = settings.device, ""
-        one.MODEL.RETINANET.NUM_CLASSES = one.MODEL.ROI_HEADS.NUM_CLASSES = LITE_CLASSES
-    cfg.MODEL.RDSNET.DENSE_MASKS = False
-    rdsnet, mask_rcnn = build_model(cfg), build_model(mask_cfg)
-    return {"RetinaNet": bare_retinanet(cfg, rdsnet), "RDSNet": rdsnet, _MASK_RCNN: mask_rcnn}
 
 
 def _inference(models: dict[str, nn.Module], batch: list[dict], settings: Settings) -> dict:

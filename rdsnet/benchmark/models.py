@@ -10,8 +10,8 @@ Weights are random, and what depends on them is made comparable:
   work.
 * Residual branches of the ResNet are scaled down, or activations of random weights would overflow.
 
-Besides, the plain model is compared with what users of the commands get
-(:mod:`rdsnet.modeling.inference`), on the ResNet and on the lite backbone.
+The same on the lite backbone, on smaller images (:data:`LITE_SIZE`). Besides, the plain model is
+compared with what users of the commands get (:mod:`rdsnet.modeling.inference`), on both.
 
 RDSNet's inference ends with COCO RLE, as its evaluation does; Mask R-CNN ends with what Detectron2
 returns, masks pasted into the image.
@@ -44,13 +44,15 @@ _OBJECTS = 20  # per training image
 _CANDIDATES = 1000  # per image, anchor-class pairs above the score threshold
 _RESIDUAL_SCALE = 0.25
 LITE_CLASSES = 1  # as of data of one's own
+LITE_SIZE = 512  # px, the shorter side for the lite backbone, at most
 
 
 @dataclass
 class Settings:
     """What to run; ``rounds`` at inference, about half as many training steps.
 
-    ``options`` are config keys and values in a row, for RDSNet and the RetinaNet beside it.
+    ``options`` are config keys and values in a row, for RDSNet and the RetinaNet beside it;
+    ``classes`` those of the ground truth.
     """
 
     device: str
@@ -61,40 +63,59 @@ class Settings:
     threads: int
     rounds: int
     options: list[str] = field(default_factory=list)
+    classes: int = 80
 
 
 def run(settings: Settings, progress: Callable[[str], None] = print) -> dict:
-    """Returns ``machine``, ``settings``, ``results``, one per phase, and ``as_shipped``, per model
-    the times of the plain one and of what users get.
+    """Returns ``machine``, ``settings``, ``results``, one per backbone and phase, and
+    ``as_shipped``, per model the times of the plain one and of what users get.
     """
-    report = {"machine": measure.describe_machine(settings.device), "settings": asdict(settings)}
-    report["results"] = results = []
+    report: dict = {
+        "machine": measure.describe_machine(settings.device),
+        "settings": asdict(settings),
+        "results": [],
+        "as_shipped": {},
+    }
+    cases = {f"R-{settings.depth}": (build_models, settings)}
+    if find_spec("timm") is not None:
+        size = min(settings.size, LITE_SIZE)
+        cases["lite"] = (build_lite, replace(settings, size=size, classes=LITE_CLASSES))
     with measure.threads(settings.threads), EventStorage():
-        start = time.perf_counter()
-        models, batch = build_models(settings), make_batch(settings)
-        counts = calibrate(models, batch, settings)
-        progress(f"models built and calibrated in {time.perf_counter() - start:.0f} s")
-        for phase, prepare in (("inference", inference_call), ("training", training_call)):
-            calls = {name: prepare(model, batch, settings) for name, model in models.items()}
-            rounds = settings.rounds if phase == "inference" else (settings.rounds + 1) // 2
-            for model in models.values():
-                model.train(phase == "training")
-            times = measure.alternate(calls, settings.device, 0, (rounds, rounds))
-            for name, call in calls.items():
-                times[name]["extra_peak_mb"] = measure.extra_peak_mb(call, settings.device, 1)
+        for case, (build, own) in cases.items():
+            start = time.perf_counter()
+            models, batch = build(own), make_batch(own)
+            counts = calibrate(models, batch, own)
+            progress(f"{case}: built and calibrated in {time.perf_counter() - start:.0f} s")
+            for phase, prepare in (("inference", inference_call), ("training", training_call)):
+                times = _phase(phase, prepare, models, batch, own)
                 if phase == "inference":
-                    times[name]["detections"] = counts[name]
-            results.append({"phase": phase, "models": times})
-            progress(
-                f"{phase}: " + ", ".join(f"{k} {v['median_ms']:.0f} ms" for k, v in times.items())
-            )
-        shipped = {f"RDSNet R-{settings.depth}": models["RDSNet"]}
-        if find_spec("timm") is not None:
-            shipped["RDSNet lite"] = _lite(batch, settings)
-        report["as_shipped"] = {
-            name: _as_shipped(model, batch, settings) for name, model in shipped.items()
-        }
+                    for name in models:
+                        times[name]["detections"] = counts[name]
+                report["results"].append(
+                    {"backbone": case, "size": own.size, "phase": phase, "models": times}
+                )
+                medians = (f"{k} {v['median_ms']:.0f} ms" for k, v in times.items())
+                progress(f"{case}, {phase}: {', '.join(medians)}")
+            report["as_shipped"][f"RDSNet {case}"] = _as_shipped(models["RDSNet"], batch, own)
     return report
+
+
+def _phase(
+    phase: str,
+    prepare: Callable,
+    models: dict[str, nn.Module],
+    batch: list[dict],
+    settings: Settings,
+) -> dict:
+    """Times and memory of the models in one phase, in turn."""
+    calls = {name: prepare(model, batch, settings) for name, model in models.items()}
+    rounds = settings.rounds if phase == "inference" else (settings.rounds + 1) // 2
+    for model in models.values():
+        model.train(phase == "training")
+    times = measure.alternate(calls, settings.device, 0, (rounds, rounds))
+    for name, call in calls.items():
+        times[name]["extra_peak_mb"] = measure.extra_peak_mb(call, settings.device, 1)
+    return times
 
 
 def build_models(settings: Settings) -> dict[str, nn.Module]:
@@ -110,6 +131,20 @@ def build_models(settings: Settings) -> dict[str, nn.Module]:
     mask_cfg.MODEL.DEVICE, mask_cfg.INPUT.MASK_FORMAT = settings.device, "bitmask"
     mask_rcnn = build_model(mask_cfg)
     scale_residuals(mask_rcnn)
+    return {"RetinaNet": bare_retinanet(cfg, rdsnet), "RDSNet": rdsnet, "Mask R-CNN": mask_rcnn}
+
+
+def build_lite(settings: Settings) -> dict[str, nn.Module]:
+    """The three models on EfficientNet-Lite0, with random weights."""
+    torch.manual_seed(0)
+    cfg = model_zoo.get_config("lite/rdsnet_lite0_96.yaml")
+    mask_cfg = model_zoo.get_config("paper/mask_rcnn_lite0_96.yaml")
+    cfg.merge_from_list(settings.options)
+    for one in (cfg, mask_cfg):
+        one.MODEL.DEVICE, one.MODEL.WEIGHTS = settings.device, ""
+        one.MODEL.RETINANET.NUM_CLASSES = one.MODEL.ROI_HEADS.NUM_CLASSES = settings.classes
+    cfg.MODEL.RDSNET.DENSE_MASKS = False
+    rdsnet, mask_rcnn = build_model(cfg), build_model(mask_cfg)
     return {"RetinaNet": bare_retinanet(cfg, rdsnet), "RDSNet": rdsnet, "Mask R-CNN": mask_rcnn}
 
 
@@ -147,7 +182,7 @@ def make_batch(settings: Settings) -> list[dict]:
         ground_truth = Instances(
             scene.image_size,
             gt_boxes=Boxes(scene.gt_boxes),
-            gt_classes=torch.randint(0, 80, (_OBJECTS,), generator=g),
+            gt_classes=torch.randint(0, settings.classes, (_OBJECTS,), generator=g),
             gt_masks=BitMasks(scene.gt_masks),
         )
         height, width = scene.output_size
@@ -187,17 +222,6 @@ def _threshold(scores: torch.Tensor, images: int) -> float:
     return (
         scores.float().flatten().topk(min(scores.numel(), _CANDIDATES * images)).values[-1].item()
     )
-
-
-def _lite(batch: list[dict], settings: Settings) -> nn.Module:
-    """RDSNet on EfficientNet-Lite0, as ready for the comparison as the others."""
-    cfg = model_zoo.get_config("lite/rdsnet_lite0_96.yaml")
-    cfg.MODEL.DEVICE, cfg.MODEL.RDSNET.DENSE_MASKS = settings.device, False
-    cfg.MODEL.WEIGHTS = ""
-    cfg.MODEL.RETINANET.NUM_CLASSES = LITE_CLASSES
-    model = build_model(cfg)
-    calibrate_alone(model, batch, settings)
-    return model
 
 
 def calibrate_alone(rdsnet: nn.Module, batch: list[dict], settings: Settings) -> None:

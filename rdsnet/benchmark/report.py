@@ -164,31 +164,103 @@ def models_text(report: dict) -> str:
     for result in report["results"]:
         base = result["models"]["RetinaNet"]["median_ms"]
         for name, own in result["models"].items():
-            memory = own["extra_peak_mb"]
             rows.append(
                 [
+                    f"{result['backbone']}, {result['size']} px",
                     result["phase"],
                     name,
                     f"{own['median_ms']:.0f}",
                     f"{own['min_ms']:.0f}",
-                    "?" if memory is None else f"{memory:.0f}",
+                    _memory(own["extra_peak_mb"]),
                     f"{decimal(100 * (own['median_ms'] / base - 1), signed=True)} %",
                     own.get("detections", ""),
                 ]
             )
-    headers = ("phase", "model", "median ms", "min ms", "extra MB")
+    headers = ("backbone", "phase", "model", "median ms", "min ms", "extra MB")
     headers += ("over RetinaNet", "detections")
-    return "\n\n".join(
+    parts = [
+        _machine_text(report["machine"]),
+        ", ".join(
+            f"{name.replace('_', ' ')} {_words(v)}" for name, v in report["settings"].items()
+        ),
+        tabulate(rows, headers, tablefmt="github", disable_numparse=True),
+        "Inference as shipped, beside the plain model:",
+        _as_shipped_table(report["as_shipped"]),
+    ]
+    if "in_use" in report:
+        parts += _in_use(report["in_use"])
+    return "\n\n".join(parts)
+
+
+def _in_use(results: dict) -> list[str]:
+    """What :func:`rdsnet.benchmark.in_use.run` measured."""
+    of_pytorch = results["files"]["PyTorch, float32"]["min_ms"]
+    rows = [
         [
-            _machine_text(report["machine"]),
-            ", ".join(
-                f"{name.replace('_', ' ')} {_words(v)}" for name, v in report["settings"].items()
-            ),
-            tabulate(rows, headers, tablefmt="github", disable_numparse=True),
-            "Inference as shipped, beside the plain model:",
-            _as_shipped_table(report["as_shipped"]),
+            way,
+            own["objects"],
+            f"{own['min_ms']:.0f}",
+            f"{own['median_ms']:.0f}",
+            f"{decimal(of_pytorch / own['min_ms'], 2)}x",
+            _memory(own["extra_peak_mb"]),
+            "" if own["files_mb"] is None else f"{own['files_mb']:.1f}",
         ]
+        for way, own in results["files"].items()
+    ]
+    headers = ("", "objects", "min ms", "median ms", "times PyTorch's float32", "extra MB")
+    headers += ("files, MB",)
+    height, width = results["size"]
+    versions = "".join(f"; {name} {value}" for name, value in results["versions"].items())
+    predict = results["predict"]
+    model, command = (predict[f"{name}_images_per_second"] for name in ("model", "predict"))
+    return [
+        f"The model `nuclei` on a made-up picture of {height} x {width} px, in PyTorch and as "
+        f"exported files, in turn, CPU time of one thread{versions}:",
+        tabulate(rows, (*headers,), tablefmt="github", disable_numparse=True),
+        *(f"Left out: {way}: {reason}." for way, reason in results["left_out"].items()),
+        f"`rdsnet predict` on {predict['images']} such JPEGs, written as coco and csv, by the "
+        f"clock: {command:.2f} images/s, the model alone {model:.2f} "
+        f"({100 * command / model:.0f} %); {predict['loading_seconds']:.1f} s for a folder of one "
+        "picture, which is not counted.",
+    ]
+
+
+def _memory(megabytes: float | None) -> str:
+    return "?" if megabytes is None else f"{megabytes:.0f}"
+
+
+def plot_models(report: dict, path: Path) -> None:
+    """Milliseconds as bars: per backbone and phase, as shipped, and in use."""
+    panels = {
+        f"{r['backbone']}, {r['size']} px, {r['phase']}": r["models"] for r in report["results"]
+    }
+    panels |= {f"{name}, inference": times for name, times in report["as_shipped"].items()}
+    if "in_use" in report:
+        panels["nuclei, one thread, CPU time"] = report["in_use"]["files"]
+    rows = -(-len(panels) // 2)
+    figure, axes = plt.subplots(rows, 2, figsize=(11, 1.9 * rows), squeeze=False)
+    for ax in axes.flat[len(panels) :]:
+        ax.set_visible(False)
+    for ax, (title, times) in zip(axes.flat, panels.items()):
+        values = [own["median_ms"] for own in times.values()]
+        colours = ["tab:blue" if _is_ours(name) else "tab:gray" for name in times]
+        bars = ax.barh(list(times), values, color=colours)
+        ax.bar_label(bars, fmt="%.0f", padding=3, fontsize=8)
+        ax.invert_yaxis()
+        ax.margins(x=0.15)
+        ax.set_title(title, fontsize=9)
+        ax.tick_params(labelsize=8)
+    figure.suptitle(
+        f"Milliseconds, medians, {report['machine'].get('gpu') or report['machine']['cpu']}",
+        fontsize=10,
     )
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _is_ours(name: str) -> bool:
+    return name not in ("RetinaNet", "Mask R-CNN", "plain")
 
 
 def goals_text(report: dict) -> str:

@@ -2,9 +2,11 @@
 
 --mask-path compares a straightforward implementation, the PyTorch definition and the compiled
 operators on made-up scenes; --models compares RDSNet with RetinaNet and Mask R-CNN of the same
-backbone, with random weights; --goals holds their times on one thread of a CPU against what this
-project wants to reach. What is compared takes turns in one process. Tables, plots and json go to
---output. On a CPU close everything else first; with default settings it takes minutes.
+backbone, a ResNet and the lite one, with random weights, and on a CPU also the model nuclei with
+its exported files, and 'rdsnet predict' with the model alone; --goals holds times of whole models
+on one thread of a CPU against what this project wants to reach. What is compared takes turns in one
+process. Tables, plots and json go to --output. On a CPU close everything else first; with default
+settings it takes minutes.
 
 Examples:
   rdsnet benchmark --mask-path --output output/mask_path
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -133,8 +136,16 @@ def _models(args: argparse.Namespace) -> None:
         args.opts,
     )
     results = models.run(settings)
+    if args.device == "cpu":
+        from rdsnet.benchmark import in_use
+
+        height, images = (128, 2) if args.quick else (520, 60)
+        with TemporaryDirectory(prefix="rdsnet-benchmark-") as folder:
+            size = (height, height * 4 // 3)
+            results["in_use"] = in_use.run(Path(folder), size, images, settings.rounds)
     text = report.models_text(results)
     report.write(results, args.output, "models", text)
+    report.plot_models(results, args.output / "models.png")
     print(f"\n{text}\n\nWritten to {args.output}")
 
 

@@ -4,12 +4,13 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from pycocotools import mask as coco_mask
 from torch.nn import functional as F
 
-from rdsnet.benchmark import mask_path, measure
+from rdsnet.benchmark import in_use, mask_path, measure
 from rdsnet.benchmark.scene import make_scene
 from rdsnet.cli import main
 from rdsnet.ops import compiled
@@ -166,23 +167,49 @@ def test_goals_report(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [[], ["MODEL.RETINANET.NORM", ""]])
-def test_models_report(tmp_path, options):
-    arguments = ["--threads", "1", "--quick", *options]
+def test_models_report(tmp_path, monkeypatch):
+    pytest.importorskip("timm")
+    pytest.importorskip("onnxruntime")
+    # Every file takes a minute to write: tests/export has the others.
+    files = {"onnxruntime, float32": in_use._FILES["onnxruntime, float32"]}
+    files["something else"] = ("model.xml", ("no_such_package",), "export,openvino")
+    monkeypatch.setattr(in_use, "_FILES", files)
+    arguments = ["--threads", "1", "--quick", "MODEL.RETINANET.NORM", ""]
     assert main(["benchmark", "--models", "--output", str(tmp_path), *arguments]) == 0
     report = json.loads((tmp_path / "models.json").read_text())
     assert report["settings"]["dtype"] == "float32"
-    assert report["settings"]["options"] == options
-    assert [r["phase"] for r in report["results"]] == ["inference", "training"]
+    assert report["settings"]["options"] == ["MODEL.RETINANET.NORM", ""]
+    phases = [(r["backbone"], r["phase"]) for r in report["results"]]
+    assert phases == [(b, p) for b in ("R-50", "lite") for p in ("inference", "training")]
     for result in report["results"]:
         assert set(result["models"]) == {"RetinaNet", "RDSNet", "Mask R-CNN"}
         assert all(own["median_ms"] > 0 for own in result["models"].values())
-    # Shared branches and threshold: the same boxes go into NMS.
-    detections = {name: own["detections"] for name, own in report["results"][0]["models"].items()}
-    assert detections["RetinaNet"] == detections["RDSNet"] > 50 and detections["Mask R-CNN"] > 50
+        if result["phase"] == "inference":
+            # Shared branches and threshold: the same boxes go into NMS.
+            found = {name: own["detections"] for name, own in result["models"].items()}
+            assert found["RetinaNet"] == found["RDSNet"] > 50 and found["Mask R-CNN"] > 50
     for name in ("RDSNet R-50", "RDSNet lite"):
         of_model = report["as_shipped"][name]
         assert list(of_model) == ["plain", "as shipped, float32", "as shipped, bf16"]
         assert all(own["median_ms"] > 0 for own in of_model.values())
+
+    used = report["in_use"]
+    assert list(used["files"]) == ["PyTorch, float32", "PyTorch, bfloat16", "onnxruntime, float32"]
+    objects = [own["objects"] for own in used["files"].values()]
+    assert objects[0] == objects[2] > 3 and abs(objects[1] - objects[0]) <= 1
+    assert all(own["min_ms"] > 0 for own in used["files"].values())
+    assert used["files"]["onnxruntime, float32"]["files_mb"] > 10
+    assert used["predict"]["images"] == 2 and used["predict"]["loading_seconds"] > 0
     text = (tmp_path / "models.md").read_text()
-    assert "over RetinaNet" in text and "times plain" in text
+    assert "over RetinaNet" in text and "times plain" in text and "`rdsnet predict` on 2" in text
+    reason = "no_such_package not installed: pip install 'rdsnet[export,openvino]'"
+    assert f"Left out: something else: {reason}." in text
+    assert (tmp_path / "models.png").stat().st_size > 10_000
+
+
+def test_pictures_of_nuclei_are_made_up_from_a_seed():
+    first, again, other = (in_use.picture(seed, (96, 128)) for seed in (1, 1, 2))
+    assert first.shape == (96, 128, 3) and first.dtype == np.uint8
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+    # bright objects on a dark ground
+    assert np.median(first) < 40 and first.max() > 70
