@@ -9,10 +9,9 @@ INSTALLED_FROM := setup.py pyproject.toml constraints.txt \
 	tools/make_env.py tools/install_detectron2.py tools/pure_detectron2.py \
 	$(wildcard projects/*/*/__init__.py rdsnet/ops/csrc/*.[ch]* rdsnet/ops/csrc/*/*.[ch]*)
 
-# Tests run side by side in so many processes, those of one file in one of them, PyTorch on one thread
-# in each: on two cores in half the time.
-WORKERS ?= auto
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile
+# The short tests run in so many processes (0: in this one), those of a file in one of them, PyTorch
+# on one thread in each. Long ones start processes and clusters of their own: one after the other.
+WORKERS ?= $(shell nproc)
 
 # Of tools/test_processors.py: two threads, other kernels of PyTorch, and of oneDNN.
 OTHER_PROCESSORS := two-threads aten-default onednn-avx2
@@ -32,11 +31,11 @@ $(STAMP): $(INSTALLED_FROM)
 demo: env ## train and evaluate a small model on made-up shapes, results in output/demo
 	$(BIN)/python tools/demo.py --output output/demo
 
-test: env ## the test suite (a few minutes; WORKERS=1: one after the other)
-	$(PYTEST)
+test: env ## the test suite (a few minutes; WORKERS=0: one test after the other)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: env ## the long tests
-	$(PYTEST) -m slow --durations=20
+	$(BIN)/python -m pytest -m slow --durations=20
 
 test-random: env ## the test suite in random order; the seed is printed (SEED=N repeats it)
 	$(BIN)/python -m pytest -p pytest_randomly $(if $(SEED),--randomly-seed=$(SEED))
@@ -50,7 +49,7 @@ test-processors: env ## the test suite as on six other processors (an hour; ONLY
 test-matrix: ## the test suite on the oldest and the newest torch, in environments of their own
 	$(PYTHON) tools/test_matrix.py
 
-benchmark: env ## speed and memory on this machine, into benchmarks/ (10 minutes; stop all else)
+benchmark: env ## speed and memory on this machine, into benchmarks/ (20 minutes; stop all else)
 	$(BIN)/rdsnet benchmark --mask-path --output benchmarks/mask_path
 	$(BIN)/rdsnet benchmark --models --output benchmarks/models
 

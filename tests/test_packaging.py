@@ -107,7 +107,9 @@ def test_installed_package_ignores_a_folder_named_projects_beside_it(checkout: P
 def build_wheel(folder: Path, weights: bytes | None = None) -> Path:
     """The wheel of this checkout without compiled operators; of other ``weights`` if given."""
     source = folder / "source"  # a copy, since building writes into the folder
-    skipped = shutil.ignore_patterns(".*", "build", "output", "*.egg-info", "datasets")
+    skipped = shutil.ignore_patterns(
+        ".*", "build", "output", "*.egg-info", "datasets", "__pycache__"
+    )
     shutil.copytree(ROOT, source, ignore=skipped)
     if weights is not None:
         (source / "projects/Nuclei/nuclei/nuclei.pth").write_bytes(weights)

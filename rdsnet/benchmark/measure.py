@@ -85,6 +85,14 @@ def extra_peak_mb(call: Callable[[], object], device: str, repeats: int = 3) -> 
     return min(peaks)
 
 
+def peak_mb() -> float:
+    """Highest resident memory of this process so far, MB (Linux).
+
+    Not getrusage's, which begins with that of the process that started this one.
+    """
+    return _status("VmHWM") / 1e6
+
+
 def _reset_resident_peak() -> bool:
     try:
         # Free memory that the C library has kept would hide what the call needs.

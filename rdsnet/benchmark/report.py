@@ -202,26 +202,29 @@ def _in_use(results: dict) -> list[str]:
             f"{own['min_ms']:.0f}",
             f"{own['median_ms']:.0f}",
             f"{decimal(of_pytorch / own['min_ms'], 2)}x",
-            _memory(own["extra_peak_mb"]),
+            _memory(own["peak_mb"]),
             "" if own["files_mb"] is None else f"{own['files_mb']:.1f}",
         ]
         for way, own in results["files"].items()
     ]
-    headers = ("", "objects", "min ms", "median ms", "times PyTorch's float32", "extra MB")
-    headers += ("files, MB",)
+    headers = ("", "objects", "min ms", "median ms", "times PyTorch's float32")
+    headers += ("peak MB of a process", "files, MB")
     height, width = results["size"]
     versions = "".join(f"; {name} {value}" for name, value in results["versions"].items())
     predict = results["predict"]
     model, command = (predict[f"{name}_images_per_second"] for name in ("model", "predict"))
+    speed = "too few to tell"
+    if command is not None:
+        speed = f"{command:.2f} images/s, {100 * command / model:.0f} % of that"
     return [
         f"The model `nuclei` on a made-up picture of {height} x {width} px, in PyTorch and as "
         f"exported files, in turn, CPU time of one thread{versions}:",
-        tabulate(rows, (*headers,), tablefmt="github", disable_numparse=True),
-        *(f"Left out: {way}: {reason}." for way, reason in results["left_out"].items()),
-        f"`rdsnet predict` on {predict['images']} such JPEGs, written as coco and csv, by the "
-        f"clock: {command:.2f} images/s, the model alone {model:.2f} "
-        f"({100 * command / model:.0f} %); {predict['loading_seconds']:.1f} s for a folder of one "
-        "picture, which is not counted.",
+        tabulate(rows, headers, tablefmt="github", disable_numparse=True),
+        *(f"Left out: {way}: {reason}" for way, reason in results["left_out"].items()),
+        f"{predict['images']} such JPEGs, by the clock, {predict['precision']}, "
+        f"{_threads(predict['threads'])}: the model alone {model:.2f} images/s; `rdsnet predict`, "
+        f"which writes coco and csv: {speed}. Loading the model and the first picture, "
+        f"{predict['loading_seconds']:.1f} s, are not counted.",
     ]
 
 

@@ -33,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     parser.add_argument(
-        "--quick", action="store_true", help="small sizes: seconds, to see that everything works"
+        "--quick",
+        action="store_true",
+        help="small sizes: a minute or two, to see that everything works",
     )
     parser.add_argument(
         "--threads", type=int, nargs="+", metavar="N", help="default: 1 and all cores"
@@ -55,7 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     models.add_argument("--depth", type=int, choices=(50, 101), default=50, help="of the ResNet")
     models.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     models.add_argument(
-        "--size", type=int, default=800, metavar="PX", help="shorter side (default: 800)"
+        "--size",
+        type=int,
+        default=800,
+        metavar="PX",
+        help="shorter side (default: 800; of the lite backbone at most 512)",
     )
     models.add_argument(
         "--images", type=int, default=1, metavar="N", help="images per batch (default: 1)"
@@ -67,7 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "opts",
         nargs=argparse.REMAINDER,
         metavar="KEY VALUE",
-        help="config options of RDSNet and of the RetinaNet beside it",
+        help="config options of RDSNet on a ResNet and of the RetinaNet beside it; with some, the "
+        "lite backbone and the model nuclei are left out",
     )
 
 
@@ -136,17 +143,26 @@ def _models(args: argparse.Namespace) -> None:
         args.opts,
     )
     results = models.run(settings)
-    if args.device == "cpu":
+    _write_models(results, args.output)
+    if args.device == "cpu" and not args.opts:
         from rdsnet.benchmark import in_use
 
         height, images = (128, 2) if args.quick else (520, 60)
+        files = list(in_use.FILES)[:1] if args.quick else list(in_use.FILES)
         with TemporaryDirectory(prefix="rdsnet-benchmark-") as folder:
             size = (height, height * 4 // 3)
-            results["in_use"] = in_use.run(Path(folder), size, images, settings.rounds)
-    text = report.models_text(results)
-    report.write(results, args.output, "models", text)
-    report.plot_models(results, args.output / "models.png")
-    print(f"\n{text}\n\nWritten to {args.output}")
+            results["in_use"] = in_use.run(
+                Path(folder), size, images, settings.rounds, settings.threads, files
+            )
+        _write_models(results, args.output)
+    print(f"\n{report.models_text(results)}\n\nWritten to {args.output}")
+
+
+def _write_models(results: dict, output: Path) -> None:
+    from rdsnet.benchmark import report
+
+    report.write(results, output, "models", report.models_text(results))
+    report.plot_models(results, output / "models.png")
 
 
 def _goals(args: argparse.Namespace) -> None:

@@ -3,14 +3,16 @@
 import dataclasses
 import json
 import math
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pycocotools import mask as coco_mask
 from torch.nn import functional as F
 
-from rdsnet.benchmark import in_use, mask_path, measure
+from rdsnet.benchmark import in_use, mask_path, measure, report
 from rdsnet.benchmark.scene import make_scene
 from rdsnet.cli import main
 from rdsnet.ops import compiled
@@ -167,28 +169,27 @@ def test_goals_report(tmp_path):
 
 
 @pytest.mark.slow
-def test_models_report(tmp_path, monkeypatch):
-    pytest.importorskip("timm")
-    pytest.importorskip("onnxruntime")
-    # Every file takes a minute to write: tests/export has the others.
-    files = {"onnxruntime, float32": in_use._FILES["onnxruntime, float32"]}
-    files["something else"] = ("model.xml", ("no_such_package",), "export,openvino")
-    monkeypatch.setattr(in_use, "_FILES", files)
+def test_models_report_with_options_is_about_the_resnet(tmp_path):
     arguments = ["--threads", "1", "--quick", "MODEL.RETINANET.NORM", ""]
     assert main(["benchmark", "--models", "--output", str(tmp_path), *arguments]) == 0
     report = json.loads((tmp_path / "models.json").read_text())
     assert report["settings"]["dtype"] == "float32"
     assert report["settings"]["options"] == ["MODEL.RETINANET.NORM", ""]
-    phases = [(r["backbone"], r["phase"]) for r in report["results"]]
-    assert phases == [(b, p) for b in ("R-50", "lite") for p in ("inference", "training")]
-    for result in report["results"]:
-        assert set(result["models"]) == {"RetinaNet", "RDSNet", "Mask R-CNN"}
-        assert all(own["median_ms"] > 0 for own in result["models"].values())
-        if result["phase"] == "inference":
-            # Shared branches and threshold: the same boxes go into NMS.
-            found = {name: own["detections"] for name, own in result["models"].items()}
-            assert found["RetinaNet"] == found["RDSNet"] > 50 and found["Mask R-CNN"] > 50
-    for name in ("RDSNet R-50", "RDSNet lite"):
+    assert [(r["backbone"], r["phase"]) for r in report["results"]] == PHASES[:2]
+    check_models(report["results"])
+    assert list(report["as_shipped"]) == ["RDSNet R-50, 128 px"] and "in_use" not in report
+
+
+@pytest.mark.slow
+def test_models_report(tmp_path):
+    pytest.importorskip("timm")
+    pytest.importorskip("onnxruntime")
+    arguments = ["--threads", "1", "--quick"]
+    assert main(["benchmark", "--models", "--output", str(tmp_path), *arguments]) == 0
+    report = json.loads((tmp_path / "models.json").read_text())
+    assert [(r["backbone"], r["phase"]) for r in report["results"]] == PHASES
+    check_models(report["results"])
+    for name in ("RDSNet R-50, 128 px", "RDSNet lite, 128 px"):
         of_model = report["as_shipped"][name]
         assert list(of_model) == ["plain", "as shipped, float32", "as shipped, bf16"]
         assert all(own["median_ms"] > 0 for own in of_model.values())
@@ -199,12 +200,86 @@ def test_models_report(tmp_path, monkeypatch):
     assert objects[0] == objects[2] > 3 and abs(objects[1] - objects[0]) <= 1
     assert all(own["min_ms"] > 0 for own in used["files"].values())
     assert used["files"]["onnxruntime, float32"]["files_mb"] > 10
-    assert used["predict"]["images"] == 2 and used["predict"]["loading_seconds"] > 0
+    assert used["left_out"] == {} and used["predict"]["threads"] == 1
     text = (tmp_path / "models.md").read_text()
-    assert "over RetinaNet" in text and "times plain" in text and "`rdsnet predict` on 2" in text
-    reason = "no_such_package not installed: pip install 'rdsnet[export,openvino]'"
-    assert f"Left out: something else: {reason}." in text
+    assert "over RetinaNet" in text and "times plain" in text and "2 such JPEGs" in text
     assert (tmp_path / "models.png").stat().st_size > 10_000
+
+
+PHASES = [(b, p) for b in ("R-50", "lite") for p in ("inference", "training")]
+
+
+def check_models(results):
+    for result in results:
+        assert set(result["models"]) == {"RetinaNet", "RDSNet", "Mask R-CNN"}
+        assert all(own["median_ms"] > 0 for own in result["models"].values())
+        if result["phase"] == "inference":
+            # Shared branches and threshold: the same boxes go into NMS.
+            found = {name: own["detections"] for name, own in result["models"].items()}
+            assert found["RetinaNet"] == found["RDSNet"] > 50 and found["Mask R-CNN"] > 50
+
+
+def test_files_that_cannot_be_written_are_left_out_with_the_reason(tmp_path, monkeypatch):
+    """And what the others were written from; the model itself is not run."""
+    monkeypatch.setattr(in_use, "find_spec", lambda name: None if name == "openvino" else object())
+    monkeypatch.setitem(
+        in_use.FILES, "OpenVINO, convolutions in 8 bits", ("int8.xml", ("nncf",), "export,int8")
+    )
+    seen = {}
+
+    def export(config, weights, output, *, score_threshold):
+        raise ValueError(f"{output.name} differs from {weights}")
+
+    def export_int8(images, config, weights, output, *, score_threshold):
+        seen["calibration"] = [np.asarray(Image.open(image)) for image in images]
+        output.write_bytes(bytes(1_500_000))
+        output.with_suffix(".bin").write_bytes(bytes(2_000_000))
+
+    def call_of(file, precision, image):
+        seen.setdefault("measured", image)
+        return lambda: range(7)
+
+    monkeypatch.setattr(in_use, "export", export)
+    monkeypatch.setattr(in_use, "export_int8", export_int8)
+    monkeypatch.setattr(in_use, "call_of", call_of)
+    monkeypatch.setattr(in_use, "peak_mb", lambda *arguments: None)
+    monkeypatch.setattr(in_use, "compare_predict", lambda *arguments: PREDICTED)
+    used = in_use.run(tmp_path, (64, 96), 3, 1, 2)
+    assert used["left_out"] == {
+        "onnxruntime, float32": "model.onnx differs from nuclei",
+        "OpenVINO, float32": "openvino not installed: pip install 'rdsnet[export,openvino]'",
+    }
+    ways = ["PyTorch, float32", "PyTorch, bfloat16", "OpenVINO, convolutions in 8 bits"]
+    assert list(used["files"]) == ways
+    assert used["files"][ways[2]]["files_mb"] == 3.5 and used["files"][ways[0]]["objects"] == 7
+    assert len(seen["calibration"]) == 3
+    for picture in seen["calibration"]:  # JPEGs, so nearly
+        assert np.abs(picture.astype(int) - seen["measured"]).mean() > 5
+    lines = report._in_use(used)
+    assert "Left out: onnxruntime, float32: model.onnx differs from nuclei" in lines
+    assert "| ? " in lines[1] and "too few to tell" in lines[-1] and "2 threads" in lines[-1]
+
+
+PREDICTED = {
+    "images": 3,
+    "precision": "bf16",
+    "model_images_per_second": 4.0,
+    "predict_images_per_second": None,
+    "loading_seconds": 1.0,
+}
+
+
+@pytest.mark.parametrize("all_ms, speed", [(8000, 2.0), (2000, None), (1900, None)])
+def test_loading_and_the_first_picture_are_not_counted(all_ms, speed, tmp_path, monkeypatch):
+    """Twelve further pictures in six seconds; or no more seconds than for one."""
+    pictures = in_use.write_pictures(tmp_path / "pictures", (32, 48), 13)
+    times = {"model": {"median_ms": 5200}, "one": {"median_ms": 2000}, "all": {"median_ms": all_ms}}
+    monkeypatch.setattr(in_use, "build_predictor", lambda cfg: Mock())
+    monkeypatch.setattr(measure, "alternate", lambda *arguments: times)
+    found = in_use.compare_predict(tmp_path, pictures, 3)
+    assert found["predict_images_per_second"] == speed
+    assert found["model_images_per_second"] == 2.5 and found["loading_seconds"] == 2
+    assert len(list((tmp_path / "one").iterdir())) == 1
 
 
 def test_pictures_of_nuclei_are_made_up_from_a_seed():
