@@ -91,7 +91,8 @@ def test_killed_again_and_again_and_gone_on_with_it_is_equal_to_an_undisturbed_o
     """In a training and between two, by Ctrl-C, and by SIGKILL, of the command alone and of all."""
     only = ["--only", "table4,fig1,fig3,fig5,beyond", "--seeds", "2", "--iterations", "20"]
     folders = {name: tmp_path / name / "paper" for name in ("undisturbed", "disturbed")}
-    command = {name: [*words, *only, "--output", str(f), *SIZE] for name, f in folders.items()}
+    settings = [*SIZE, "MODEL.RDSNET.MBRM.FIT.MAX_ITER", "30"]  # of a dozen kernels
+    command = {name: [*words, *only, "--output", str(f), *settings] for name, f in folders.items()}
     runs = folders["disturbed"] / "runs"
 
     command_alone = Command(command["disturbed"])
