@@ -11,6 +11,7 @@ INSTALLED_FROM := setup.py pyproject.toml constraints.txt \
 
 # The short tests run in so many processes (0: in this one), those of a file in one of them, PyTorch
 # on one thread in each. Long ones start processes and clusters of their own: one after the other.
+# MALLOC_PERTURB_ has the C library of Linux fill memory that is given back, so that reading it shows.
 WORKERS ?= $(shell nproc)
 
 # Of tools/test_processors.py: two threads, other kernels of PyTorch, and of oneDNN.
@@ -32,7 +33,7 @@ demo: env ## train and evaluate a small model on made-up shapes, results in outp
 	$(BIN)/python tools/demo.py --output output/demo
 
 test: env ## the test suite (a few minutes; WORKERS=0: one test after the other)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 MALLOC_PERTURB_=165 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: env ## the long tests
 	$(BIN)/python -m pytest -m slow --durations=20

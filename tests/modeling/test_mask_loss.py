@@ -225,6 +225,29 @@ def test_masks_of_any_type_are_the_same_ground_truth(path, dtype, at_pixels):
     assert expected.all() and torch.equal(found, expected)
 
 
+@pytest.mark.parametrize("at_pixels", [False, True])
+def test_masks_that_are_a_part_of_larger_ones_are_the_same_ground_truth(path, at_pixels):
+    # A copy of such masks is as large as the logits, which took its place in memory when it was
+    # given back too early.
+    masks_of_image, objects, cells = 8, 32, 24  # 8 x 96 x 96 bytes, 32 x 24 x 24 float32
+    generator = torch.Generator().manual_seed(0)
+    psi = torch.randn(1, 4, cells, cells, generator=generator)
+    phi = torch.randn(objects, 2, 4, generator=generator)
+    index = torch.zeros(objects, dtype=torch.int64)
+    side = cells if not at_pixels else 4 * cells
+    windows = torch.tensor([[0, 0, side, side]]).expand(objects, 4)
+    whole = torch.rand(masks_of_image, 4 * cells + 3, 4 * cells + 5, generator=generator) > 0.5
+    part = whole[:, : 4 * cells, : 4 * cells]
+    object_index = torch.arange(objects) % masks_of_image
+
+    def losses(masks):
+        given = psi, phi, index, windows, [masks], object_index
+        return object_losses(*given, (4, 4), at_pixels=at_pixels)
+
+    assert not part.is_contiguous()
+    assert torch.equal(losses(part), losses(part.contiguous()))
+
+
 def test_loss_of_an_image_does_not_depend_on_the_padding_of_its_batch(path):
     psi, phi, image_index, boxes, masks, object_index, sizes = random_problem(4)
     one = image_index == 1

@@ -107,7 +107,8 @@ std::tuple<Tensor, Tensor> mask_ohem_loss_cpu(const Tensor& psi, const Tensor& p
                  });
 }
 
-// The ground truth of the objects at the resolution of their images.
+// The ground truth of the objects at the resolution of their images. Owns the copies of masks that
+// are not contiguous, into which the maps of the objects point: it has to outlive them.
 class ImageMasks {
  public:
   ImageMasks(at::TensorList masks, const Tensor& psi, const char* op) : op_(op) {
@@ -144,10 +145,11 @@ std::tuple<Tensor, Tensor> mask_ohem_loss_from_images_cpu(
     std::optional<double> negatives_per_positive) {
   const char* const op = "mask_ohem_loss_from_images";
   check_stride(stride, op);
+  const ImageMasks truth(masks, psi, op);
   return loss_of(psi, phi, image_index, windows, negatives_per_positive, op,
                  [&](const Objects& objects) {
-                   return ImageMasks(masks, psi, op)
-                       .of_objects(object_index, objects.image, objects.count, int(stride));
+                   return truth.of_objects(object_index, objects.image, objects.count,
+                                           int(stride));
                  });
 }
 
