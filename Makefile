@@ -10,7 +10,7 @@ INSTALLED_FROM := setup.py pyproject.toml constraints.txt \
 	$(wildcard projects/*/*/__init__.py rdsnet/ops/csrc/*.[ch]* rdsnet/ops/csrc/*/*.[ch]*)
 
 # The short tests run in so many processes (0: in this one), those of a file in one of them, PyTorch
-# on one thread in each. Long ones start processes and clusters of their own: one after the other.
+# on one thread in each; so the long ones, but for those that need the machine for themselves.
 # MALLOC_PERTURB_ has the C library of Linux fill memory that is given back, so that reading it shows.
 WORKERS ?= $(shell nproc)
 
@@ -36,7 +36,8 @@ test: env ## the test suite (a few minutes; WORKERS=0: one test after the other)
 	OMP_NUM_THREADS=1 MALLOC_PERTURB_=165 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: env ## the long tests
-	$(BIN)/python -m pytest -m slow --durations=20
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "slow and not alone" --durations=20
+	$(BIN)/python -m pytest -m "slow and alone" --durations=20
 
 test-random: env ## the test suite in random order; the seed is printed (SEED=N repeats it)
 	$(BIN)/python -m pytest -p pytest_randomly $(if $(SEED),--randomly-seed=$(SEED))

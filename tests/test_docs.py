@@ -135,6 +135,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_commands_run(folder):
     """All of them in one test: later commands use what earlier ones have made."""

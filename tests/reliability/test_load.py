@@ -8,6 +8,7 @@ import pytest
 from helpers.hanging import HANG
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_memory_is_flat_and_bounded():
     script = str(Path(__file__).with_name("load.py"))

@@ -18,6 +18,7 @@ from rdsnet.training.trainer import Trainer
 HERE = Path(__file__).parent
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_two_and_four_processes_give_losses_gradients_and_results_of_one():
     """With and without objects in the images of a process; see the script."""
@@ -100,6 +101,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(data, tmp_path, monkeypatch):
         Trainer.build_train_loader(cfg)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_torchrun_on_two_hosts_trains_and_resumes(data, tmp_path):
     """Two torchrun of one process each that meet on the loopback interface."""

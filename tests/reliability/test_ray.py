@@ -33,6 +33,7 @@ def calm(images):
     return output
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_two_workers_find_what_one_process_finds(images, calm, monkeypatch):
     monkeypatch.chdir(images.parent)
@@ -49,6 +50,7 @@ def test_two_workers_find_what_one_process_finds(images, calm, monkeypatch):
     assert len(failures) == 1 + IMAGES // 50
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_a_run_whose_processes_are_killed_ends_as_an_undisturbed_one(images, calm):
     output = images.parent / "disturbed"

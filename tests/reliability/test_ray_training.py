@@ -29,6 +29,7 @@ def test_what_does_not_fit_is_refused(data, tmp_path, capsys, words, message):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_two_workers_train_and_go_on_as_two_processes_of_torchrun(data, tmp_path):
     by_torchrun, by_ray = tmp_path / "torchrun", tmp_path / "ray"
