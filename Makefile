@@ -9,10 +9,10 @@ INSTALLED_FROM := setup.py pyproject.toml constraints.txt \
 	tools/make_env.py tools/install_detectron2.py tools/pure_detectron2.py \
 	$(wildcard projects/*/*/__init__.py rdsnet/ops/csrc/*.[ch]* rdsnet/ops/csrc/*/*.[ch]*)
 
-# The short tests run in so many processes (0: in this one), those of a file in one of them, PyTorch
-# on one thread in each; so the long ones, but for those that need the machine for themselves.
+# Tests run in so many processes (by cores and memory; 0: in this one), those of a file in one of
+# them, PyTorch on one thread in each; but long ones that need the machine for themselves.
 # MALLOC_PERTURB_ has the C library of Linux fill memory that is given back, so that reading it shows.
-WORKERS ?= $(shell nproc)
+WORKERS ?= $(shell $(BIN)/python tools/side_by_side.py)
 
 # Of tools/test_processors.py: two threads, other kernels of PyTorch, and of oneDNN.
 OTHER_PROCESSORS := two-threads aten-default onednn-avx2

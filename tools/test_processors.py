@@ -4,9 +4,8 @@
 
 PyTorch and oneDNN choose their kernels by what the processor can do, and so does what they round.
 Environment variables make them take those of lesser processors; each setting below is one run of
-the suite, on one thread but for "two-threads", in as many processes as that leaves cores for
-(-- -n 0: in one). --numeric takes the tests marked as numeric alone, those whose figures depend on
-rounding.
+the suite, on one thread but for "two-threads", in as many processes as cores and memory allow (one:
+-- -n 0). --numeric takes the tests marked as numeric alone, those whose figures depend on rounding.
 
 A setting that asks for more than this processor has changes nothing: what is then in effect is said
 in the table, and what has been run already is not run again. The exit status is 1 when a test fails
@@ -21,7 +20,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rdsnet.openmp import usable_cpus
+from side_by_side import processes
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -110,9 +109,9 @@ def in_effect(setting):
 def run_tests(setting, arguments):
     """What came out, in words, and whether all is well."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
-    processes = usable_cpus() // int(environment(setting)["OMP_NUM_THREADS"])
-    if processes > 1:
-        command += ["-n", str(processes), "--dist", "loadfile"]
+    workers = processes(int(environment(setting)["OMP_NUM_THREADS"]))
+    if workers > 1:
+        command += ["-n", str(workers), "--dist", "loadfile"]
     command += arguments  # may say otherwise
     lines = []
     with subprocess.Popen(
