@@ -1,6 +1,6 @@
 """What tests of the page and of the service share: a model, an image, and what is no image."""
 
-import socket
+import re
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -36,15 +36,13 @@ def photo(tmp_path_factory):
 
 @contextmanager
 def answering(command, *arguments):
-    """Inside, ``rdsnet COMMAND`` answers; gives its address and process."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    words = [sys.executable, "-m", "rdsnet.cli", command, *arguments, "--port", str(port)]
+    """Inside, ``rdsnet COMMAND`` answers on a free port; gives its address and process."""
+    words = [sys.executable, "-m", "rdsnet.cli", command, *arguments]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     try:
-        assert f"http://127.0.0.1:{port}" in process.stdout.readline()
-        yield f"http://127.0.0.1:{port}", process
+        address = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
+        assert address
+        yield address[0], process
     finally:
         process.terminate()
         process.wait(HANG)

@@ -29,7 +29,8 @@ MORE_MIB = (
 
 
 def served(model_files, weights, *more):
-    return answering("serve", "--weights", weights, "--config-file", model_files["config"], *more)
+    words = ["--weights", weights, "--config-file", model_files["config"], "--port", "0", *more]
+    return answering("serve", *words)
 
 
 def test_mistakes_on_the_command_line(tmp_path, model_files, weights, capsys):
