@@ -80,6 +80,20 @@ def test_masks_may_be_given_with_the_folder_of_the_images(tmp_path):
     assert_same(export, photos, with_classes=False)
 
 
+def test_a_folder_may_be_given_twice_as_annotations_and_as_images(tmp_path):
+    """Photographs beside their annotations are no masks; masks beside photographs are found."""
+    via = exports.write_via(tmp_path / "via", scene()).parent
+    assert_same(read_export(via, via), scene())
+    (tmp_path / "masks").mkdir()
+    values = np.zeros((30, 40), dtype=np.uint8)
+    values[4:9, 5:20] = 1
+    Image.fromarray(values).save(tmp_path / "masks" / "a_masks.png")
+    Image.fromarray(np.full((30, 40, 3), 99, np.uint8)).save(tmp_path / "masks" / "a.png")
+    export = read_export(tmp_path / "masks", tmp_path / "masks")
+    np.testing.assert_array_equal(only_mask(export), values > 0)
+    assert not export.left_out
+
+
 def test_folders_of_masks_that_are_no_photographs_are_classes(tmp_path):
     photo = scene()[0]
     exports.save_photos(tmp_path / "images", [photo])

@@ -137,7 +137,8 @@ def _add_photo(pair: Pair, read: dict[Path, _Masks], export: Collector) -> None:
 def _places(source: Source) -> Iterator[tuple[Path, Path]]:
     """Folders of photographs, and of their masks (the same: they lie side by side)."""
     folder = source.path
-    if source.images is not None:
+    # Given as the folder of images, too, it has photographs, which are no masks.
+    if source.images not in (None, folder):
         masks = _named(folder, _MASK_FOLDERS) or folder
         if _has_masks(masks):
             yield source.images, masks
