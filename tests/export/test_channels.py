@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 import torch
 from helpers.exporting import need_onnx, tiny_config, untrained
 
@@ -18,6 +19,7 @@ COUNT = 5
 RANGES = [[0.0, 4000.0 + 100 * n] for n in range(COUNT)]
 
 
+@pytest.mark.slow  # to be traced takes a minute
 def test_an_exported_model_of_five_channels(tmp_path, capsys):
     need_onnx()
     cfg = tiny_config("INPUT.CHANNELS", COUNT, "INPUT.SCALING", "dataset")

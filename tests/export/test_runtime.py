@@ -178,6 +178,7 @@ def test_other_commands_ask_for_the_checkpoint(onnx_file, tmp_path, capsys):
     assert "needs the checkpoint that it was made from" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # to be traced takes a minute
 def test_file_of_one_size_says_so(tmp_path, monkeypatch):
     need_onnx()
     cfg = tiny_config("MODEL.RETINANET.SCORE_THRESH_TEST", 1e-4)
