@@ -84,6 +84,7 @@ RECIPE = {
         "augmentation of images without an upper side",
         options={"INPUT.AUGMENTATION": "microscopy"},
     ),
+    "mosaic": Model("every second image a mosaic of parts of four", options={"INPUT.MOSAIC": 0.5}),
     "channels_64": Model("64 channels", "configs/lite/rdsnet_lite0_64.yaml"),
     "scratch": Model("without pretrained weights", options={"MODEL.WEIGHTS": ""}),
 }
