@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from rdsnet.data.shapes import make_shapes_dataset
@@ -96,6 +97,33 @@ def test_a_budget_becomes_iterations(modules, nuclei, tmp_path, monkeypatch):
     result = run.train(run.Run("nuclei", "lite", 50, 1), args)
     assert result["iterations"] == trained[0].MAX_ITER == 200
     assert (trained[0].WARMUP_ITERS, trained[0].LR_SCHEDULER_NAME) == (20, "WarmupCosineLR")
+
+
+def test_with_ema_the_averaged_weights_are_evaluated(modules, nuclei, tmp_path, monkeypatch):
+    *_, run = modules
+    from rdsnet.training.hooks import WeightAverage
+    from rdsnet.training.trainer import Trainer
+
+    @torch.no_grad()
+    def train(self):
+        (average,) = (hook for hook in self._hooks if isinstance(hook, WeightAverage))
+        bias = self.model.object_stream.head.cls_score.bias
+        bias.fill_(1.0)
+        average.after_step()
+        bias.fill_(2.0)
+
+    evaluated = []
+
+    def test(cfg, model):
+        evaluated.append(model.object_stream.head.cls_score.bias[0].item())
+        return {}
+
+    monkeypatch.setattr(Trainer, "train", train)
+    monkeypatch.setattr(Trainer, "test", test)
+    words = ["--data", str(nuclei), "--runs", str(tmp_path / "runs"), "--iterations", "9"]
+    (tmp_path / "runs" / "nuclei-ema-5-1").mkdir(parents=True)
+    run.train(run.Run("nuclei", "ema", 5, 1), run.parse(words))
+    assert evaluated == [1.0]
 
 
 def test_missing_data_is_named(modules, tmp_path):

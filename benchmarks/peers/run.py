@@ -36,13 +36,18 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data import DATA_SETS
 from models import HEADS, MODELS, PACE, PEERS, RECIPE, VARIATION, VIEWS, Model
 from report import write_peers, write_study
+
+if TYPE_CHECKING:
+    from detectron2.engine import DefaultTrainer
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -107,7 +112,8 @@ def train(run: Run, args: argparse.Namespace) -> dict:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.DATASETS.TEST = (f"{run.data}_val",)
-    metrics = Trainer.test(cfg, trainer.model.eval())
+    with averaged(trainer):
+        metrics = Trainer.test(cfg, trainer.model.eval())
     result = {
         **vars(run),
         "iterations": iterations,
@@ -128,6 +134,14 @@ def train(run: Run, args: argparse.Namespace) -> dict:
     }
     (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n")
     return result
+
+
+def averaged(trainer: DefaultTrainer) -> AbstractContextManager:
+    """Inside, the model has the weights that it is to be used with: with EMA their average."""
+    from rdsnet.training.hooks import WeightAverage
+
+    averages = [hook for hook in trainer._hooks if isinstance(hook, WeightAverage)]
+    return averages[0].applied() if averages else nullcontext()
 
 
 def speed_file(data: str, args: argparse.Namespace) -> Path:
