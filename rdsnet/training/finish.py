@@ -140,11 +140,11 @@ def _fit_threshold(cfg: CfgNode, best: Path) -> OrderedDict | None:
         return None
     cfg.MODEL.RDSNET.MASK_THRESHOLD = fit.threshold
     content = torch.load(best, map_location="cpu", weights_only=True)
-    more = {"best": content["best"]} if "best" in content else {}
+    results, more = evaluate(cfg, content["model"]), {}
+    if "best" in content:  # boxes and scores depend on the threshold: what MBRM is compared with
+        more["best"] = {**content["best"], "box_ap": results["bbox"]["AP"]}
     save_model(best, content["model"], cfg, **more)
-    if cfg.MODEL.RDSNET.MBRM.FIT.AFTER_TRAINING:
-        return None  # evaluated with the new kernel
-    return evaluate(cfg, content["model"])
+    return results
 
 
 def _fit_mbrm(cfg: CfgNode, best: Path) -> OrderedDict | None:

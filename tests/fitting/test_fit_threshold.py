@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -175,9 +176,13 @@ def finished(cfg, tmp_path, monkeypatch):
     cfg.MODEL.RDSNET.FIT_MASK_THRESHOLD = True
     cfg.TEST.BEST_METRIC = "segm/AP"
     (tmp_path / "last_checkpoint").write_text("model_final.pth")
-    best = {"metric": "segm/AP", "value": 7.0, "iteration": 3}
+    best = {"metric": "segm/AP", "value": 7.0, "iteration": 3, "box_ap": 20.6}
     save_model(tmp_path / "model_best.pth", build_model(cfg).state_dict(), cfg, best=best)
-    monkeypatch.setattr(finishing, "evaluate", lambda cfg, weights: cfg.MODEL.RDSNET.MASK_THRESHOLD)
+
+    def evaluate(cfg, weights):
+        return {"bbox": {"AP": 20.2}, "threshold": cfg.MODEL.RDSNET.MASK_THRESHOLD}
+
+    monkeypatch.setattr(finishing, "evaluate", evaluate)
     return cfg
 
 
@@ -185,13 +190,31 @@ def test_the_threshold_is_kept_in_the_checkpoint(finished, tmp_path, monkeypatch
     before = torch.load(tmp_path / "model_best.pth", weights_only=True)
     fit = ThresholdFit(0.25, 12, {0.25: 0.9, 0.4: 0.8})
     monkeypatch.setattr(finishing, "fit_threshold", lambda cfg, model: fit)
-    assert finishing.finish(finished, None) == 0.25
+    assert finishing.finish(finished, None)["threshold"] == 0.25
     kept = read_config(tmp_path / "model_best.pth")
     assert kept.MODEL.RDSNET.MASK_THRESHOLD == 0.25
     after = torch.load(tmp_path / "model_best.pth", weights_only=True)
-    assert after["best"] == before["best"]
+    assert after["best"] == {**before["best"], "box_ap": 20.2}  # measured with the new threshold
     assert all(torch.equal(after["model"][name], own) for name, own in before["model"].items())
     assert finished.MODEL.RDSNET.MASK_THRESHOLD == 0.4  # the caller's
+
+
+def test_mbrm_is_compared_with_box_ap_of_the_new_threshold(finished, tmp_path, monkeypatch):
+    """20.2 before and 20.4 after: kept, though with the threshold of the training it was 20.6."""
+    finished.MODEL.RDSNET.MBRM.FIT.AFTER_TRAINING = True
+    fit = SimpleNamespace(choice=None, objects=9, loss_initial=2.0, loss=1.0)
+    chosen = ThresholdFit(0.25, 12, {0.25: 0.9, 0.4: 0.8})
+    monkeypatch.setattr(finishing, "fit_threshold", lambda cfg, model: chosen)
+    monkeypatch.setattr(finishing, "fit_mbrm", lambda cfg: (None, fit))
+    monkeypatch.setattr(finishing, "with_kernel", lambda weights, *_: {"fitted": torch.ones(1)})
+    monkeypatch.setattr(finishing, "results_table", str)
+
+    def evaluate(cfg, weights):
+        return {"bbox": {"AP": 20.4 if "fitted" in weights else 20.2}}
+
+    monkeypatch.setattr(finishing, "evaluate", evaluate)
+    assert finishing.finish(finished, None)["bbox"]["AP"] == 20.4
+    assert "fitted" in torch.load(tmp_path / "model_best.pth", weights_only=True)["model"]
 
 
 def test_a_model_that_finds_nothing_keeps_its_threshold(finished, tmp_path, monkeypatch, caplog):
