@@ -114,12 +114,12 @@ def test_with_ema_the_averaged_weights_are_evaluated(modules, nuclei, tmp_path, 
 
     evaluated = []
 
-    def test(cfg, model):
+    def evaluate(cfg, model):
         evaluated.append(model.object_stream.head.cls_score.bias[0].item())
         return {}
 
     monkeypatch.setattr(Trainer, "train", train)
-    monkeypatch.setattr(Trainer, "test", test)
+    monkeypatch.setattr(Trainer, "test", evaluate)
     words = ["--data", str(nuclei), "--runs", str(tmp_path / "runs"), "--iterations", "9"]
     (tmp_path / "runs" / "nuclei-ema-5-1").mkdir(parents=True)
     run.train(run.Run("nuclei", "ema", 5, 1), run.parse(words))

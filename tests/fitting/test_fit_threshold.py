@@ -194,7 +194,7 @@ def test_the_threshold_is_kept_in_the_checkpoint(finished, tmp_path, monkeypatch
     kept = read_config(tmp_path / "model_best.pth")
     assert kept.MODEL.RDSNET.MASK_THRESHOLD == 0.25
     after = torch.load(tmp_path / "model_best.pth", weights_only=True)
-    assert after["best"] == {**before["best"], "box_ap": 20.2}  # measured with the new threshold
+    assert after["best"] == {**before["best"], "box_ap": 20.2}  # of evaluate()
     assert all(torch.equal(after["model"][name], own) for name, own in before["model"].items())
     assert finished.MODEL.RDSNET.MASK_THRESHOLD == 0.4  # the caller's
 
